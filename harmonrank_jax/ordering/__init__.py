@@ -1,0 +1,1 @@
+"""Order statistics with exact derivatives; knows nothing of recommendation."""
