@@ -1,0 +1,441 @@
+"""Multi-objective soft AUC, and the losses it is measured against.
+
+Every loss has one signature,
+
+    loss(scores, labels, *, objective_weights, where, segment_ids)
+        -> (loss, diagnostics),
+
+so that one takes the place of another. Scores are logits. Objectives that
+have no loss in a batch (an AUC without a positive, say) leave the sum, and
+the weights of the rest are renormalised: value and gradient stay finite.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ordering import permutahedron
+from harmonrank_jax.ordering import segments
+from harmonrank_jax.ordering import sorting
+
+# Rows of a block of pairs: bounds the memory of the pairwise loss.
+_PAIR_ROWS = 256
+
+
+class SoftAucDiagnostics(NamedTuple):
+  """What the soft rank did; no gradient.
+
+  Attributes:
+    soft_auc: `[M]`, biased towards 1/2: log the exact AUC beside it. NaN for
+      an objective that is not live.
+    live_objectives: `[M]` bool, whether any list has an AUC for it.
+    num_blocks: int32, blocks of pooled items over all lists.
+    pooled_fraction: of the valid items, those pooled with another.
+    dead_gradient_fraction: of the valid items, those without a gradient.
+  """
+
+  soft_auc: jax.Array
+  live_objectives: jax.Array
+  num_blocks: jax.Array
+  pooled_fraction: jax.Array
+  dead_gradient_fraction: jax.Array
+
+
+class LossDiagnostics(NamedTuple):
+  """Parts of a loss; no gradient.
+
+  Attributes:
+    objective_loss: `[M]`, NaN for an objective that is not live.
+    live_objectives: `[M]` bool.
+  """
+
+  objective_loss: jax.Array
+  live_objectives: jax.Array
+
+
+def multi_objective_auc_loss(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    objective_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    relative_strength: float | jax.Array = 2.0,
+) -> tuple[jax.Array, SoftAucDiagnostics]:
+  """`1 - weighted mean soft AUC` of one score for M objectives.
+
+  The AUC is a rank sum; the rank is replaced by the soft rank. There is one
+  score, so there is one rank for all objectives: one sort, one projection and
+  one `N x M` product, whatever M is.
+
+  The strength of the soft rank is relative: for each list
+  `eps = relative_strength * max(std(scores), 1e-6) / n`, without a gradient
+  of its own. Between 1 and 3 it trains best; below 0.1 most gradients are
+  exactly 0; above 8 everything pools and only class means are compared.
+
+  Lists: without `segment_ids` every row of `[..., N]` is a list. With them,
+  the AUC is taken within lists and averaged, weighted by list size. A list
+  that has only one class of an objective leaves that objective.
+
+  Args:
+    scores: `[..., N]` logits, any real dtype.
+    labels: `[..., N]` or `[..., N, M]`: bool, 0 and 1, or non-negative values
+      (watch time): a pair then counts by the difference of its values, see
+      `auc`. Bool labels spare a check at run time.
+    objective_weights: `[M]`, not negative; None for equal weights.
+    where: `[..., N]` bool, True = valid.
+    segment_ids: `[..., N]` integers, the list of each item.
+    relative_strength: c, scalar, at least 0.
+
+  Returns:
+    The loss, a scalar in [0, 1] (0 with gradient 0 if no objective is live,
+    NaN if a valid score is NaN), and `SoftAucDiagnostics`.
+
+  Raises:
+    ValueError: if shapes do not fit or a static strength is negative.
+
+  References:
+    HarmonRank, arXiv 2601.02955: AUC as a rank sum, with the projection of
+    Blondel et al., arXiv 2002.08871, eq. 5. There the strength is 1 on
+    scores in [0, 1], which pools every list into one block.
+
+  >>> import jax.numpy as jnp
+  >>> loss, diagnostics = multi_objective_auc_loss(
+  ...     jnp.array([2.0, -1.0, 0.5, 0.0]),
+  ...     jnp.array([[1, 0], [0, 0], [1, 1], [0, 0]]), relative_strength=0.1)
+  >>> loss
+  Array(0.16666663, dtype=float32)
+  >>> diagnostics.soft_auc
+  Array([1.       , 0.6666667], dtype=float32)
+  """
+  if isinstance(relative_strength, (int, float)) and not relative_strength >= 0:
+    raise ValueError(
+        f"relative_strength must be at least 0, got {relative_strength}.")
+  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
+  labels, _ = metrics.check_labels(labels, scores)
+  rate, live = _pair_rate(labels, scores.dtype, where, segment_ids)
+  gains = rate * metrics.valid_labels(labels, scores.dtype, where)
+  weights = _normalised_weights(objective_weights, live, scores.dtype)
+  laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
+  slots = segments.permute(scores.reshape(-1), laid_out.order)
+  slots = jnp.where(laid_out.valid, slots, 0)
+  spread = jnp.sqrt(segments.block_mean(
+      jnp.square(slots - segments.block_mean(slots, laid_out.lists)),
+      laid_out.lists))
+  strength = lax.stop_gradient(
+      relative_strength * jnp.maximum(spread, 1e-6)
+      / laid_out.lists.size.astype(scores.dtype))
+
+  def rank(slots):
+    ranks, blocks = permutahedron.rank_slots(
+        slots, laid_out, strength, row_size=scores.shape[-1])
+    middle = (laid_out.lists.size.astype(scores.dtype) + 1) / 2
+    return jnp.where(laid_out.valid, ranks - middle, 0), blocks
+
+  ranks, blocks = rank(slots)
+  # The gains of an item meet its rank in the order of the items.
+  ranks = segments.unpermute(ranks, laid_out.order).reshape(scores.shape)
+  soft_auc = 0.5 + _sum_items(ranks[..., None] * gains)
+  loss = jnp.where(
+      jnp.any(live), 1 - jnp.sum(weights * jnp.where(live, soft_auc, 0)), 0)
+  bad = jnp.isnan(scores) if where is None else jnp.isnan(scores) & where
+  loss = jnp.where(jnp.any(bad), jnp.nan, loss)
+
+  _, pull = jax.vjp(lambda x: rank(x)[0], lax.stop_gradient(slots))
+  cotangent = jnp.sum(gains * _rows(weights, gains), axis=-1)
+  cotangent = segments.permute(cotangent.reshape(-1), laid_out.order)
+  gradient, = pull(cotangent)
+  dead = jnp.abs(gradient) * strength <= 1e-6 * jnp.abs(cotangent)
+  count = jnp.maximum(jnp.sum(laid_out.valid, dtype=jnp.int32), 1)
+  fraction = lambda flags: jnp.sum(
+      flags & laid_out.valid, dtype=jnp.int32) / count
+  first = blocks.start == jnp.arange(slots.shape[0], dtype=jnp.int32)
+  diagnostics = SoftAucDiagnostics(
+      soft_auc=jnp.where(live, soft_auc, jnp.nan), live_objectives=live,
+      num_blocks=jnp.sum(first & laid_out.valid, dtype=jnp.int32),
+      pooled_fraction=fraction(blocks.size > 1),
+      dead_gradient_fraction=fraction(dead))
+  return loss, lax.stop_gradient(diagnostics)
+
+
+def bce_loss(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    objective_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> tuple[jax.Array, LossDiagnostics]:
+  """Binary cross-entropy of one score shared by all objectives.
+
+  The loss that HarmonRank departs from: M objectives pull one probability in
+  M directions. The mean over items; lists do not matter.
+
+  Args:
+    scores: `[..., N]` logits, any real dtype.
+    labels: `[..., N]` or `[..., N, M]`: bool, 0 and 1, or non-negative
+      values, by which a positive then counts.
+    objective_weights: `[M]`, not negative; None for equal weights.
+    where: `[..., N]` bool, True = valid.
+    segment_ids: not used; every loss takes the same arguments.
+
+  Returns:
+    The loss (0 if nothing is valid) and `LossDiagnostics`.
+
+  Raises:
+    ValueError: if the shapes do not fit.
+
+  References:
+    The loss HarmonRank (arXiv 2601.02955) departs from, its first equation.
+
+  >>> import jax.numpy as jnp
+  >>> bce_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
+  Array(0.6931472, dtype=float32)
+  """
+  del segment_ids
+  scores, positive, negative = _classes(scores, labels, where)
+  losses = _sum_items(positive * jax.nn.softplus(-scores)
+                      + negative * jax.nn.softplus(scores))
+  count = _sum_items((positive > 0) | (negative > 0))
+  return _reduce(losses / jnp.maximum(count, 1), count > 0, objective_weights)
+
+
+def balanced_bce_loss(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    objective_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> tuple[jax.Array, LossDiagnostics]:
+  """Class-balanced cross-entropy: positives and negatives weigh a half each.
+
+  Arguments and results as for `bce_loss`. An objective without a positive or
+  without a negative is not live.
+
+  >>> import jax.numpy as jnp
+  >>> balanced_bce_loss(jnp.zeros(4), jnp.array([1, 0, 0, 0]))[0]
+  Array(0.6931472, dtype=float32)
+  """
+  del segment_ids
+  scores, positive, negative = _classes(scores, labels, where)
+  losses = 0.5 * (_mean(jax.nn.softplus(-scores), positive)
+                  + _mean(jax.nn.softplus(scores), negative))
+  return _reduce(losses, _both(positive, negative), objective_weights)
+
+
+def auc_margin_loss(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    objective_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> tuple[jax.Array, LossDiagnostics]:
+  """AUC min-max margin loss (AUCM), its inner problem solved on the batch.
+
+  With p = sigmoid(scores) and class means a and b of p,
+
+    variance of p over positives + variance over negatives
+      + max(0, 1 - (a - b))^2,
+
+  which is the paper's min over (a, b), max over the dual variable, in closed
+  form, with margin 1. Arguments and results as for `balanced_bce_loss`.
+
+  References:
+    Yuan et al., "Large-scale robust deep AUC maximization", ICCV 2021, eq. 5.
+
+  >>> import jax.numpy as jnp
+  >>> auc_margin_loss(jnp.zeros(4), jnp.array([1, 0, 0, 0]))[0]
+  Array(1., dtype=float32)
+  """
+  del segment_ids
+  scores, positive, negative = _classes(scores, labels, where)
+  probability = jax.nn.sigmoid(scores)
+  high, low = _mean(probability, positive), _mean(probability, negative)
+  losses = (
+      _mean(jnp.square(probability - _rows(high, scores)), positive)
+      + _mean(jnp.square(probability - _rows(low, scores)), negative)
+      + jnp.square(jax.nn.relu(1 - (high - low))))
+  return _reduce(losses, _both(positive, negative), objective_weights)
+
+
+def pairwise_loss(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    objective_weights: jax.Array | None = None,
+    where: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+) -> tuple[jax.Array, LossDiagnostics]:
+  """Logistic loss of all pairs of a positive and a negative (RankNet).
+
+  The mean of `log(1 + exp(s_j - s_i))` over the pairs that an AUC counts,
+  lists weighted by their size. Quadratic in N, in blocks of rows that the
+  backward pass computes anew: memory stays linear in N.
+
+  Args:
+    scores: `[..., N]` logits, any real dtype.
+    labels: `[..., N]` or `[..., N, M]`: bool (the fast path), 0 and 1, or
+      non-negative values; a pair counts by the difference of its values.
+    objective_weights: `[M]`, not negative; None for equal weights.
+    where: `[..., N]` bool, True = valid.
+    segment_ids: `[..., N]` integers, the list of each item.
+
+  Returns:
+    The loss (0 if no objective is live) and `LossDiagnostics`.
+
+  Raises:
+    ValueError: if the shapes do not fit.
+
+  References:
+    Burges et al., "Learning to rank using gradient descent", ICML 2005.
+
+  >>> import jax.numpy as jnp
+  >>> pairwise_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
+  Array(0.6931472, dtype=float32)
+  """
+  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
+  labels, _ = metrics.check_labels(labels, scores)
+  rate, live = _pair_rate(labels, scores.dtype, where, segment_ids)
+  valid = jnp.ones(scores.shape, bool) if where is None else where
+  if segment_ids is None:
+    segment_ids = jnp.zeros(scores.shape, jnp.int32)
+  items = _PairItems(
+      jnp.where(valid, scores, 0),
+      metrics.valid_labels(labels, scores.dtype, where), rate, valid,
+      segment_ids)
+  axes = scores.ndim
+  rows = _PairItems(*(
+      x.reshape((-1, scores.shape[-1], *x.shape[axes:])) for x in items))
+  pad = -scores.shape[-1] % _PAIR_ROWS
+  is_class = labels.dtype == jnp.bool_
+
+  def list_loss(row):
+    blocks = _PairItems(*(
+        jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1)).reshape(
+            (-1, _PAIR_ROWS, *x.shape[1:])) for x in row))
+    block_loss = jax.checkpoint(
+        lambda block: _pair_block_loss(block, row, is_class=is_class))
+    return jnp.sum(lax.map(block_loss, blocks), axis=0)
+
+  return _reduce(
+      jnp.sum(lax.map(list_loss, rows), axis=0), live, objective_weights)
+
+
+class _PairItems(NamedTuple):
+  """Items of pairs; a leading axis of lists, of blocks, or none."""
+
+  scores: jax.Array  # [N]
+  values: jax.Array  # [N, M]
+  rate: jax.Array  # [N, M], weight of a pair at its better item
+  valid: jax.Array  # [N] bool
+  list_ids: jax.Array  # [N]
+
+
+def _pair_block_loss(
+    block: _PairItems, others: _PairItems, *, is_class: bool
+) -> jax.Array:
+  """`[M]` loss of the pairs whose better item is in the block."""
+  together = (
+      block.valid[:, None] & others.valid[None, :]
+      & (block.list_ids[:, None] == others.list_ids[None, :]))
+  losses = jnp.where(together, jax.nn.softplus(
+      others.scores[None, :] - block.scores[:, None]), 0)
+  if is_class:
+    # relu(y_i - y_j) = y_i (1 - y_j): all objectives by one product.
+    over_negatives = jnp.dot(
+        losses, 1 - others.values, precision=lax.Precision.HIGHEST)
+    return jnp.sum(block.values * block.rate * over_negatives, axis=0)
+
+  def objective_loss(column):
+    value, rate, other_value = column
+    worth = jax.nn.relu(value[:, None] - other_value[None, :])
+    return jnp.sum(losses * rate[:, None] * worth)
+
+  return lax.map(
+      objective_loss, (block.values.T, block.rate.T, others.values.T))
+
+
+def _pair_rate(
+    labels: jax.Array,
+    dtype: jnp.dtype,
+    where: jax.Array | None,
+    segment_ids: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Weights that make a mean over pairs, and lists weigh by their size.
+
+  Returns:
+    `[..., N, M]` rates with which `sum_ij rate_i relu(y_i - y_j) = 1` over
+    the pairs of a list, for every live objective; and `[M]`, which are live.
+  """
+  pairs = metrics.pair_counts(labels, dtype, where, segment_ids)
+  has_pairs = pairs > 0
+  size = metrics.list_sizes(pairs[..., 0], where, segment_ids)[..., None]
+  count = _sum_items(has_pairs.astype(dtype))
+  rate = size / jnp.where(has_pairs, pairs, 1) / _rows(
+      jnp.maximum(count, 1), pairs)
+  return jnp.where(has_pairs, rate, 0), count > 0
+
+
+def _classes(
+    scores: jax.Array, labels: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Scores `[..., N, 1]`; weights as a positive and as a negative."""
+  scores, where, _ = sorting.check_lists(scores, where, None)
+  labels, _ = metrics.check_labels(labels, scores)
+  positive = metrics.valid_labels(labels, scores.dtype, where)
+  negative = (labels == 0).astype(scores.dtype)
+  negative = metrics.valid_labels(negative, scores.dtype, where)
+  if where is not None:
+    scores = jnp.where(where, scores, 0)
+  return scores[..., None], positive, negative
+
+
+def _mean(losses: jax.Array, share: jax.Array) -> jax.Array:
+  """`[M]` mean over items, weighted by `share` `[..., N, M]`; 0 if none."""
+  total = _sum_items(share)
+  return _sum_items(losses * share) / jnp.where(total > 0, total, 1)
+
+
+def _both(positive: jax.Array, negative: jax.Array) -> jax.Array:
+  return (_sum_items(positive) > 0) & (_sum_items(negative) > 0)
+
+
+def _sum_items(array: jax.Array) -> jax.Array:
+  """Sums `[..., N, M]` over all but the objectives."""
+  return jnp.sum(array, axis=tuple(range(array.ndim - 1)))
+
+
+def _rows(objectives: jax.Array, like: jax.Array) -> jax.Array:
+  """`[M]` with leading axes of one, to meet `[..., N, M]`."""
+  return objectives.reshape((1,) * (like.ndim - 1) + objectives.shape)
+
+
+def _normalised_weights(
+    objective_weights: jax.Array | None, live: jax.Array, dtype: jnp.dtype
+) -> jax.Array:
+  """`[M]` weights of the live objectives, summing to 1 (or all 0)."""
+  if objective_weights is None:
+    weights = jnp.ones(live.shape, dtype)
+  else:
+    weights = jnp.asarray(objective_weights, dtype)
+    if weights.shape != live.shape:
+      raise ValueError(
+          f"objective_weights has shape {weights.shape}; {live.shape[0]} "
+          f"objectives need {live.shape}.")
+  weights = jnp.where(live, weights, 0)
+  return weights / jnp.maximum(jnp.sum(weights), jnp.finfo(dtype).tiny)
+
+
+def _reduce(
+    losses: jax.Array, live: jax.Array, objective_weights: jax.Array | None
+) -> tuple[jax.Array, LossDiagnostics]:
+  """Weighted mean over live objectives, and the diagnostics."""
+  weights = _normalised_weights(objective_weights, live, losses.dtype)
+  loss = jnp.sum(weights * jnp.where(live, losses, 0))
+  diagnostics = LossDiagnostics(jnp.where(live, losses, jnp.nan), live)
+  return loss, lax.stop_gradient(diagnostics)
