@@ -69,7 +69,8 @@ def auc(
   scores, where, _ = sorting.check_lists(scores, where, None)
   labels, squeeze = check_labels(labels, scores)
   ranks = sorting.hard_rank(scores, where=where)
-  pairs = pair_counts(labels, scores.dtype, where, None)[..., 0, :]
+  pairs = pair_counts(labels, scores.dtype, where, None)
+  pairs = jnp.max(pairs, axis=-2, initial=0)
   gain = jnp.sum(centred(ranks, where, None)[..., None]
                  * valid_labels(labels, scores.dtype, where), axis=-2)
   value = jnp.where(pairs > 0, 0.5 + gain / jnp.where(pairs > 0, pairs, 1),
