@@ -311,10 +311,9 @@ def _funnel_truth(
   fatigue = 0.25 * _recent_exposures(exposures, items.category[item])
   examination = 1 / (1 + 0.03 * exposures.position)
   click = _calibrated(seen[:, 0] - fatigue, examination, RATES[0])
-  truth = [click] + [
+  truth = np.stack([click] + [
       _calibrated(seen[:, m], click, RATES[m])
-      for m in range(1, len(OBJECTIVES))]
-  truth = np.stack(truth, axis=1)
+      for m in range(1, len(OBJECTIVES))], axis=1)
   # A predictor aims at the whole behaviour, not at the step after the click.
   reach = _calibrated(seen[:, 0], np.ones(len(user)), RATES[0])
   aims = [reach] + [_calibrated(seen[:, m], reach, RATES[m])

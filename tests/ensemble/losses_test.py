@@ -289,5 +289,5 @@ def test_errors_name_the_argument():
       loss_fn(scores[0], labels[0, :29, 0])
     with pytest.raises(ValueError, match=r"objective_weights.*\(2,\)"):
       loss_fn(scores, labels, objective_weights=np.ones(2))
-  with pytest.raises(ValueError, match="relative_strength.*-1"):
+  with pytest.raises(ValueError, match=r"relative_strength.*-1"):
     losses.multi_objective_auc_loss(scores, labels, relative_strength=-1)

@@ -149,6 +149,6 @@ def test_no_group_with_an_auc_is_nan():
 def test_errors_name_the_argument():
   with pytest.raises(ValueError, match=r"labels.*\(4,\).*\(3,\)"):
     harmonrank_jax.auc(jnp.ones(3), jnp.ones(4))
-  with pytest.raises(ValueError, match="weighting.*'mean'"):
+  with pytest.raises(ValueError, match=r"weighting.*'mean'"):
     harmonrank_jax.group_auc(
         jnp.ones(3), jnp.ones(3), jnp.ones(3, int), weighting="mean")

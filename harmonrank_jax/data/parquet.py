@@ -1,0 +1,299 @@
+"""Parquet logs: a checked pass over all rows, and a resumable shuffled reader.
+
+A log is a file or a folder of files, larger than memory perhaps. It is read a
+block at a time. The order of an epoch is a permutation of row groups and one
+of the rows within each block, both drawn from (seed, epoch): the same on
+every host, and a cursor of three integers says where it stands.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harmonrank_jax.data import schema as schema_lib
+
+DataError = schema_lib.DataError
+# A NamedTuple of arrays with rows along the first axis.
+Arrays = Any
+
+# Integer columns of at most this many values are categorical by name.
+FEW_VALUES = 256
+# Rows that are shuffled together: row groups are joined until they are there.
+BLOCK_ROWS = 131_072
+
+
+class RowGroup(NamedTuple):
+  """A row group of a file of a log."""
+
+  file: int
+  number: int
+  num_rows: int
+  first_row: int  # In its file.
+
+
+class ParquetLog:
+  """A Parquet file, or the Parquet files of a folder as one log.
+
+  Attributes:
+    files: paths, sorted.
+    arrow_schema: names and types, the same in every file.
+    row_groups: all row groups, in order.
+    num_rows: of all files.
+  """
+
+  def __init__(self, path: str | pathlib.Path):
+    """Opens the log and reads its metadata.
+
+    Args:
+      path: a file, or a folder that is searched for `*.parquet`.
+
+    Raises:
+      DataError: if there is no such file, no Parquet in the folder, a file
+        that is not Parquet or is cut off, a column that appears twice, files
+        with different columns, or no row at all.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+      raise DataError(f"{path}: no such file or folder.")
+    self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not self.files:
+      raise DataError(f"{path}: the folder has no *.parquet file.")
+    self.row_groups: list[RowGroup] = []
+    for number, file in enumerate(self.files):
+      parquet = _open(file)
+      arrow_schema = parquet.schema_arrow.remove_metadata()
+      for name in arrow_schema.names:
+        if arrow_schema.names.count(name) > 1:
+          raise DataError(f"{file}: column {name!r} appears twice.")
+      if not number:
+        self.arrow_schema = arrow_schema
+      else:
+        _check_same(self.arrow_schema, arrow_schema, self.files[0], file)
+      first = 0
+      for index in range(parquet.num_row_groups):
+        num_rows = parquet.metadata.row_group(index).num_rows
+        if num_rows:
+          self.row_groups.append(RowGroup(number, index, num_rows, first))
+        first += num_rows
+      parquet.close()
+    self.num_rows = sum(group.num_rows for group in self.row_groups)
+    if not self.num_rows:
+      raise DataError(f"{path}: the log has no rows.")
+
+  def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
+    """The rows of a row group.
+
+    Raises:
+      DataError: if the file cannot be read there.
+    """
+    try:
+      with _open(self.files[group.file]) as parquet:
+        return parquet.read_row_group(group.number, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+      raise DataError(f"{self.place(group)}: not readable "
+                      f"({_one_line(error)}).") from None
+
+  def place(self, group: RowGroup) -> str:
+    """Where a row group is, for messages."""
+    return f"{self.files[group.file]}, row group {group.number}"
+
+  def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """All rows in order, a row group at a time."""
+    for group in self.row_groups:
+      yield self.read(group, columns)
+
+  def columns_of_few_values(self) -> list[str]:
+    """Integer columns that take at most `FEW_VALUES` values."""
+    values: dict[str, set] = {
+        field.name: set() for field in self.arrow_schema
+        if pa.types.is_integer(field.type)}
+    for group in self.row_groups:
+      if not values:
+        break
+      table = self.read(group, list(values))
+      for name in list(values):
+        values[name].update(pc.unique(table[name]).to_pylist())
+        if len(values[name]) > FEW_VALUES:
+          del values[name]
+    return list(values)
+
+
+def check_log(log: ParquetLog, schema: schema_lib.Schema) -> None:
+  """Checks types and every row of a log, in one streaming pass.
+
+  Raises:
+    DataError: at the first thing that is wrong.
+  """
+  schema_lib.check_types(schema, log.arrow_schema, str(log.files[0]))
+  for group in log.row_groups:
+    schema_lib.check_rows(
+        schema, log.read(group, schema.columns), log.place(group),
+        group.first_row)
+
+
+class Cursor(NamedTuple):
+  """Where a reader stands: the next row to be read."""
+
+  epoch: int = 0
+  block: int = 0  # In the order of the epoch.
+  row: int = 0  # In the order of the block.
+
+
+class BatchReader:
+  """Endless shuffled batches of a fixed size, exactly resumable.
+
+  Batches run on over the ends of blocks and epochs. Rows that share a list
+  (say, a user) can be kept together: then lists are permuted instead of rows
+  and a batch holds whole lists, but for the two at its ends.
+  """
+
+  def __init__(
+      self,
+      log: ParquetLog,
+      columns: Sequence[str],
+      transform: Callable[[pa.Table], Arrays],
+      *,
+      batch_size: int,
+      seed: int,
+      list_of: Callable[[Arrays], np.ndarray] | None = None,
+      cursor: Cursor | None = None,
+      block_rows: int = BLOCK_ROWS,
+  ):
+    """Starts at the cursor.
+
+    Args:
+      log: where rows come from.
+      columns: what `transform` needs.
+      transform: from rows to a NamedTuple of arrays with the rows (or some
+        of them) along the first axis; a function of the rows alone.
+      batch_size: rows of a batch.
+      seed: of the permutations.
+      list_of: from the arrays of a block to the list of each row, or None.
+      cursor: where to start; the beginning if None.
+      block_rows: rows shuffled together, at least.
+    """
+    self._log, self._columns, self._transform = log, tuple(columns), transform
+    self._batch_size, self._seed, self._list_of = batch_size, seed, list_of
+    self._block_rows = block_rows
+    self.cursor = cursor or Cursor()
+    self._loaded: tuple[tuple[int, int], tuple] | None = None
+
+  def __iter__(self) -> "BatchReader":
+    return self
+
+  def __next__(self):
+    """The next batch, a NamedTuple of arrays of `batch_size` rows."""
+    parts: list[Any] = []
+    missing, empty_epochs = self._batch_size, 0
+    while missing:
+      epoch, block, row = self.cursor
+      blocks = self._blocks(epoch)
+      if block == len(blocks):
+        self.cursor = Cursor(epoch + 1)
+        empty_epochs += 1
+        if empty_epochs > 1 and not parts:
+          raise DataError("no row is left to read after filtering.")
+        continue
+      arrays = self._load(epoch, block, blocks[block])
+      size = len(arrays[0])
+      if row >= size:
+        self.cursor = Cursor(epoch, block + 1)
+        continue
+      end = min(size, row + missing)
+      parts.append(arrays._make(array[row:end] for array in arrays))
+      missing -= end - row
+      self.cursor = Cursor(epoch, block, end)
+    if len(parts) == 1:
+      return parts[0]
+    return parts[0]._make(
+        np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+  def _blocks(self, epoch: int) -> list[list[RowGroup]]:
+    """Row groups in the order of the epoch, joined into blocks."""
+    groups = self._log.row_groups
+    order = np.random.default_rng([self._seed, epoch]).permutation(len(groups))
+    blocks: list[list[RowGroup]] = [[]]
+    rows = 0
+    for index in order:
+      if rows >= self._block_rows:
+        blocks.append([])
+        rows = 0
+      blocks[-1].append(groups[index])
+      rows += groups[index].num_rows
+    return blocks
+
+  def _load(self, epoch: int, block: int, groups: list[RowGroup]):
+    """The arrays of a block in the order of the epoch."""
+    if self._loaded is not None and self._loaded[0] == (epoch, block):
+      return self._loaded[1]
+    table = pa.concat_tables(
+        [self._log.read(group, self._columns) for group in groups])
+    arrays = self._transform(table)
+    rng = np.random.default_rng([self._seed, epoch, block])
+    if self._list_of is None:
+      order = rng.permutation(len(arrays[0]))
+    else:
+      _, lists = np.unique(self._list_of(arrays), return_inverse=True)
+      places = rng.permutation(lists.max(initial=-1) + 1)
+      order = np.argsort(places[lists], kind="stable")
+    arrays = arrays._make(array[order] for array in arrays)
+    self._loaded = ((epoch, block), arrays)
+    return arrays
+
+
+def write_parquet(
+    table: pa.Table, path: pathlib.Path, *, row_group_size: int = 32_768
+) -> None:
+  """Writes a table under a temporary name and renames it.
+
+  Raises:
+    OSError: if the disk does not take it; nothing is left behind.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".writing")
+  try:
+    pq.write_table(table, temporary, row_group_size=row_group_size)
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _open(file: pathlib.Path) -> pq.ParquetFile:
+  try:
+    return pq.ParquetFile(file)
+  except (OSError, pa.ArrowException) as error:
+    raise DataError(
+        f"{file}: not a Parquet file, or cut off ({_one_line(error)}).",
+    ) from None
+
+
+def _check_same(
+    schema: pa.Schema, other: pa.Schema, file: pathlib.Path,
+    other_file: pathlib.Path,
+) -> None:
+  if schema.equals(other):
+    return
+  for field in schema:
+    if field.name not in other.names:
+      raise DataError(f"{other_file}: no column {field.name!r}"
+                      f"{schema_lib.nearest(field.name, other.names)}, which "
+                      f"{file} has.")
+    if other.field(field.name).type != field.type:
+      raise DataError(
+          f"{other_file}: column {field.name!r} has type "
+          f"{other.field(field.name).type}, in {file} it has {field.type}.")
+  if set(other.names) != set(schema.names):
+    extra = next(n for n in other.names if n not in schema.names)
+    raise DataError(f"{other_file}: column {extra!r} is not in {file}.")
+
+
+def _one_line(error: BaseException) -> str:
+  return " ".join(str(error).split())[:200]

@@ -1,0 +1,399 @@
+"""What a log is: which column plays which role, and checks with clear errors.
+
+A schema comes from a JSON file, from an adapter, or from the column names.
+Every row is checked against it before anything is trained, and what is wrong
+is said in one line: file, row group, column, first bad row, what is accepted.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+import dataclasses
+import difflib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# By name: a score column is this and the name of its objective.
+SCORE_PREFIX = "score_"
+ROLES = {"user": "user_id", "item": "item_id", "time": "time_ms",
+         "request": "request_id"}
+# Known outcomes of the row they stand in: as features they would tell the
+# labels.
+OUTCOMES = ("play_time_ms", "profile_stay_time", "comment_stay_time")
+
+
+class DataError(ValueError):
+  """A file, column or value that is not what it should be; one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A behaviour to be ranked by.
+
+  Attributes:
+    name: how it is called in tables.
+    label: column of labels, 0 or 1 (or values at least 0).
+    score: column of predicted scores, or None where there are none yet.
+    is_value: whether labels are values (watch time, order value).
+  """
+
+  name: str
+  label: str
+  score: str | None = None
+  is_value: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+  """Roles of the columns of a log; a column without a role is not read.
+
+  Attributes:
+    objectives: the behaviours, at least one.
+    user: column of the user's id, or None; likewise item, time (milliseconds,
+      or a timestamp) and request (one page shown).
+    categorical: profile columns of text or integers, embedded.
+    numeric: profile columns of numbers.
+  """
+
+  objectives: tuple[Objective, ...]
+  user: str | None = None
+  item: str | None = None
+  time: str | None = None
+  request: str | None = None
+  categorical: tuple[str, ...] = ()
+  numeric: tuple[str, ...] = ()
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    """Names of the objectives."""
+    return tuple(objective.name for objective in self.objectives)
+
+  @property
+  def ids(self) -> dict[str, str]:
+    """Role to column, for the roles that this log has."""
+    roles = {role: getattr(self, role) for role in ROLES}
+    return {role: column for role, column in roles.items() if column}
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Every column that is read."""
+    labels = [o.label for o in self.objectives]
+    scores = [o.score for o in self.objectives if o.score]
+    return tuple(dict.fromkeys(
+        [*self.ids.values(), *labels, *scores, *self.categorical,
+         *self.numeric]))
+
+  def with_objectives(self, names: Iterable[str]) -> "Schema":
+    """The schema of some of the objectives, in the order given.
+
+    Raises:
+      DataError: if a name is unknown or none is left.
+    """
+    known = {o.name: o for o in self.objectives}
+    chosen = []
+    for name in names:
+      if name not in known:
+        raise DataError(
+            f"objective {name!r} is not in the data{nearest(name, known)}; "
+            f"it has {', '.join(known)}.")
+      chosen.append(known[name])
+    if not chosen:
+      raise DataError("no objective is left; name at least one.")
+    return dataclasses.replace(self, objectives=tuple(chosen))
+
+  def describe(self) -> str:
+    """What was understood, a line for each role."""
+    lines = []
+    for o in self.objectives:
+      kind = "values" if o.is_value else "0/1"
+      score = f", score {o.score}" if o.score else ""
+      lines.append(f"objective {o.name}: label {o.label} ({kind}){score}")
+    lines += [f"{role}: {column}" for role, column in self.ids.items()]
+    for kind in ("categorical", "numeric"):
+      lines.append(f"{kind}: {', '.join(getattr(self, kind)) or 'none'}")
+    return "\n".join(lines)
+
+  def to_json(self) -> dict[str, Any]:
+    """As `schema_from_json` reads it."""
+    return {
+        **self.ids,
+        "objectives": {
+            o.name: {"label": o.label, "score": o.score, "value": o.is_value}
+            for o in self.objectives},
+        "categorical": list(self.categorical),
+        "numeric": list(self.numeric)}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """` (did you mean 'x'?)`, or nothing where no name is near."""
+  matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+  return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def read_schema(path: str | pathlib.Path) -> Schema:
+  """Reads a schema from a JSON file; see `schema_from_json`.
+
+  Raises:
+    DataError: if the file is missing, is not JSON, or is not a schema.
+  """
+  try:
+    content = json.loads(pathlib.Path(path).read_text())
+  except FileNotFoundError:
+    raise DataError(f"schema {path}: no such file.") from None
+  except (OSError, ValueError) as error:
+    raise DataError(f"schema {path}: not readable as JSON ({error}).") from None
+  try:
+    return schema_from_json(content)
+  except DataError as error:
+    raise DataError(f"schema {path}: {error}") from None
+
+
+def schema_from_json(content: Mapping[str, Any]) -> Schema:
+  """A schema from its JSON form.
+
+  Keys: `objectives`, an object of name to `{"label", "score", "value"}`, all
+  optional (`{}` is label `name`, score `score_name`, not a value); `user`,
+  `item`, `time`, `request`, a column each; `categorical` and `numeric`, lists
+  of columns.
+
+  Raises:
+    DataError: if a key is unknown or a value has the wrong type.
+
+  >>> schema = schema_from_json(
+  ...     {"objectives": {"click": {}}, "user": "uid", "numeric": ["age"]})
+  >>> schema.objectives[0].score
+  'score_click'
+  """
+  if not isinstance(content, Mapping):
+    raise DataError("must be a JSON object.")
+  known = [*ROLES, "objectives", "categorical", "numeric"]
+  for key in content:
+    if key not in known:
+      raise DataError(f"unknown key {key!r}{nearest(key, known)}; known are "
+                      f"{', '.join(known)}.")
+  objectives = content.get("objectives")
+  if not isinstance(objectives, Mapping) or not objectives:
+    raise DataError("'objectives' must be an object with at least one name.")
+  parsed = []
+  for name, parts in objectives.items():
+    parts = {} if parts is None else parts
+    if not isinstance(parts, Mapping):
+      raise DataError(f"objective {name!r} must be an object.")
+    for key, value in parts.items():
+      if key not in ("label", "score", "value"):
+        raise DataError(
+            f"objective {name!r}: unknown key {key!r}"
+            f"{nearest(key, ('label', 'score', 'value'))}.")
+      wanted = bool if key == "value" else (str, type(None))
+      if not isinstance(value, wanted):
+        raise DataError(f"objective {name!r}: {key!r} has a wrong type.")
+    parsed.append(Objective(
+        name, parts.get("label") or name,
+        parts.get("score", SCORE_PREFIX + name), parts.get("value", False)))
+  for role in ROLES:
+    if not isinstance(content.get(role), (str, type(None))):
+      raise DataError(f"{role!r} must be the name of a column.")
+  lists = {}
+  for kind in ("categorical", "numeric"):
+    lists[kind] = content.get(kind, [])
+    if not isinstance(lists[kind], list) or not all(
+        isinstance(column, str) for column in lists[kind]):
+      raise DataError(f"{kind!r} must be a list of columns.")
+  schema = Schema(
+      tuple(parsed), **{role: content.get(role) for role in ROLES},
+      categorical=tuple(lists["categorical"]),
+      numeric=tuple(lists["numeric"]))
+  _check_roles(schema)
+  return schema
+
+
+def schema_from_names(
+    arrow_schema: pa.Schema, few_values: Iterable[str] = ()
+) -> Schema:
+  """A schema from the names and types of columns.
+
+  `<objective>` with `score_<objective>` is an objective; `user_id`,
+  `item_id`, `request_id` and `time_ms` are themselves; every other column is
+  profile: text, booleans and the integers in `few_values` categorical, the
+  rest numeric.
+
+  Args:
+    arrow_schema: names and types.
+    few_values: integer columns that take few values.
+
+  Raises:
+    DataError: if there is no objective, a score without its label, or a
+      column of a type that is none of these.
+  """
+  names = arrow_schema.names
+  scores = [n for n in names if n.startswith(SCORE_PREFIX)]
+  objectives = []
+  for score in scores:
+    label = score.removeprefix(SCORE_PREFIX)
+    if label not in names:
+      others = [n for n in names if n not in scores]
+      raise DataError(
+          f"column {score!r} has no column {label!r} of labels"
+          f"{nearest(label, others)}.")
+    objectives.append(Objective(label, label, score))
+  if not objectives:
+    raise DataError(
+        "no objective found by name: expected columns <objective> and "
+        f"{SCORE_PREFIX}<objective>, got {', '.join(names)}; name the roles "
+        "with --schema or --format.")
+  roles = {role: name for role, name in ROLES.items() if name in names}
+  taken = {*scores, *(o.label for o in objectives), *roles.values()}
+  categorical, numeric = [], []
+  for field in arrow_schema:
+    if field.name in taken:
+      continue
+    if is_text(field.type) or pa.types.is_boolean(field.type) or (
+        field.name in few_values):
+      categorical.append(field.name)
+    elif is_number(field.type):
+      numeric.append(field.name)
+    else:
+      raise DataError(
+          f"column {field.name!r} of type {field.type} is no profile column; "
+          "accepted are text, booleans, integers and floats (name the roles "
+          "with --schema to leave it out).")
+  schema = Schema(tuple(objectives), **roles, categorical=tuple(categorical),
+                  numeric=tuple(numeric))
+  _check_roles(schema)
+  return schema
+
+
+def is_text(kind: pa.DataType) -> bool:
+  """Whether a column holds text, dictionary-encoded or not."""
+  if pa.types.is_dictionary(kind):
+    kind = kind.value_type
+  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+  """Whether a column holds integers or floats."""
+  return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def check_types(schema: Schema, arrow_schema: pa.Schema, file: str) -> None:
+  """Checks that every column is there, and of a type for its role.
+
+  Raises:
+    DataError: with the file, the column and what is accepted.
+  """
+  names = arrow_schema.names
+  for name in schema.columns:
+    if name not in names:
+      raise DataError(f"{file}: no column {name!r}{nearest(name, names)}; it "
+                      f"has {', '.join(names)}.")
+
+  def expect(column: str, accepted: bool, what: str) -> None:
+    if not accepted:
+      raise DataError(f"{file}: column {column!r} has type "
+                      f"{arrow_schema.field(column).type}; accepted: {what}.")
+
+  kinds = {name: arrow_schema.field(name).type for name in schema.columns}
+  for role, column in schema.ids.items():
+    kind = kinds[column]
+    if role == "time":
+      expect(column, pa.types.is_integer(kind) or pa.types.is_timestamp(kind),
+             "integer milliseconds or a timestamp")
+    else:
+      expect(column, pa.types.is_integer(kind) or is_text(kind),
+             "integers or text")
+  for objective in schema.objectives:
+    expect(objective.label,
+           is_number(kinds[objective.label])
+           or pa.types.is_boolean(kinds[objective.label]),
+           "booleans or numbers")
+    if objective.score:
+      expect(objective.score, is_number(kinds[objective.score]), "numbers")
+  for column in schema.categorical:
+    expect(column, is_text(kinds[column]) or pa.types.is_integer(kinds[column])
+           or pa.types.is_boolean(kinds[column]),
+           "text, integers or booleans")
+  for column in schema.numeric:
+    expect(column, is_number(kinds[column])
+           or pa.types.is_boolean(kinds[column]), "numbers")
+
+
+def check_rows(schema: Schema, table: pa.Table, where: str, row: int) -> None:
+  """Checks the values of a part of a log.
+
+  Args:
+    schema: roles.
+    table: the rows, with at least the schema's columns.
+    where: the file and row group, for the message.
+    row: number of the first row of `table` in its file.
+
+  Raises:
+    DataError: for the first column with a bad value, at its first bad row.
+  """
+
+  def fail_at(bad: np.ndarray, column: str, what: str) -> None:
+    if bad.any():
+      first = int(np.argmax(bad))
+      value = table[column][first].as_py()
+      raise DataError(
+          f"{where}: column {column!r}, row {row + first}: {what}, got "
+          f"{'a missing value' if value is None else repr(value)}.")
+
+  def missing(column: str) -> np.ndarray:
+    return _flags(pc.is_null(table[column]))
+
+  for role, column in schema.ids.items():
+    fail_at(missing(column), column, f"every row needs a {role}")
+  for objective in schema.objectives:
+    labels = table[objective.label]
+    fail_at(missing(objective.label), objective.label,
+            "every row needs a label")
+    numbers = numbers_of(labels)
+    if objective.is_value:
+      fail_at(~(np.isfinite(numbers) & (numbers >= 0)), objective.label,
+              "values must be finite and at least 0")
+    else:
+      fail_at((numbers != 0) & (numbers != 1), objective.label,
+              "labels must be 0 or 1 (or declare a value objective in "
+              "--schema)")
+    if objective.score:
+      scores = numbers_of(table[objective.score])
+      fail_at(~np.isfinite(scores) & ~missing(objective.score),
+              objective.score,
+              "scores must be finite (leave missing ones null)")
+
+
+def numbers_of(column: pa.ChunkedArray) -> np.ndarray:
+  """A column as float64, missing values as NaN."""
+  return pc.cast(column, pa.float64()).to_numpy()
+
+
+def _flags(column: pa.ChunkedArray) -> np.ndarray:
+  return column.to_numpy()
+
+
+def _check_roles(schema: Schema) -> None:
+  """No column has two roles, and no outcome is a feature."""
+  for column in (*schema.categorical, *schema.numeric):
+    if column in OUTCOMES:
+      raise DataError(
+          f"column {column!r} is an outcome of its own row and no feature; "
+          "leave it out.")
+  roles: dict[str, str] = {}
+  pairs = [(column, role) for role, column in schema.ids.items()]
+  for objective in schema.objectives:
+    pairs.append((objective.label, f"label of {objective.name}"))
+    if objective.score:
+      pairs.append((objective.score, f"score of {objective.name}"))
+  pairs += [(column, "categorical") for column in schema.categorical]
+  pairs += [(column, "numeric") for column in schema.numeric]
+  for column, role in pairs:
+    # A user or an item may also be embedded.
+    if column in roles and not (
+        role == "categorical" and roles[column] in ("user", "item")):
+      raise DataError(
+          f"column {column!r} has two roles, {roles[column]} and {role}.")
+    roles[column] = role
