@@ -15,10 +15,11 @@ further behaviour mixes taste with a social and a commercial propensity of the
 user and the item, so that all six are correlated, comment and buy also beyond
 their probabilities.
 
-Scores are made as predictors make them: of the log-odds they see taste,
-quality and demand, but neither fatigue nor position; with an error that is
-partly shared by all objectives and larger for new users; shifted by device
-and region; and miscalibrated by a slope and an offset of their own.
+Scores are made as predictors make them. Each sees a part of the truth: fully
+what it is built for, the rest dimly, and neither fatigue nor position. Its
+error is larger the rarer its behaviour, larger for new users, and partly
+shared by all objectives; it is shifted by device and region; and it is
+miscalibrated by a slope and an offset of its own.
 """
 
 import dataclasses
@@ -57,21 +58,37 @@ _START_MS = 1_767_571_200_000
 _HOURS = (3, 2, 1, 1, 1, 1, 2, 4, 5, 5, 5, 6, 8, 7, 6, 5, 5, 6, 7, 9, 11, 12,
           9, 6)
 
-# How taste, social and commercial propensity enter each behaviour after a
-# click: log-odds per standard deviation. Comment and follow are social, buy
-# is commercial, comment partly so (people ask before they buy).
-_TASTE = (1.0, 0.8, 0.7, 0.4, 0.5, 0.6)
-_SOCIAL = (0.0, 0.2, 0.7, 0.9, 1.0, 0.0)
-_COMMERCIAL = (0.2, 0.1, 0.1, 0.5, 0.1, 1.1)
+# How the causes enter each behaviour (after a click, but for the click): log-
+# odds per standard deviation. Comment and follow are social, buy is
+# commercial, comment partly so (people ask before they buy).
+_CAUSES = ("taste", "quality", "demand", "social", "commercial")
+_EFFECTS = (
+    (1.0, 0.6, 1.0, 0.0, 0.2),  # click
+    (0.8, 0.3, 0.0, 0.2, 0.1),  # long_view
+    (0.7, 0.3, 0.0, 0.7, 0.1),  # like
+    (0.4, 0.3, 0.0, 0.9, 0.5),  # comment
+    (0.5, 0.3, 0.0, 1.0, 0.1),  # follow
+    (0.6, 0.3, 0.0, 0.0, 1.1))  # buy
+# What the predictor of each behaviour is built for; it sees the rest dimly.
+_FOCUS = (
+    ("taste", "quality", "demand"),
+    ("taste", "quality"),
+    ("taste", "social"),
+    ("social", "commercial"),
+    ("taste", "social"),
+    ("quality", "commercial"))
+_DIM = 0.4
 # Correlation of comment and buy beyond their probabilities (of the normal
 # variables that decide them).
 _COMMENT_BUY = 0.4
 
-# Scores: standard deviation of the error in log-odds for old and new users,
-# its share that all objectives have in common, and the spread of the shifts
-# by device and region. Errors of this size give single-score AUCs between 0.6
-# and 0.8, the range published for such tasks.
-_ERROR_OLD, _ERROR_NEW, _NEW_DAYS = 0.45, 1.2, 30.0
+# Scores: the error in log-odds has standard deviation 0.45 for a behaviour of
+# rate 1 and grows with rarity by the power 1/8 (a predictor of buy has seen a
+# five-hundredth of the positives of click), and with newness up to 2.5 times;
+# half its variance is common to all objectives. Then shifts by device and
+# region, slopes and offsets.
+_ERROR, _ERROR_POWER = 0.45, 1 / 8
+_ERROR_OF_NEW, _NEW_DAYS = 2.5, 30.0
 _SHARED_ERROR = 0.5
 _GROUP_SHIFT = 0.4
 _SLOPES = (1.3, 0.8, 1.2, 0.7, 0.9, 0.6)
@@ -173,7 +190,7 @@ def generate_log(config: LogConfig) -> EmbeddedLog:
     seen, truth = _independent_truth(rng, config.num_exposures)
     errors = 0.8 * rng.normal(size=seen.shape)
   else:
-    seen, truth = _funnel_truth(rng, users, items, exposures, demand)
+    seen, truth = _funnel_truth(users, items, exposures, demand)
     errors = _score_errors(rng, users, exposures.user)
   labels = _draw_labels(rng, truth, funnel=config.world != "independent")
   if config.world == "perfect":
@@ -293,32 +310,35 @@ def _taste(
 
 
 def _funnel_truth(
-    rng: np.random.Generator, users: _Users, items: _Items,
-    exposures: _Exposures, demand: np.ndarray,
+    users: _Users, items: _Items, exposures: _Exposures, demand: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Log-odds that a predictor could see, and true probabilities `[N, M]`."""
+  """Log-odds as predictors see them, and true probabilities `[N, M]`."""
   user, item = exposures.user, exposures.item
-  taste = _taste(users, items, user, item)
-  social = (users.social[user] + items.social[item]) / np.sqrt(2)
-  commercial = (users.commercial[user] + items.commercial[item]) / np.sqrt(2)
   hour = exposures.time_ms // 3_600_000 % 24
-  wanted = demand[items.category[item], hour]
-  seen = np.stack(
-      [_TASTE[m] * taste + _SOCIAL[m] * social + _COMMERCIAL[m] * commercial
-       + (0.6 if m == 0 else 0.3) * items.quality[item]
-       for m in range(len(OBJECTIVES))], axis=1)
-  seen[:, 0] += wanted
+  causes = np.stack([
+      _taste(users, items, user, item),
+      items.quality[item],
+      demand[items.category[item], hour],
+      (users.social[user] + items.social[item]) / np.sqrt(2),
+      (users.commercial[user] + items.commercial[item]) / np.sqrt(2)], axis=1)
+  effects = np.asarray(_EFFECTS)
+  attraction = causes @ effects.T
   fatigue = 0.25 * _recent_exposures(exposures, items.category[item])
   examination = 1 / (1 + 0.03 * exposures.position)
-  click = _calibrated(seen[:, 0] - fatigue, examination, RATES[0])
+  click = _calibrated(attraction[:, 0] - fatigue, examination, RATES[0])
   truth = np.stack([click] + [
-      _calibrated(seen[:, m], click, RATES[m])
+      _calibrated(attraction[:, m], click, RATES[m])
       for m in range(1, len(OBJECTIVES))], axis=1)
-  # A predictor aims at the whole behaviour, not at the step after the click.
-  reach = _calibrated(seen[:, 0], np.ones(len(user)), RATES[0])
-  aims = [reach] + [_calibrated(seen[:, m], reach, RATES[m])
-                    for m in range(1, len(OBJECTIVES))]
-  return special.logit(np.stack(aims, axis=1)), truth
+
+  seen = []
+  for m, focus in enumerate(_FOCUS):
+    sight = np.where(np.isin(_CAUSES, focus), 1.0, _DIM)
+    aim = _calibrated(
+        (causes * sight) @ effects[0], np.ones(len(user)), RATES[0])
+    if m:
+      aim = _calibrated((causes * sight) @ effects[m], aim, RATES[m])
+    seen.append(special.logit(aim))
+  return np.stack(seen, axis=1), truth
 
 
 def _independent_truth(
@@ -364,7 +384,8 @@ def _score_errors(
   """Errors in log-odds `[N, M]`: shared, by newness, by device and region."""
   shape = (len(user), len(OBJECTIVES))
   newness = np.exp(-users.tenure[user] / _NEW_DAYS)[:, None]
-  spread = _ERROR_OLD + (_ERROR_NEW - _ERROR_OLD) * newness
+  spread = _ERROR * np.power(RATES, -_ERROR_POWER) * (
+      1 + (_ERROR_OF_NEW - 1) * newness)
   noise = (np.sqrt(_SHARED_ERROR) * rng.normal(size=(shape[0], 1))
            + np.sqrt(1 - _SHARED_ERROR) * rng.normal(size=shape))
   by_device = _GROUP_SHIFT * rng.normal(size=(len(_DEVICES), shape[1]))

@@ -1,0 +1,317 @@
+"""The ensemble network: relation-aware plus relation-agnostic branch.
+
+Input: the predicted scores of M objectives for a candidate, and a profile
+vector. Every score becomes a calibrated log-odds and one token. The
+relation-aware branch aligns, then ensembles: self-attention over the M
+tokens, then cross-attention in which the profile asks the aligned tokens.
+The relation-agnostic branch gates: the profile gives every objective a
+weight. The sum of both is the result, in logits.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.scipy import special
+
+from harmonrank_jax.ensemble import calibration
+
+HEADS = ("aligned", "score")
+
+
+@dataclasses.dataclass(frozen=True)
+class HarmonRankConfig:
+  """Static configuration of `HarmonRank`.
+
+  Attributes:
+    num_objectives: M >= 1.
+    head: "score", the document's scalar output; or "aligned", in which the
+      branches correct the calibrated log-odds of each objective, and the
+      score is the best one for these probabilities and the weights asked for.
+    token_size: width of a token, a multiple of `num_heads`.
+    num_heads: of both attentions.
+    relation_aware: False takes this branch out (ablation).
+    relation_agnostic: False takes this branch out (ablation).
+    self_attention: False leaves the tokens unaligned (ablation).
+  """
+
+  num_objectives: int
+  head: str = "aligned"
+  token_size: int = 32
+  num_heads: int = 2
+  relation_aware: bool = True
+  relation_agnostic: bool = True
+  self_attention: bool = True
+
+  def __post_init__(self):
+    if self.num_objectives < 1:
+      raise ValueError(
+          f"num_objectives must be at least 1, got {self.num_objectives}.")
+    if self.head not in HEADS:
+      raise ValueError(
+          f"head must be one of {', '.join(HEADS)}, got {self.head!r}.")
+    if self.token_size < 1 or self.token_size % max(self.num_heads, 1):
+      raise ValueError(
+          f"token_size must be a positive multiple of num_heads, got "
+          f"{self.token_size} and {self.num_heads}.")
+    if not (self.relation_aware or self.relation_agnostic):
+      raise ValueError(
+          "relation_aware and relation_agnostic cannot both be False.")
+
+
+class ProfileEncoder(nn.Module):
+  """Embeds categorical profile columns and joins the numeric ones.
+
+  Attributes:
+    vocabulary_sizes: entries per categorical column; entry 0 is the unknown.
+    embedding_size: width of each embedding, at most.
+  """
+
+  vocabulary_sizes: tuple[int, ...]
+  embedding_size: int = 8
+
+  @nn.compact
+  def __call__(self, categorical: jax.Array, numeric: jax.Array) -> jax.Array:
+    """Profile vectors.
+
+    Args:
+      categorical: `[..., C]` integers, entries of the vocabularies.
+      numeric: `[..., Q]` float.
+
+    Returns:
+      `[..., P]` float32.
+    """
+    parts = [numeric.astype(jnp.float32)]
+    for column, size in enumerate(self.vocabulary_sizes):
+      # No wider than needed to tell the entries apart.
+      width = min(self.embedding_size, size)
+      embedding = nn.Embed(
+          size, width, name=f"embedding_{column}",
+          embedding_init=nn.initializers.normal(0.1))
+      parts.append(embedding(categorical[..., column]))
+    return jnp.concatenate(parts, axis=-1)
+
+
+class HarmonRank(nn.Module):
+  """One score from M objective scores and a profile.
+
+  Both heads begin with a `calibration` of each score: parameters `scale`,
+  `shift` and `base_rate` (`[M]`; 1, 0 and 1/2 until `with_platt` sets them).
+  The aligned head starts as the closed form on these calibrated scores,
+
+    score = sum_m w_m p_m / (pi_m (1 - pi_m)),
+    p_m = sigmoid(scale_m logit_m + shift_m + correction_m),
+
+  which is the exact maximiser of `sum_m w_m AUC_m` for true probabilities
+  p_m; corrections are 0 at first. The weights are an argument of the call:
+  one network spans the whole trade-off between objectives.
+
+  Attributes:
+    config: static configuration.
+
+  References:
+    HarmonRank, arXiv 2601.02955, for the two branches. Its score is a
+    sigmoid of the sum; here it is the sum, a monotone function of it.
+  """
+
+  config: HarmonRankConfig
+
+  def __call__(
+      self,
+      objective_scores: jax.Array,
+      profile: jax.Array,
+      where: jax.Array | None = None,
+      *,
+      objective_weights: jax.Array | None = None,
+  ) -> jax.Array:
+    """Scores candidates.
+
+    Args:
+      objective_scores: `[..., M]` probabilities.
+      profile: `[..., P]` float; P may be 0.
+      where: `[..., M]` bool, True = the objective has a score. A missing
+        score takes no part; whatever stands there changes nothing.
+      objective_weights: `[M]` or `[..., M]`, what the AUC of each objective
+        is worth; equal if None. Aligned head only: the scalar head is bound
+        to the weights it was trained with.
+
+    Returns:
+      `[...]` float32 scores, higher first. Logits for `head="score"`.
+
+    Raises:
+      ValueError: if shapes do not fit, or weights are given to the scalar
+        head.
+
+    >>> import jax
+    >>> model = HarmonRank(HarmonRankConfig(num_objectives=3))
+    >>> scores, profile = jnp.full((5, 3), 0.2), jnp.zeros((5, 4))
+    >>> params = model.init(jax.random.key(0), scores, profile)
+    >>> model.apply(params, scores, profile).shape
+    (5,)
+    """
+    result = self.forward(objective_scores, profile, where)
+    if self.config.head == "score":
+      if objective_weights is not None:
+        raise ValueError(
+            "objective_weights are an argument of head='aligned' only.")
+      return result
+    logits, base_rate = result
+    if objective_weights is None:
+      objective_weights = jnp.ones(self.config.num_objectives)
+    return calibration.closed_form_score(
+        jax.nn.sigmoid(logits), base_rate, objective_weights)
+
+  def objective_logits(
+      self,
+      objective_scores: jax.Array,
+      profile: jax.Array,
+      where: jax.Array | None = None,
+  ) -> jax.Array:
+    """`[..., M]` corrected log-odds of the aligned head; same arguments.
+
+    Raises:
+      ValueError: for the scalar head, which has none.
+    """
+    if self.config.head != "aligned":
+      raise ValueError("objective_logits need head='aligned'.")
+    return self.forward(objective_scores, profile, where)[0]
+
+  @nn.compact
+  def forward(self, objective_scores, profile, where):
+    """Scalar head: `[...]` logits. Aligned: `[..., M]` logits, base rates."""
+    config = self.config
+    objectives = config.num_objectives
+    if objective_scores.shape[-1:] != (objectives,):
+      raise ValueError(
+          f"objective_scores has shape {objective_scores.shape}; "
+          f"num_objectives is {objectives}.")
+    if profile.shape[:-1] != objective_scores.shape[:-1]:
+      raise ValueError(
+          f"profile has shape {profile.shape}, objective_scores "
+          f"{objective_scores.shape}: all but the last axis must agree.")
+    present = jnp.ones(objective_scores.shape, bool)
+    if where is not None:
+      present = jnp.broadcast_to(where, objective_scores.shape)
+    logits, prior, base_rate = self._calibrate(objective_scores, present)
+    # Lift over the base rate: of unit scale for rare and common objectives.
+    lift = logits - prior
+    constant = jnp.ones((*profile.shape[:-1], 1), jnp.float32)
+    profile = jnp.concatenate([profile.astype(jnp.float32), constant], -1)
+    aligned = config.head == "aligned"
+    branches = []
+    if config.relation_aware:
+      branches.append(RelationAware(config, name="relation_aware")(
+          lift, profile, present))
+    if config.relation_agnostic:
+      branches.append(RelationAgnostic(config, name="relation_agnostic")(
+          lift, profile, present))
+    result = sum(branches[1:], branches[0])
+    return (logits + result, base_rate) if aligned else result
+
+  def _calibrate(self, objective_scores, present):
+    """Calibrated log-odds `[..., M]` (the prior where missing), and priors."""
+    objectives = self.config.num_objectives
+    rows = lambda x: x.reshape((1,) * (objective_scores.ndim - 1) + x.shape)
+    scale = self.param("scale", nn.initializers.ones, (objectives,))
+    shift = self.param("shift", nn.initializers.zeros, (objectives,))
+    base_rate = jax.lax.stop_gradient(self.param(
+        "base_rate", nn.initializers.constant(0.5), (objectives,)))
+    prior = rows(special.logit(base_rate))
+    logits = rows(scale) * calibration.log_odds(
+        jnp.where(present, objective_scores, 0.5)) + rows(shift)
+    return jnp.where(present, logits, prior), prior, base_rate
+
+
+class RelationAware(nn.Module):
+  """Self-attention over objectives, then the profile attends to them."""
+
+  config: HarmonRankConfig
+
+  @nn.compact
+  def __call__(
+      self, lift: jax.Array, profile: jax.Array, present: jax.Array
+  ) -> jax.Array:
+    """`[...]` for the scalar head, else corrections `[..., M]`."""
+    config = self.config
+    size = config.token_size
+    tokens = _Tokens(config, name="tokens")(lift)
+    keys = present[..., None, None, :]
+    if config.self_attention:
+      normed = nn.LayerNorm(name="norm_self")(tokens)
+      tokens += nn.MultiHeadDotProductAttention(
+          config.num_heads, name="self_attention")(normed, mask=keys)
+      normed = nn.LayerNorm(name="norm_mix")(tokens)
+      tokens += nn.Dense(size, name="mix_out")(
+          jax.nn.gelu(nn.Dense(2 * size, name="mix_in")(normed)))
+    normed = nn.LayerNorm(name="norm_cross")(tokens)
+    query = nn.Dense(size, name="query")(profile)[..., None, :]
+    context = query + nn.MultiHeadDotProductAttention(
+        config.num_heads, name="cross_attention")(query, normed, mask=keys)
+    if config.head == "score":
+      hidden = nn.Dense(size, name="head_in")(
+          nn.LayerNorm(name="norm_head")(context[..., 0, :]))
+      return nn.Dense(1, name="head_out")(jax.nn.gelu(hidden))[..., 0]
+    # Each objective reads its aligned token beside what the profile found.
+    hidden = nn.Dense(size, name="head_token")(normed) + nn.Dense(
+        size, name="head_context")(nn.LayerNorm(name="norm_head")(context))
+    weight = self.param(
+        "head_out", nn.initializers.zeros, (config.num_objectives, size))
+    return jnp.einsum("...md,md->...m", jax.nn.gelu(hidden), weight)
+
+
+class RelationAgnostic(nn.Module):
+  """A gate: the profile weighs the encoded scores."""
+
+  config: HarmonRankConfig
+
+  @nn.compact
+  def __call__(
+      self, lift: jax.Array, profile: jax.Array, present: jax.Array
+  ) -> jax.Array:
+    """`[...]` for the scalar head, else corrections `[..., M]`."""
+    config = self.config
+    hidden = jax.nn.gelu(nn.Dense(config.token_size, name="gate_in")(profile))
+    gate = nn.Dense(
+        config.num_objectives, kernel_init=nn.initializers.zeros,
+        name="gate_out")(hidden)
+    if config.head == "score":
+      # Positive weights that start equal.
+      weighted = jnp.exp(gate) * lift / config.num_objectives
+      return jnp.sum(jnp.where(present, weighted, 0), axis=-1)
+    offset = nn.Dense(
+        config.num_objectives, kernel_init=nn.initializers.zeros,
+        name="offset")(hidden)
+    return jnp.expm1(gate) * jnp.where(present, lift, 0) + offset
+
+
+class _Tokens(nn.Module):
+  """One token per objective: a learned curve of its lift, and its name."""
+
+  config: HarmonRankConfig
+
+  @nn.compact
+  def __call__(self, lift: jax.Array) -> jax.Array:
+    """`[..., M]` to `[..., M, D]`."""
+    shape = (self.config.num_objectives, self.config.token_size)
+    slope = self.param("slope", nn.initializers.normal(1.0), shape)
+    bend = self.param("bend", nn.initializers.normal(1.0), shape)
+    name = self.param("name_embedding", nn.initializers.normal(0.1), shape)
+    rows = lambda x: x.reshape((1,) * (lift.ndim - 1) + x.shape)
+    curve = jax.nn.gelu(lift[..., None] * rows(slope) + rows(bend))
+    return nn.Dense(shape[1], name="curve_out")(curve) + rows(name)
+
+
+def with_platt(params: dict, platt: calibration.Platt) -> dict:
+  """Parameters of `HarmonRank` with its calibration set to a fitted one.
+
+  Args:
+    params: variables as `HarmonRank.init` returns them.
+    platt: fitted on training rows.
+
+  Returns:
+    New variables; the argument is not changed.
+  """
+  inner = dict(params["params"])
+  inner.update(scale=platt.scale, shift=platt.shift, base_rate=platt.base_rate)
+  return {**params, "params": inner}
