@@ -121,8 +121,8 @@ def fit_features(
         values = values[np.isfinite(values)]
         if len(values):
           scores[objective.name].append((
-              len(values), values.sum(), np.square(values).sum(),
-              values.min(), values.max()))
+              len(values), values.mean(), values.var(), values.min(),
+              values.max()))
   vocabularies = {
       column: [value for value, count in sorted(
           counter.items(), key=lambda entry: (-entry[1], str(entry[0])))
@@ -146,6 +146,10 @@ def encode(
 
   Returns:
     The `Batch`. Objectives without a score column have `has_score` False.
+
+  Raises:
+    DataError: if a categorical column holds text where the fitted one held
+      numbers, or the reverse.
   """
   num_rows = table.num_rows
   labels, scores, has_score = [], [], []
@@ -160,9 +164,15 @@ def encode(
       has_score.append(np.zeros(num_rows, bool))
       scores.append(np.full(num_rows, 0.5))
   is_value = any(o.is_value for o in schema.objectives)
-  categorical = [
-      index_in(table[column], features.vocabularies[column])
-      for column in schema.categorical]
+  categorical = []
+  for column in schema.categorical:
+    try:
+      categorical.append(
+          index_in(table[column], features.vocabularies[column]))
+    except (pa.ArrowException, OverflowError):
+      raise schema_lib.DataError(
+          f"column {column!r} has type {table[column].type}, which is not "
+          "what the features were fitted on.") from None
   numeric = [_steps(schema_lib.numbers_of(table[column]),
                     features.knots[column]) for column in schema.numeric]
   return Batch(
@@ -177,8 +187,16 @@ def encode(
 
 
 def index_in(column: pa.ChunkedArray, vocabulary: list) -> np.ndarray:
-  """Position in the vocabulary, from 1; 0 for what is not in it."""
+  """Position in the vocabulary, from 1; 0 for what is not in it.
+
+  Raises:
+    ArrowException: if one holds text and the other numbers (OverflowError
+      if the numbers are beyond the column's type).
+  """
   column = plain(column)
+  if pa.types.is_integer(column.type) and column.type != pa.uint64():
+    # The column that was fitted may have been wider than this one.
+    column = column.cast(pa.int64())
   values = pa.array(vocabulary, type=column.type)
   found = pc.index_in(column, value_set=values)
   return pc.fill_null(pc.add(found, 1), 0).to_numpy().astype(np.int32)
@@ -245,11 +263,12 @@ def _score_scale(
   """None if all scores are probabilities, else their mean and spread."""
   if not parts:
     return None
-  count, total, squares, lowest, highest = np.asarray(parts).T
+  count, means, variances, lowest, highest = np.asarray(parts).T
   if lowest.min() >= 0 and highest.max() <= 1:
     return None
-  mean = total.sum() / count.sum()
-  variance = squares.sum() / count.sum() - mean**2
+  mean = np.average(means, weights=count)
+  # Not by squares: their difference is lost where the mean is large.
+  variance = np.average(variances + (means - mean)**2, weights=count)
   return float(mean), float(np.sqrt(max(variance, 1e-12)))
 
 

@@ -63,7 +63,9 @@ class ParquetLog:
     path = pathlib.Path(path)
     if not path.exists():
       raise DataError(f"{path}: no such file or folder.")
-    self.files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    # Writers in parts name folders so, too.
+    self.files = [path] if not path.is_dir() else sorted(
+        file for file in path.rglob("*.parquet") if file.is_file())
     if not self.files:
       raise DataError(f"{path}: the folder has no *.parquet file.")
     self.row_groups: list[RowGroup] = []
@@ -190,7 +192,12 @@ class BatchReader:
     return self
 
   def __next__(self):
-    """The next batch, a NamedTuple of arrays of `batch_size` rows."""
+    """The next batch, a NamedTuple of arrays of `batch_size` rows.
+
+    Raises:
+      DataError: if `transform` leaves no row, a file cannot be read, or the
+        cursor is not one of this log.
+    """
     parts: list[Any] = []
     missing, empty_epochs = self._batch_size, 0
     while missing:
@@ -202,6 +209,10 @@ class BatchReader:
         if empty_epochs > 1 and not parts:
           raise DataError("no row is left to read after filtering.")
         continue
+      if block > len(blocks):
+        raise DataError(
+            f"block {block} of an epoch of {len(blocks)} is to be read next: "
+            "the log is not the one that was read before.")
       arrays = self._load(epoch, block, blocks[block])
       size = len(arrays[0])
       if row >= size:
@@ -234,10 +245,14 @@ class BatchReader:
     """The arrays of a block in the order of the epoch."""
     if self._loaded is not None and self._loaded[0] == (epoch, block):
       return self._loaded[1]
+    # Files may differ in what they say about missing values.
     table = pa.concat_tables(
-        [self._log.read(group, self._columns) for group in groups])
+        [self._log.read(group, self._columns) for group in groups],
+        promote_options="default")
     arrays = self._transform(table)
-    rng = np.random.default_rng([self._seed, epoch, block])
+    # Not `block`: trailing zeros do not count, and the rows of block 0 would
+    # be drawn like the order of the blocks.
+    rng = np.random.default_rng([self._seed, epoch, block + 1])
     if self._list_of is None:
       order = rng.permutation(len(arrays[0]))
     else:
@@ -254,13 +269,16 @@ def write_parquet(
 ) -> None:
   """Writes a table under a temporary name and renames it.
 
+  Pages carry checksums, which reading verifies.
+
   Raises:
     OSError: if the disk does not take it; nothing is left behind.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + ".writing")
   try:
-    pq.write_table(table, temporary, row_group_size=row_group_size)
+    pq.write_table(table, temporary, row_group_size=row_group_size,
+                   write_page_checksum=True)
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
@@ -268,7 +286,7 @@ def write_parquet(
 
 def _open(file: pathlib.Path) -> pq.ParquetFile:
   try:
-    return pq.ParquetFile(file)
+    return pq.ParquetFile(file, page_checksum_verification=True)
   except (OSError, pa.ArrowException) as error:
     raise DataError(
         f"{file}: not a Parquet file, or cut off ({_one_line(error)}).",

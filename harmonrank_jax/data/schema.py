@@ -88,14 +88,14 @@ class Schema:
          *self.numeric]))
 
   def with_objectives(self, names: Iterable[str]) -> "Schema":
-    """The schema of some of the objectives, in the order given.
+    """The schema of some of the objectives, in the order given, each once.
 
     Raises:
       DataError: if a name is unknown or none is left.
     """
     known = {o.name: o for o in self.objectives}
     chosen = []
-    for name in names:
+    for name in dict.fromkeys(names):
       if name not in known:
         raise DataError(
             f"objective {name!r} is not in the data{nearest(name, known)}; "
@@ -346,7 +346,7 @@ def check_rows(schema: Schema, table: pa.Table, where: str, row: int) -> None:
     return _flags(pc.is_null(table[column]))
 
   for role, column in schema.ids.items():
-    fail_at(missing(column), column, f"every row needs a {role}")
+    fail_at(missing(column), column, f"every row needs its {role}")
   for objective in schema.objectives:
     labels = table[objective.label]
     fail_at(missing(objective.label), objective.label,
@@ -367,8 +367,11 @@ def check_rows(schema: Schema, table: pa.Table, where: str, row: int) -> None:
 
 
 def numbers_of(column: pa.ChunkedArray) -> np.ndarray:
-  """A column as float64, missing values as NaN."""
-  return pc.cast(column, pa.float64()).to_numpy()
+  """A column as float64, missing values as NaN.
+
+  Integers beyond 2^53 are rounded: hashes and ids may be numeric columns.
+  """
+  return pc.cast(column, pa.float64(), safe=False).to_numpy()
 
 
 def _flags(column: pa.ChunkedArray) -> np.ndarray:

@@ -38,7 +38,7 @@ class HarmonRankConfig:
 
   num_objectives: int
   head: str = "aligned"
-  token_size: int = 32
+  token_size: int = 16
   num_heads: int = 2
   relation_aware: bool = True
   relation_agnostic: bool = True
@@ -238,26 +238,23 @@ class RelationAware(nn.Module):
     tokens = _Tokens(config, name="tokens")(lift)
     keys = present[..., None, None, :]
     if config.self_attention:
-      normed = nn.LayerNorm(name="norm_self")(tokens)
       tokens += nn.MultiHeadDotProductAttention(
-          config.num_heads, name="self_attention")(normed, mask=keys)
-      normed = nn.LayerNorm(name="norm_mix")(tokens)
-      tokens += nn.Dense(size, name="mix_out")(
-          jax.nn.gelu(nn.Dense(2 * size, name="mix_in")(normed)))
-    normed = nn.LayerNorm(name="norm_cross")(tokens)
+          config.num_heads, attention_fn=_attention, name="self_attention")(
+              tokens, mask=keys)
+    tokens = nn.LayerNorm(name="norm")(tokens)
     query = nn.Dense(size, name="query")(profile)[..., None, :]
     context = query + nn.MultiHeadDotProductAttention(
-        config.num_heads, name="cross_attention")(query, normed, mask=keys)
+        config.num_heads, attention_fn=_attention, name="cross_attention")(
+            query, tokens, mask=keys)
     if config.head == "score":
-      hidden = nn.Dense(size, name="head_in")(
-          nn.LayerNorm(name="norm_head")(context[..., 0, :]))
-      return nn.Dense(1, name="head_out")(jax.nn.gelu(hidden))[..., 0]
+      hidden = nn.relu(nn.Dense(size, name="head_in")(context[..., 0, :]))
+      return nn.Dense(1, name="head_out")(hidden)[..., 0]
     # Each objective reads its aligned token beside what the profile found.
-    hidden = nn.Dense(size, name="head_token")(normed) + nn.Dense(
-        size, name="head_context")(nn.LayerNorm(name="norm_head")(context))
+    hidden = nn.relu(nn.Dense(size, name="head_token")(tokens)
+                     + nn.Dense(size, name="head_context")(context))
     weight = self.param(
         "head_out", nn.initializers.zeros, (config.num_objectives, size))
-    return jnp.einsum("...md,md->...m", jax.nn.gelu(hidden), weight)
+    return jnp.einsum("...md,md->...m", hidden, weight)
 
 
 class RelationAgnostic(nn.Module):
@@ -271,7 +268,7 @@ class RelationAgnostic(nn.Module):
   ) -> jax.Array:
     """`[...]` for the scalar head, else corrections `[..., M]`."""
     config = self.config
-    hidden = jax.nn.gelu(nn.Dense(config.token_size, name="gate_in")(profile))
+    hidden = nn.relu(nn.Dense(config.token_size, name="gate_in")(profile))
     gate = nn.Dense(
         config.num_objectives, kernel_init=nn.initializers.zeros,
         name="gate_out")(hidden)
@@ -298,8 +295,27 @@ class _Tokens(nn.Module):
     bend = self.param("bend", nn.initializers.normal(1.0), shape)
     name = self.param("name_embedding", nn.initializers.normal(0.1), shape)
     rows = lambda x: x.reshape((1,) * (lift.ndim - 1) + x.shape)
-    curve = jax.nn.gelu(lift[..., None] * rows(slope) + rows(bend))
+    curve = nn.relu(lift[..., None] * rows(slope) + rows(bend))
     return nn.Dense(shape[1], name="curve_out")(curve) + rows(name)
+
+
+def _attention(query, key, value, *, mask=None, **_):
+  """Dot-product attention with batch and heads merged into one axis.
+
+  Flax's default has a batch axis for each, on which the CPU compiler spends
+  most of a step when tokens are as few as objectives.
+  """
+  heads, depth = query.shape[-2:]
+  merge = lambda x: jnp.swapaxes(x, -3, -2).reshape(-1, x.shape[-3], depth)
+  logits = jnp.einsum("bqd,bkd->bqk", merge(query), merge(key))
+  logits /= jnp.sqrt(depth).astype(logits.dtype)
+  lead = query.shape[:-3]
+  shape = (*lead, heads, query.shape[-3], key.shape[-3])
+  mask = jnp.broadcast_to(mask, shape).reshape(logits.shape)
+  weights = jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)
+  result = jnp.einsum("bqk,bkd->bqd", weights, merge(value))
+  result = result.reshape(*lead, heads, query.shape[-3], depth)
+  return jnp.swapaxes(result, -3, -2)
 
 
 def with_platt(params: dict, platt: calibration.Platt) -> dict:

@@ -1,0 +1,128 @@
+"""Checkpoints: whole, checked, and the one before if the newest is broken.
+
+The only module that imports orbax.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+import warnings
+import zlib
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.common import flags
+
+_KEEP = 2
+
+
+class Checkpoints:
+  """Checkpoints of a training run, by step.
+
+  A checkpoint is a tree of arrays and a JSON object of notes. It is written
+  under a temporary name and renamed; a checksum tells a broken one.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    self._directory = directory.absolute()
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        self._directory,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=_KEEP, create=True,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True))
+
+  def save(self, step: int, tree: Any, notes: dict[str, Any]) -> None:
+    """Saves a checkpoint; keeps the newest two.
+
+    Raises:
+      UserError: if the disk does not take it. Those before are untouched.
+    """
+    notes = {**notes, "checksum": _checksum(tree)}
+    try:
+      self._manager.save(step, args=ocp.args.Composite(
+          tree=ocp.args.StandardSave(_raw_keys(tree)),
+          notes=ocp.args.JsonSave(notes)))
+      self._manager.wait_until_finished()
+    except Exception as error:
+      if not _is_full(error):
+        raise
+      raise flags.UserError(
+          f"{self._directory}: the checkpoint of step {step} could not be "
+          "saved, the disk is full or refuses to be written.") from None
+
+  def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, or None.
+
+    A broken one is set aside with a warning, and the one before is taken.
+
+    Args:
+      target: a tree of the same structure, shapes and dtypes.
+
+    Returns:
+      Step, tree and notes.
+    """
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        restored = self._manager.restore(step, args=ocp.args.Composite(
+            tree=ocp.args.StandardRestore(_raw_keys(target)),
+            notes=ocp.args.JsonRestore()))
+        tree = _typed_keys(restored["tree"], target)
+        notes = dict(restored["notes"])
+        if notes.pop("checksum") != _checksum(tree):
+          raise ValueError("checksum differs")
+        return step, tree, notes
+      except Exception as error:  # Whatever a broken file makes orbax raise.
+        reason = " ".join(str(error).split())[:120]
+        warnings.warn(
+            f"checkpoint of step {step} in {self._directory} is broken "
+            f"({reason}); taking the one before.", stacklevel=2)
+        self._set_aside(step)
+    return None
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def _set_aside(self, step: int) -> None:
+    self._manager.close()
+    folder = self._directory / str(step)
+    aside = self._directory.parent / "broken_checkpoints" / str(step)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    folder.rename(aside)
+    self._manager = self._open()
+
+
+def _is_key(leaf: Any) -> bool:
+  return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+      leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw_keys(tree: Any) -> Any:
+  return jax.tree.map(
+      lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+
+
+def _typed_keys(tree: Any, target: Any) -> Any:
+  return jax.tree.map(
+      lambda x, like: jax.random.wrap_key_data(x) if _is_key(like) else x,
+      tree, target)
+
+
+def _checksum(tree: Any) -> int:
+  value = 0
+  for leaf in jax.tree.leaves(_raw_keys(tree)):
+    value = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), value)
+  return value
+
+
+def _is_full(error: BaseException) -> bool:
+  text = str(error).lower()
+  return any(sign in text for sign in (
+      "no space left", "disk quota", "file too large", "permission denied",
+      "read-only file system"))

@@ -1,0 +1,96 @@
+"""Flags that binaries share, and how a binary starts, stops and fails.
+
+A wrong flag, file, column or value ends with exit code 2 and one line.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import errno
+import os
+import sys
+import types
+from typing import NoReturn
+
+from absl import app
+from absl import flags
+import jax
+
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import schema
+
+DATA = flags.DEFINE_string(
+    "data", None, "Log to train on: a Parquet file, or a folder of them. "
+    "Without it the embedded log is generated.")
+EVAL_DATA = flags.DEFINE_string(
+    "eval_data", None, "Log to evaluate on. Without it the last fifth of the "
+    "time range of --data is held out (a fifth of the users where there is "
+    "no time).")
+SCHEMA = flags.DEFINE_string(
+    "schema", None, "JSON file that names the roles of columns. Without it "
+    "they are understood by name.")
+OBJECTIVES = flags.DEFINE_list(
+    "objectives", None, "Objectives to use, in this order; all if not given.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results go, runs/<name of the binary> if not "
+    "given. A second run with the same configuration resumes.")
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0)
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Rows of a step; 4,096 or what there is if not given.",
+    lower_bound=1)
+NUM_EXPOSURES = flags.DEFINE_integer(
+    "num_exposures", 200_000, "Rows of the embedded log.", lower_bound=1000)
+LOG_SEED = flags.DEFINE_integer(
+    "log_seed", 0, "Seed of the embedded log.", lower_bound=0)
+WORLD = flags.DEFINE_enum(
+    "world", "default", generator.WORLDS, "World of the embedded log.")
+
+
+class UserError(Exception):
+  """Something the user can mend, said in one line."""
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs `main` after parsing flags; errors of the user exit with code 2."""
+  jax.config.config_with_absl()
+  app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def adopt(module: types.ModuleType | None = None) -> None:
+  """Lists the shared flags under --help of the calling binary."""
+  flags.adopt_module_key_flags(module or sys.modules[__name__])
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+  if any(argument in ("--help", "-help", "-h", "-?") for argument in argv[1:]):
+    flags.FLAGS.mark_as_parsed()
+    app.usage(shorthelp=True, writeto_stdout=True)
+    sys.exit(0)
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    _fail(error)
+
+
+def _guarded(main: Callable[[], None], argv: Sequence[str]) -> None:
+  try:
+    if len(argv) > 1:
+      raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --.")
+    main()
+  except (UserError, schema.DataError) as error:
+    _fail(error)
+  except OSError as error:
+    if error.errno not in _USER_ERRNO:
+      raise
+    _fail(f"{error.filename or 'writing results'}: {error.strerror}.")
+
+
+_USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM,
+               errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EISDIR)
+
+
+def _fail(error: BaseException | str) -> NoReturn:
+  line = " ".join(str(error).split())
+  print(f"{os.path.basename(sys.argv[0]) or 'error'}: {line}",
+        file=sys.stderr)
+  sys.exit(2)

@@ -1,0 +1,83 @@
+"""Progress of a loop, and signals that ask it to stop."""
+
+from collections.abc import Iterator
+import contextlib
+import signal
+import sys
+import time
+from typing import Any
+
+from rich import progress as rich_progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+  """A bar on a terminal, a plain line now and then elsewhere."""
+
+  def __init__(self, total: int, start: int, *, examples_per_step: int):
+    self._total, self._start, self._step = total, start, start
+    self._examples = examples_per_step
+    self._began = self._last_line = time.perf_counter()
+    self._bar = None
+    if sys.stdout.isatty():
+      self._bar = rich_progress.Progress(
+          rich_progress.TextColumn("step"),
+          rich_progress.MofNCompleteColumn(), rich_progress.BarColumn(),
+          rich_progress.TimeRemainingColumn(),
+          rich_progress.TextColumn("{task.fields[note]}"), transient=True)
+      self._task = self._bar.add_task(
+          "", total=total, completed=start, note="")
+      self._bar.start()
+
+  @property
+  def examples_per_second(self) -> float:
+    """Since the start of this run, without what came before a resume."""
+    seconds = time.perf_counter() - self._began
+    return (self._step - self._start) * self._examples / max(seconds, 1e-9)
+
+  def restart_clock(self) -> None:
+    """Leaves out what was spent so far: compilation."""
+    self._began, self._start = time.perf_counter(), self._step
+
+  def update(self, step: int, note: str = "") -> None:
+    """Says that `step` steps are done."""
+    self._step = step
+    if self._bar is not None:
+      if note:
+        self._bar.update(self._task, note=note)
+      self._bar.update(self._task, completed=step)
+      return
+    now = time.perf_counter()
+    if now - self._last_line >= _SECONDS_BETWEEN_LINES or note:
+      self._last_line = now
+      rate = self.examples_per_second
+      left = (self._total - step) * self._examples / max(rate, 1e-9)
+      print(f"step {step}/{self._total}, {rate:,.0f} examples/s, "
+            f"{left:.0f} s left{', ' + note if note else ''}", flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.stop()
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+  """Within it, Ctrl-C and SIGTERM are noted in a list instead of raised.
+
+  The loop looks at the list, saves and leaves. A second signal is not caught.
+  """
+  received: list[int] = []
+  previous: dict[int, Any] = {}
+
+  def note(number, _):
+    received.append(number)
+    signal.signal(number, previous[number])
+
+  for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+    previous[number] = signal.signal(number, note)
+  try:
+    yield received
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)

@@ -1,0 +1,92 @@
+"""A workdir: its configuration, what is written there, and how."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from experiments.common import flags
+
+CONFIG = "config.json"
+
+
+def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
+  """Makes the workdir, or checks that it is one of the same configuration.
+
+  Args:
+    path: folder, made if missing.
+    config: JSON-able; what results depend on.
+
+  Returns:
+    Whether the workdir was there already.
+
+  Raises:
+    UserError: if it cannot be written to, holds another configuration (the
+      differing flags are named), or is a folder of something else.
+  """
+  path = pathlib.Path(path)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / ".writing"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise flags.UserError(
+        f"workdir {path} cannot be written to ({error.strerror}).") from None
+  file = path / CONFIG
+  if not file.exists():
+    if any(path.iterdir()):
+      raise flags.UserError(
+          f"workdir {path} is not empty and has no {CONFIG}; name an empty or "
+          "new folder with --workdir.")
+    write_json(file, config)
+    return False
+  try:
+    known = json.loads(file.read_text())
+  except (OSError, ValueError):
+    raise flags.UserError(f"{file} is not readable as JSON.") from None
+  config = json.loads(json.dumps(config))
+  differing = [
+      f"--{name} was {_show(known.get(name))}, now {_show(config.get(name))}"
+      for name in sorted({*known, *config})
+      if known.get(name) != config.get(name)]
+  if differing:
+    raise flags.UserError(
+        f"workdir {path} belongs to another configuration: "
+        f"{'; '.join(differing)}. Name another --workdir.")
+  return True
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes JSON under a temporary name and renames it; NaN becomes null."""
+  write_text(path, json.dumps(finite(content), indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text under a temporary name and renames it."""
+  temporary = path.with_name(path.name + ".writing")
+  try:
+    with open(temporary, "w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def finite(content: Any) -> Any:
+  """The content with NaN and infinities as None, arrays as lists."""
+  if isinstance(content, dict):
+    return {str(key): finite(value) for key, value in content.items()}
+  if isinstance(content, (list, tuple)):
+    return [finite(value) for value in content]
+  if hasattr(content, "tolist"):
+    return finite(content.tolist())
+  if isinstance(content, float) and not abs(content) < float("inf"):
+    return None
+  return content
+
+
+def _show(value: Any) -> str:
+  return "not set" if value is None else json.dumps(value)
