@@ -1,0 +1,184 @@
+"""Logs as a binary takes them: opened, understood, checked and split."""
+
+from collections.abc import Callable
+import pathlib
+from typing import NamedTuple
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from experiments.common import flags
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+
+# Parts of a split.
+TRAIN, VALIDATION, TEST = range(3)
+# Of all rows for the test, of the rest for validation.
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
+
+# Columns of the embedded log. Its true probabilities, and the position, which
+# is not known before the page is made, are no features.
+EMBEDDED_SCHEMA = schema_lib.Schema(
+    objectives=tuple(
+        schema_lib.Objective(name, name, schema_lib.SCORE_PREFIX + name)
+        for name in generator.OBJECTIVES),
+    user="user_id", item="item_id", time="time_ms", request="request_id",
+    categorical=("age", "device", "region", "activity"),
+    numeric=("tenure_days", "visits_per_day"))
+
+
+class Split(NamedTuple):
+  """Which rows train, validate and test: a function of a row alone.
+
+  Attributes:
+    kind: "time", "user" or "row", what decides.
+    part: from a table to TRAIN, VALIDATION or TEST for each row.
+    num_rows: of the three parts, in the log that was split.
+  """
+
+  kind: str
+  part: Callable[[pa.Table], np.ndarray]
+  num_rows: tuple[int, int, int]
+
+  def rows(self, *parts: int) -> Callable[[pa.Table], np.ndarray]:
+    """From a table to the mask of the rows of these parts."""
+    return lambda table: np.isin(self.part(table), parts)
+
+  def describe(self) -> str:
+    """One line."""
+    train, validation, test = self.num_rows
+    how = {"time": "by time", "user": "by users",
+           "row": "by rows, there is neither a time nor a user"}[self.kind]
+    tested = f", {test:,} to test" if test else ""
+    return (f"{train:,} rows to train, {validation:,} to validate{tested} "
+            f"({how})")
+
+
+def write_embedded_log(
+    folder: pathlib.Path, config: generator.LogConfig
+) -> pathlib.Path:
+  """The embedded log as a Parquet file in a folder, unless it is there."""
+  path = folder / "embedded_log.parquet"
+  if not path.exists():
+    parquet.write_parquet(generator.generate_log(config).log, path)
+  return path
+
+
+def open_log(
+    path: str | pathlib.Path,
+    schema: schema_lib.Schema | str | None,
+) -> tuple[parquet.ParquetLog, schema_lib.Schema]:
+  """Opens a log, and reads its schema if it is a path or None (by name).
+
+  Raises:
+    DataError: if the log or the schema is not what it should be.
+  """
+  log = parquet.ParquetLog(path)
+  if schema is None:
+    schema = schema_lib.schema_from_names(
+        log.arrow_schema, log.columns_of_few_values())
+  elif isinstance(schema, str):
+    schema = schema_lib.read_schema(schema)
+  return log, schema
+
+
+def split_log(
+    log: parquet.ParquetLog, schema: schema_lib.Schema, *, hold_out: bool
+) -> Split:
+  """Splits a checked log by time, or by users, or by rows.
+
+  By time, the last fifth of the time range is for testing and the last tenth
+  of the rest for validation. Without a time, users are dealt out in these
+  shares; without users, rows are.
+
+  Args:
+    log: a log that has passed `check_log`.
+    schema: its roles.
+    hold_out: whether to hold out rows for testing.
+
+  Raises:
+    UserError: if a part has no rows.
+  """
+  test_share = _TEST_SHARE if hold_out else 0.0
+  bounds = np.asarray([(1 - test_share) * (1 - _VALIDATION_SHARE),
+                       1 - test_share])
+  place: Callable[[pa.Table], np.ndarray]
+  if schema.time:
+    kind, columns = "time", [schema.time]
+    times = [features_lib.times(table, schema.time)
+             for table in log.tables(columns)]
+    first = min(part.min() for part in times)
+    last = max(part.max() for part in times)
+    # The last moment itself belongs to the last part.
+    place = lambda table: (features_lib.times(table, schema.time) - first) / (
+        last - first + 1)
+  else:
+    kind = "user" if schema.user else "row"
+    columns = [schema.user] if schema.user else [
+        column for column in schema.columns]
+    place = lambda table: _dealt(table, columns)
+
+  def part(table: pa.Table) -> np.ndarray:
+    return np.searchsorted(bounds, place(table), side="right")
+
+  counts = np.zeros(3, np.int64)
+  for table in log.tables(columns):
+    counts += np.bincount(part(table), minlength=3)
+  for name, index in (("train", TRAIN), ("validate", VALIDATION),
+                      ("test", TEST)):
+    if not counts[index] and (hold_out or index != TEST):
+      raise flags.UserError(
+          f"{log.files[0]}: splitting {log.num_rows:,} rows by {kind} leaves "
+          f"none to {name}; give more rows"
+          + (", or --eval_data." if hold_out else "."))
+  return Split(kind, part, (int(counts[0]), int(counts[1]), int(counts[2])))
+
+
+def read_rows(
+    log: parquet.ParquetLog,
+    columns: tuple[str, ...],
+    keep: Callable[[pa.Table], np.ndarray] | None = None,
+) -> pa.Table:
+  """The rows that are kept, all if None, in the order of the log."""
+  tables = []
+  for table in log.tables(columns):
+    if keep is not None:
+      table = table.filter(pa.array(keep(table)))
+    tables.append(table)
+  return pa.concat_tables(tables, promote_options="default")
+
+
+def announce(schema: schema_lib.Schema, split: Split) -> None:
+  """Says what was understood."""
+  print(schema.describe(), split.describe(), sep="\n", flush=True)
+
+
+def _dealt(table: pa.Table, columns: list[str]) -> np.ndarray:
+  """A number in [0, 1) for each row, the same for the same values."""
+  mixed = np.zeros(table.num_rows, np.uint64)
+  for name in columns:
+    column = features_lib.plain(table[name])
+    if pa.types.is_integer(column.type):
+      bits = pc.fill_null(column, 0).to_numpy().astype(np.uint64)
+    elif pa.types.is_floating(column.type):
+      bits = schema_lib.numbers_of(column).view(np.uint64)
+    else:
+      encoded = column.combine_chunks().dictionary_encode()
+      codes = np.asarray(
+          [zlib.crc32(str(value).encode()) for value in encoded.dictionary]
+          + [0], np.uint64)
+      bits = codes[pc.fill_null(encoded.indices, -1).to_numpy()]
+    mixed = _mix(mixed ^ bits)
+  return mixed / 2.0**64
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+  """The finaliser of SplitMix64: every bit depends on every bit."""
+  values = values + np.uint64(0x9E3779B97F4A7C15)
+  values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+  values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+  return values ^ (values >> np.uint64(31))
