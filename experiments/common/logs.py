@@ -17,8 +17,9 @@ from harmonrank_jax.data import schema as schema_lib
 
 # Parts of a split.
 TRAIN, VALIDATION, TEST = range(3)
-# Of all rows for the test, of the rest for validation.
-_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
+# Of all rows for the test, of the rest for validation: a smaller part would
+# hold too few positives of a rare objective to choose by.
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.2
 
 # Columns of the embedded log. Its true probabilities, and the position, which
 # is not known before the page is made, are no features.
@@ -91,7 +92,7 @@ def split_log(
 ) -> Split:
   """Splits a checked log by time, or by users, or by rows.
 
-  By time, the last fifth of the time range is for testing and the last tenth
+  By time, the last fifth of the time range is for testing and the last fifth
   of the rest for validation. Without a time, users are dealt out in these
   shares; without users, rows are.
 
@@ -118,8 +119,7 @@ def split_log(
         last - first + 1)
   else:
     kind = "user" if schema.user else "row"
-    columns = [schema.user] if schema.user else [
-        column for column in schema.columns]
+    columns = [schema.user] if schema.user else list(schema.columns)
     place = lambda table: _dealt(table, columns)
 
   def part(table: pa.Table) -> np.ndarray:
