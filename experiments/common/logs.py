@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import pathlib
 from typing import NamedTuple
-import zlib
 
 import numpy as np
 import pyarrow as pa
@@ -162,17 +161,16 @@ def _dealt(table: pa.Table, columns: list[str]) -> np.ndarray:
   mixed = np.zeros(table.num_rows, np.uint64)
   for name in columns:
     column = features_lib.plain(table[name])
-    if pa.types.is_integer(column.type):
-      bits = pc.fill_null(column, 0).to_numpy().astype(np.uint64)
-    elif pa.types.is_floating(column.type):
+    if pa.types.is_floating(column.type):
       bits = schema_lib.numbers_of(column).view(np.uint64)
+    elif pa.types.is_boolean(column.type) or pa.types.is_timestamp(column.type):
+      bits = pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy()
     else:
-      encoded = column.combine_chunks().dictionary_encode()
-      codes = np.asarray(
-          [zlib.crc32(str(value).encode()) for value in encoded.dictionary]
-          + [0], np.uint64)
-      bits = codes[pc.fill_null(encoded.indices, -1).to_numpy()]
-    mixed = _mix(mixed ^ bits)
+      missing = "" if schema_lib.is_text(column.type) else 0
+      filled = table.append_column(
+          "filled", pc.fill_null(column, missing)).select(["filled"])
+      bits = features_lib.id_numbers(filled, "filled")
+    mixed = _mix(mixed ^ bits.astype(np.uint64))
   return mixed / 2.0**64
 
 

@@ -7,6 +7,7 @@ with the model, and applied to any row afterwards without looking back.
 import collections
 from collections.abc import Callable
 import dataclasses
+import hashlib
 from typing import Any
 from typing import NamedTuple
 
@@ -205,8 +206,8 @@ def index_in(column: pa.ChunkedArray, vocabulary: list) -> np.ndarray:
 def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
   """Ids as int64, equal exactly where the ids are.
 
-  Integers are themselves. Texts are numbered by appearance, so numbers are
-  comparable within one table only.
+  Integers are themselves; of texts a hash, which two of a million different
+  ones share with a chance of one in thirty million.
   """
   if column is None:
     return np.zeros(table.num_rows, np.int64)
@@ -214,7 +215,9 @@ def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
   if pa.types.is_integer(values.type):
     return values.to_numpy().astype(np.int64)
   encoded = values.combine_chunks().dictionary_encode()
-  return encoded.indices.to_numpy().astype(np.int64)
+  hashes = np.asarray([_hash(text) for text in encoded.dictionary.to_pylist()],
+                      np.int64)
+  return hashes[encoded.indices.to_numpy()]
 
 
 def times(table: pa.Table, column: str | None) -> np.ndarray:
@@ -233,6 +236,11 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
   if pa.types.is_dictionary(column.type):
     return column.cast(column.type.value_type)
   return column
+
+
+def _hash(text: str) -> int:
+  digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, "little", signed=True)
 
 
 def _columns(columns: list, num_rows: int, dtype: type) -> np.ndarray:

@@ -28,6 +28,8 @@ Arrays = Any
 FEW_VALUES = 256
 # Rows that are shuffled together: row groups are joined until they are there.
 BLOCK_ROWS = 131_072
+# A log of at most so many rows is transformed once and kept in memory.
+_KEPT_ROWS = 1_000_000
 
 
 class RowGroup(NamedTuple):
@@ -187,6 +189,7 @@ class BatchReader:
     self._block_rows = block_rows
     self.cursor = cursor or Cursor()
     self._loaded: tuple[tuple[int, int], tuple] | None = None
+    self._kept: dict[RowGroup, Any] = {}
 
   def __iter__(self) -> "BatchReader":
     return self
@@ -222,10 +225,7 @@ class BatchReader:
       parts.append(arrays._make(array[row:end] for array in arrays))
       missing -= end - row
       self.cursor = Cursor(epoch, block, end)
-    if len(parts) == 1:
-      return parts[0]
-    return parts[0]._make(
-        np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return _joined(parts)
 
   def _blocks(self, epoch: int) -> list[list[RowGroup]]:
     """Row groups in the order of the epoch, joined into blocks."""
@@ -245,11 +245,7 @@ class BatchReader:
     """The arrays of a block in the order of the epoch."""
     if self._loaded is not None and self._loaded[0] == (epoch, block):
       return self._loaded[1]
-    # Files may differ in what they say about missing values.
-    table = pa.concat_tables(
-        [self._log.read(group, self._columns) for group in groups],
-        promote_options="default")
-    arrays = self._transform(table)
+    arrays = _joined([self._arrays(group) for group in groups])
     # Not `block`: trailing zeros do not count, and the rows of block 0 would
     # be drawn like the order of the blocks.
     rng = np.random.default_rng([self._seed, epoch, block + 1])
@@ -261,6 +257,16 @@ class BatchReader:
       order = np.argsort(places[lists], kind="stable")
     arrays = arrays._make(array[order] for array in arrays)
     self._loaded = ((epoch, block), arrays)
+    return arrays
+
+
+  def _arrays(self, group: RowGroup):
+    """The arrays of a row group, from memory if it is kept there."""
+    if group in self._kept:
+      return self._kept[group]
+    arrays = self._transform(self._log.read(group, self._columns))
+    if self._log.num_rows <= _KEPT_ROWS:
+      self._kept[group] = arrays
     return arrays
 
 
@@ -282,6 +288,14 @@ def write_parquet(
     temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _joined(parts: list):
+  """NamedTuples of arrays as one, along the first axis."""
+  if len(parts) == 1:
+    return parts[0]
+  return parts[0]._make(
+      np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
 def _open(file: pathlib.Path) -> pq.ParquetFile:

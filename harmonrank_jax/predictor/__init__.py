@@ -1,0 +1,1 @@
+"""From features of a row to one probability per objective."""
