@@ -6,7 +6,6 @@ The only module that imports orbax.
 import pathlib
 import shutil
 from typing import Any
-import warnings
 import zlib
 
 import jax
@@ -79,9 +78,9 @@ class Checkpoints:
         return step, tree, notes
       except Exception as error:  # Whatever a broken file makes orbax raise.
         reason = " ".join(str(error).split())[:120]
-        warnings.warn(
+        flags.warn(
             f"checkpoint of step {step} in {self._directory} is broken "
-            f"({reason}); taking the one before.", stacklevel=2)
+            f"({reason}); taking the one before.")
         self._set_aside(step)
     return None
 
@@ -104,8 +103,10 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _raw_keys(tree: Any) -> Any:
+  """Arrays that orbax takes: no typed keys and no NumPy scalars."""
+  raw = lambda x: jax.random.key_data(x) if _is_key(x) else x
   return jax.tree.map(
-      lambda x: jax.random.key_data(x) if _is_key(x) else x, tree)
+      lambda x: np.asarray(x) if isinstance(x, np.generic) else raw(x), tree)
 
 
 def _typed_keys(tree: Any, target: Any) -> Any:

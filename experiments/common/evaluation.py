@@ -29,8 +29,9 @@ class Comparison(NamedTuple):
     auc_error: `[K, M]` standard error.
     auc_sum: `[K]`.
     sum_error: `[K]` standard error.
-    gain: `[K]`, sum of the first method minus this one's.
-    gain_error: `[K]` standard error of the paired difference.
+    lead: `[K]`, what the first method is ahead of this one: difference of
+      the sums, each AUC by its worth (1 if all are worth the same).
+    lead_error: `[K]` standard error of the paired difference.
     clusters: "users" or "rows", what was resampled.
   """
 
@@ -39,8 +40,8 @@ class Comparison(NamedTuple):
   auc_error: np.ndarray
   auc_sum: np.ndarray
   sum_error: np.ndarray
-  gain: np.ndarray
-  gain_error: np.ndarray
+  lead: np.ndarray
+  lead_error: np.ndarray
   clusters: str
 
 
@@ -49,6 +50,7 @@ def compare(
     labels: np.ndarray,
     users: np.ndarray | None,
     *,
+    objective_weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> Comparison:
   """AUC of each method, bootstrapped over users.
@@ -57,18 +59,24 @@ def compare(
     methods: name to `[N]` scores; the first is compared with the others.
     labels: `[N, M]` bool, or non-negative values.
     users: `[N]` integers, or None to resample rows.
+    objective_weights: `[M]`, what an AUC is worth in the lead.
     seed: of the resamples.
   """
   scores = np.stack([np.asarray(s, np.float32) for s in methods.values()])
   auc = exact_auc(scores, labels)
   is_defined = ~np.isnan(auc[0])
   replicates = bootstrap_auc(scores, labels, users, seed=seed)
-  sums = np.sum(np.where(is_defined, replicates, 0), axis=-1)
-  total = np.sum(np.where(is_defined, auc, 0), axis=-1)
+  worth = np.ones(labels.shape[1])
+  if objective_weights is not None:
+    worth = objective_weights / np.mean(objective_weights)
+  total = lambda auc, worth: np.sum(
+      np.where(is_defined, auc * worth, 0), axis=-1)
+  value = total(auc, worth)
+  values = total(replicates, worth)
   return Comparison(
       names=tuple(methods), auc=auc, auc_error=_spread(replicates),
-      auc_sum=total, sum_error=_spread(sums),
-      gain=total[0] - total, gain_error=_spread(sums[:, :1] - sums),
+      auc_sum=total(auc, 1), sum_error=_spread(total(replicates, 1)),
+      lead=value[0] - value, lead_error=_spread(values[:, :1] - values),
       clusters="rows" if users is None else "users")
 
 

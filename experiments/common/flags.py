@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import errno
 import os
 import sys
-import types
 from typing import NoReturn
 
 from absl import app
 from absl import flags
+from absl import logging
 import jax
 
+from experiments.common import progress
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import schema
 
@@ -50,15 +51,15 @@ class UserError(Exception):
   """Something the user can mend, said in one line."""
 
 
+def warn(line: str) -> None:
+  """Says in one line what is odd, but can be gone on with."""
+  print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def run(main: Callable[[], None]) -> None:
   """Runs `main` after parsing flags; errors of the user exit with code 2."""
   jax.config.config_with_absl()
   app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
-
-
-def adopt(module: types.ModuleType | None = None) -> None:
-  """Lists the shared flags under --help of the calling binary."""
-  flags.adopt_module_key_flags(module or sys.modules[__name__])
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -73,12 +74,19 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], None], argv: Sequence[str]) -> None:
+  if not flags.FLAGS["verbosity"].present:
+    # Libraries tell every step of theirs; --verbosity=0 shows it.
+    logging.set_verbosity(logging.WARNING)
   try:
     if len(argv) > 1:
       raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --.")
     main()
   except (UserError, schema.DataError) as error:
     _fail(error)
+  except progress.StoppedError as stopped:
+    print(f"{stopped}, everything is saved; the same command goes on from "
+          "there.", file=sys.stderr)
+    sys.exit(128 + stopped.signal)
   except OSError as error:
     if error.errno not in _USER_ERRNO:
       raise

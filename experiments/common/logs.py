@@ -1,6 +1,7 @@
 """Logs as a binary takes them: opened, understood, checked and split."""
 
 from collections.abc import Callable
+import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ TRAIN, VALIDATION, TEST = range(3)
 # Of all rows for the test, of the rest for validation: a smaller part would
 # hold too few positives of a rare objective to choose by.
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.2
+
+_MAX_SLICES = 12
 
 # Columns of the embedded log. Its true probabilities, and the position, which
 # is not known before the page is made, are no features.
@@ -149,6 +152,25 @@ def read_rows(
       table = table.filter(pa.array(keep(table)))
     tables.append(table)
   return pa.concat_tables(tables, promote_options="default")
+
+
+def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:
+  """Values as text: the most frequent ones, or quarters of a numeric column."""
+  if is_numeric:
+    values = schema_lib.numbers_of(column)
+    edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    names = np.asarray(
+        [f"{low:.4g} to {high:.4g}"
+         for low, high in itertools.pairwise(edges)] or [f"{edges[0]:.4g}"])
+    place = np.searchsorted(edges, np.nan_to_num(values), side="right") - 1
+    return np.where(np.isnan(values), "missing",
+                    names[place.clip(0, len(names) - 1)])
+  texts = np.asarray(
+      ["missing" if value is None else str(value)
+       for value in column.to_pylist()])
+  values, counts = np.unique(texts, return_counts=True)
+  frequent = values[np.argsort(-counts, kind="stable")[:_MAX_SLICES]]
+  return np.where(np.isin(texts, frequent), texts, "others")
 
 
 def announce(schema: schema_lib.Schema, split: Split) -> None:

@@ -12,13 +12,27 @@ from rich import progress as rich_progress
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+class StoppedError(Exception):
+  """A signal asked the loop to stop; a checkpoint was saved.
+
+  Attributes:
+    signal: its number.
+    step: of the checkpoint.
+  """
+
+  def __init__(self, signal: int, step: int):
+    super().__init__(f"stopped at step {step}")
+    self.signal, self.step = signal, step
+
+
 class Progress:
   """A bar on a terminal, a plain line now and then elsewhere."""
 
   def __init__(self, total: int, start: int, *, examples_per_step: int):
-    self._total, self._start, self._step = total, start, start
+    self._total, self._start = total, start
     self._examples = examples_per_step
-    self._began = self._last_line = time.perf_counter()
+    self._began: float | None = None  # The first step compiles.
+    self._last_line = time.perf_counter()
     self._bar = None
     if sys.stdout.isatty():
       self._bar = rich_progress.Progress(
@@ -30,28 +44,20 @@ class Progress:
           "", total=total, completed=start, note="")
       self._bar.start()
 
-  @property
-  def examples_per_second(self) -> float:
-    """Since the start of this run, without what came before a resume."""
-    seconds = time.perf_counter() - self._began
-    return (self._step - self._start) * self._examples / max(seconds, 1e-9)
-
-  def restart_clock(self) -> None:
-    """Leaves out what was spent so far: compilation."""
-    self._began, self._start = time.perf_counter(), self._step
-
   def update(self, step: int, note: str = "") -> None:
     """Says that `step` steps are done."""
-    self._step = step
+    now = time.perf_counter()
+    if self._began is None:
+      self._began, self._start = now, step
     if self._bar is not None:
       if note:
         self._bar.update(self._task, note=note)
       self._bar.update(self._task, completed=step)
       return
-    now = time.perf_counter()
     if now - self._last_line >= _SECONDS_BETWEEN_LINES or note:
       self._last_line = now
-      rate = self.examples_per_second
+      rate = (step - self._start) * self._examples / max(
+          now - self._began, 1e-9)
       left = (self._total - step) * self._examples / max(rate, 1e-9)
       print(f"step {step}/{self._total}, {rate:,.0f} examples/s, "
             f"{left:.0f} s left{', ' + note if note else ''}", flush=True)

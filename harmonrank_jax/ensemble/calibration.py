@@ -66,26 +66,26 @@ def fit_platt(
 
   def fit(column, is_positive, is_valid):
     weight = is_valid.astype(jnp.float32)
-    positives = jnp.sum(is_positive & is_valid, dtype=jnp.int32)
-    count = jnp.sum(is_valid, dtype=jnp.int32)
+    total = lambda flags: jnp.sum(flags, dtype=jnp.int32).astype(jnp.float32)
+    positives, count = total(is_positive & is_valid), total(is_valid)
     negatives = count - positives
     target = jnp.where(
         is_positive, (positives + 1.0) / (positives + 2.0),
         1.0 / (negatives + 2.0))
     # Centred and of unit spread: the Hessian is then well conditioned.
-    total = jnp.maximum(count.astype(jnp.float32), 1)
+    rows = jnp.maximum(count, 1)
     column = jnp.where(is_valid, column, 0)
-    centre = jnp.sum(column) / total
+    centre = jnp.sum(column) / rows
     column = jnp.where(is_valid, column - centre, 0)
-    spread = jnp.maximum(jnp.sqrt(jnp.sum(column**2) / total), 1e-6)
+    spread = jnp.maximum(jnp.sqrt(jnp.sum(column**2) / rows), 1e-6)
     column /= spread
     rate = (positives + 1.0) / (count + 2.0)
 
     def newton(_, theta):
       slope, offset = theta
       p = jax.nn.sigmoid(slope * column + offset)
-      error = weight * (p - target) / total
-      curve = weight * p * (1 - p) / total + 1e-12
+      error = weight * (p - target) / rows
+      curve = weight * p * (1 - p) / rows + 1e-12
       g0, g1 = jnp.sum(error * column), jnp.sum(error)
       h00 = jnp.sum(curve * column**2) + 1e-10
       h01, h11 = jnp.sum(curve * column), jnp.sum(curve) + 1e-10

@@ -1,0 +1,218 @@
+"""The ensemble as the binaries use it: profile encoder and network in one.
+
+Rows go in as they come from a log; what a model needs beside its parameters
+(its configuration, schema and features) is one JSON file.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import flags
+from experiments.common import workdir as workdir_lib
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import losses
+from harmonrank_jax.ensemble import network
+
+LOSSES = {
+    "soft_auc": losses.multi_objective_auc_loss,
+    "bce": losses.bce_loss,
+    "balanced_bce": losses.balanced_bce_loss,
+    "pairwise": losses.pairwise_loss,
+    "auc_margin": losses.auc_margin_loss,
+}
+_RANK_LOSSES = ("soft_auc", "pairwise")
+
+MODEL = "model.json"
+# Rows scored at once: one shape, whatever the number of rows.
+_CHUNK = 8192
+
+
+class Rows(NamedTuple):
+  """Rows on the device; N rows, M objectives, C and Q profile columns."""
+
+  labels: jax.Array  # [N, M] bool or float32
+  scores: jax.Array  # [N, M] float32
+  has_score: jax.Array  # [N, M] bool
+  categorical: jax.Array  # [N, C] int32
+  numeric: jax.Array  # [N, Q] float32
+  lists: jax.Array | None  # [N] int32, what is ranked together; None = all
+
+
+def rows_of(
+    batch: features_lib.Batch, lists: np.ndarray | None = None
+) -> Rows:
+  """Rows of a batch; lists are any integers."""
+  if lists is not None:
+    lists = np.unique(lists, return_inverse=True)[1].astype(np.int32)
+  return Rows(batch.labels, batch.scores, batch.has_score, batch.categorical,
+              batch.numeric, lists)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranker:
+  """`ProfileEncoder` and `HarmonRank`; parameters are a dict of both.
+
+  Attributes:
+    config: of the network.
+    vocabulary_sizes: of the categorical profile columns.
+  """
+
+  config: network.HarmonRankConfig
+  vocabulary_sizes: tuple[int, ...]
+
+  def init(
+      self, key: jax.Array, rows: Rows, platt: calibration.Platt
+  ) -> dict[str, Any]:
+    """Parameters that start at the Platt calibration."""
+    for_encoder, for_network = jax.random.split(key)
+    encoder = self._encoder.init(for_encoder, rows.categorical, rows.numeric)
+    profile = self._encoder.apply(encoder, rows.categorical, rows.numeric)
+    ensemble = network.HarmonRank(self.config).init(
+        for_network, rows.scores, profile)
+    return {"encoder": encoder, "network": network.with_platt(ensemble, platt)}
+
+  def score(
+      self, params: dict[str, Any], rows: Rows,
+      objective_weights: jax.Array | None,
+  ) -> jax.Array:
+    """`[N]` scores; the scalar head takes no weights."""
+    if self.config.head == "score":
+      return self._apply(params, rows)
+    return self._apply(params, rows, objective_weights=objective_weights)
+
+  def objective_logits(self, params: dict[str, Any], rows: Rows) -> jax.Array:
+    """`[N, M]` corrected log-odds of the aligned head."""
+    return self._apply(params, rows, method="objective_logits")
+
+  @property
+  def _encoder(self) -> network.ProfileEncoder:
+    return network.ProfileEncoder(self.vocabulary_sizes)
+
+  def _apply(self, params: dict[str, Any], rows: Rows, **kwargs) -> jax.Array:
+    profile = self._encoder.apply(
+        params["encoder"], rows.categorical, rows.numeric)
+    return network.HarmonRank(self.config).apply(
+        params["network"], rows.scores, profile, rows.has_score, **kwargs)
+
+
+class Scorer:
+  """Scores any number of rows with one compilation."""
+
+  def __init__(self, ranker: Ranker, objective_weights: np.ndarray):
+    self._score = jax.jit(
+        lambda params, rows: ranker.score(params, rows, objective_weights))
+
+  def __call__(
+      self, params: dict[str, Any], batch: features_lib.Batch
+  ) -> np.ndarray:
+    """`[N]` float32 scores."""
+    num_rows = len(batch.labels)
+    parts = []
+    for start in range(0, num_rows, _CHUNK):
+      part = features_lib.Batch(*(x[start:start + _CHUNK] for x in batch))
+      missing = _CHUNK - len(part.labels)
+      padded = features_lib.Batch(*(
+          np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in part))
+      parts.append(self._score(params, rows_of(padded)))
+    return np.concatenate([np.asarray(part) for part in parts])[:num_rows]
+
+
+class Model(NamedTuple):
+  """What a trained ranker needs beside its parameters."""
+
+  config: network.HarmonRankConfig
+  schema: schema_lib.Schema
+  features: features_lib.Features
+
+  @property
+  def ranker(self) -> Ranker:
+    return Ranker(self.config, self.features.vocabulary_sizes)
+
+
+def write_model(workdir: pathlib.Path, model: Model) -> None:
+  """Writes `model.json`."""
+  workdir_lib.write_json(workdir / MODEL, {
+      "network": dataclasses.asdict(model.config),
+      "schema": model.schema.to_json(),
+      "features": model.features.to_json()})
+
+
+def read_model(workdir: pathlib.Path) -> Model:
+  """Reads `model.json`.
+
+  Raises:
+    UserError: if there is none that can be read.
+  """
+  path = workdir / MODEL
+  try:
+    content = json.loads(path.read_text())
+    return Model(network.HarmonRankConfig(**content["network"]),
+                 schema_lib.schema_from_json(content["schema"]),
+                 features_lib.features_from_json(content["features"]))
+  except FileNotFoundError:
+    raise flags.UserError(
+        f"{workdir}: no {MODEL}; expected the workdir of a training "
+        "run.") from None
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise flags.UserError(f"{path}: not a model ({error}).") from None
+
+
+def make_loss(
+    ranker: Ranker, name: str, objective_weights: np.ndarray, *,
+    relative_strength: float,
+) -> Callable[[dict[str, Any], Rows], tuple[jax.Array, dict[str, jax.Array]]]:
+  """The loss of a batch, and its diagnostics by name.
+
+  The scalar head's score is a logit: every loss takes it as it is. The
+  aligned head's score is the best one only as far as its probabilities are
+  right, so cross-entropy keeps them right whatever the loss. Rank losses come
+  on top, of the logarithm of the score: of the same order, but without its
+  heavy tail, in which a soft rank would see little but the rarest objective.
+  Pointwise losses take the log-odds of each objective instead of one score.
+
+  Args:
+    ranker: the model.
+    name: one of `LOSSES`.
+    objective_weights: `[M]`.
+    relative_strength: of the soft rank.
+  """
+  loss_fn = LOSSES[name]
+  if name == "soft_auc":
+    loss_fn = functools.partial(loss_fn, relative_strength=relative_strength)
+
+  def of_score(params, rows):
+    score = ranker.score(params, rows, objective_weights)
+    if ranker.config.head == "aligned":
+      score = jnp.log(score)
+    loss, diagnostics = loss_fn(
+        score, rows.labels, objective_weights=objective_weights,
+        segment_ids=rows.lists)
+    return loss, diagnostics._asdict()
+
+  def of_objectives(pointwise_loss, params, rows):
+    logits = ranker.objective_logits(params, rows)
+    each = jax.vmap(lambda x, y: pointwise_loss(x, y)[0], (1, 1))(
+        logits, rows.labels)
+    return jnp.mean(each), {"objective_loss": each}
+
+  def of_both(params, rows):
+    loss, diagnostics = of_score(params, rows)
+    entropy, _ = of_objectives(losses.bce_loss, params, rows)
+    return loss + entropy, {**diagnostics, "cross_entropy": entropy}
+
+  if ranker.config.head == "score":
+    return of_score
+  if name in _RANK_LOSSES:
+    return of_both
+  return functools.partial(of_objectives, loss_fn)

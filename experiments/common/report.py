@@ -1,0 +1,264 @@
+"""Reports: one self-contained HTML file, figures first, then tables.
+
+The only module that imports matplotlib.
+"""
+
+from collections.abc import Sequence
+import html
+import io
+import json
+import pathlib
+from typing import Any
+
+import matplotlib
+from matplotlib import figure as mpl_figure
+import numpy as np
+
+from experiments.common import metric_writer
+from experiments.common import results as results_lib
+from experiments.common import workdir as workdir_lib
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px;
+       margin: 2em auto; padding: 0 1em; color: #222; }
+h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em;
+     margin-top: 2em; } p { max-width: 46em; } figure { margin: 0; }
+svg { width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+        font-size: 13px; }
+td, th { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; }
+td:first-child, th:first-child { text-align: left; }
+tr.first td { font-weight: bold; } .lead { font-size: 1.1em; }
+pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: 12px; }
+"""
+_OURS, _RIVAL, _TRUTH = "#1f5fbf", "#8a8a8a", "#2a8a4a"
+_BINS = 40
+
+
+def write_ranker_report(
+    workdir: pathlib.Path, run: results_lib.Run, results: results_lib.Results
+) -> None:
+  """Writes `report.html` of a trained ranker."""
+  comparison, names = results.comparison, run.schema.names
+  lines = metric_writer.read_metrics(workdir)
+  parts = [
+      "<h1>HarmonRank</h1>",
+      f"<p class=lead>{len(run.test.labels):,} held-out rows, {len(names)} "
+      f"objectives, sum of AUCs {comparison.auc_sum[0]:.4f} ± "
+      f"{comparison.sum_error[0]:.4f} (standard error, {comparison.clusters} "
+      f"resampled). {html.escape(results_lib.verdict(comparison))}</p>",
+      "<h2>How far ahead of each baseline</h2>",
+      "<p>Difference of the sums of AUCs on the same resamples, with 95 % "
+      "intervals. Right of the line, the ensemble is ahead.</p>",
+      _svg(_lead_figure(comparison)),
+      "<h2>AUC per objective</h2>",
+      "<p>With 95 % intervals. Intervals of two methods may overlap although "
+      "one is surely ahead: the figure above compares them in pairs.</p>",
+      _svg(_auc_figure(comparison, names)),
+      "<h2>Training</h2>",
+      f"<p>Exact AUC on validation rows; step 0 is before training, step "
+      f"{run.best_step} is used.</p>",
+      _svg(_training_figure(lines, names, run.best_step)),
+  ]
+  if any("pooled_fraction" in line.get("train", {}) for line in lines):
+    parts += [
+        "<h2>Soft rank</h2>",
+        "<p>Pooled items share a block: their soft ranks keep distances, not "
+        "places. An item with a dead gradient is not moved by the loss.</p>",
+        _svg(_soft_rank_figure(lines))]
+  parts += [
+      "<h2>Scores</h2>",
+      "<p>Where the positives of each objective stand in the ranking of all "
+      "held-out rows (flat would be no information), and the log-odds of the "
+      "scores that went in.</p>",
+      _svg(_score_figure(run, results.methods[results_lib.ENSEMBLE]))]
+  if results.slices:
+    parts += [f"<h2>By {html.escape(run.slices[0])}</h2>" if run.slices else "",
+              "<p>Sum of the AUCs within the rows of each value.</p>",
+              _slice_table(results)]
+  parts += ["<h2>Numbers</h2>", _auc_table(run, results),
+            "<h2>Configuration</h2>",
+            f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>"]
+  write_page(workdir / "report.html", "HarmonRank", parts)
+
+
+def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
+  """Writes a page of HTML parts."""
+  workdir_lib.write_text(path, "\n".join([
+      "<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
+      f"<title>{html.escape(title)}</title>", f"<style>{_STYLE}</style>",
+      *parts, "</html>", ""]))
+
+
+def html_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+  """A table of texts; the first row stands out."""
+  cells = lambda tag, row: "".join(
+      f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+  body = "\n".join(
+      f"<tr{' class=first' if not k else ''}>{cells('td', row)}</tr>"
+      for k, row in enumerate(rows))
+  return (f"<table><thead><tr>{cells('th', header)}</tr></thead>"
+          f"<tbody>{body}</tbody></table>")
+
+
+def _color(name: str) -> str:
+  return {results_lib.ENSEMBLE: _OURS, results_lib.CEILING: _TRUTH}.get(
+      name, _RIVAL)
+
+
+def _lead_figure(comparison: Any) -> mpl_figure.Figure:
+  rows = range(1, len(comparison.names))
+  figure = mpl_figure.Figure(figsize=(9, 0.6 + 0.28 * len(rows)))
+  axes = figure.subplots()
+  places = np.arange(len(rows))[::-1]
+  for place, k in zip(places, rows, strict=True):
+    axes.errorbar(comparison.lead[k], place, fmt="o", ms=4,
+                  xerr=1.96 * comparison.lead_error[k],
+                  color=_color(comparison.names[k]))
+  axes.axvline(0, color=_OURS, lw=1)
+  axes.set_yticks(places, [comparison.names[k] for k in rows])
+  axes.set_xlabel("sum of AUCs of harmonrank minus that of the baseline")
+  return figure
+
+
+def _auc_figure(
+    comparison: Any, names: Sequence[str]
+) -> mpl_figure.Figure:
+  """A panel for each objective, a line in it for each method."""
+  columns = min(len(names), 4)
+  panels = -(-len(names) // columns)
+  # Other objectives' own scores say little in a panel.
+  shared = [k for k, name in enumerate(comparison.names)
+            if not name.startswith("own_")]
+  figure = mpl_figure.Figure(figsize=(
+      2.6 * columns + 1, panels * (0.8 + 0.24 * (len(shared) + 1))))
+  grid = figure.subplots(panels, columns, squeeze=False, sharey=True)
+  for panel in grid.flat[len(names):]:
+    panel.set_axis_off()
+  for m, (name, axes) in enumerate(zip(names, grid.flat, strict=False)):
+    own = comparison.names.index(f"own_{name}")
+    rows = [*shared[:1], own, *shared[1:]]
+    places = np.arange(len(rows))[::-1]
+    for place, k in zip(places, rows, strict=True):
+      axes.errorbar(comparison.auc[k, m], place,
+                    xerr=1.96 * comparison.auc_error[k, m], fmt="o", ms=4,
+                    color=_color(comparison.names[k]))
+    axes.axvline(comparison.auc[0, m], color=_OURS, lw=0.6, alpha=0.5)
+    axes.set_yticks(places, ["own score" if k == own else comparison.names[k]
+                             for k in rows])
+    axes.set_title(name, fontsize=10)
+  return figure
+
+
+def _training_figure(
+    lines: list[dict[str, Any]], names: Sequence[str], best_step: int
+) -> mpl_figure.Figure:
+  figure = mpl_figure.Figure(figsize=(10, 3.2))
+  loss, total, each = figure.subplots(1, 3)
+  trained = [line for line in lines if "train" in line]
+  loss.plot([line["step"] for line in trained],
+            [line["train"]["loss"] for line in trained], color=_OURS, lw=1)
+  loss.set_title("training loss", fontsize=10)
+  found = [line for line in lines if "validation" in line]
+  steps = [line["step"] for line in found]
+  total.plot(steps, [line["validation"]["auc_sum"] for line in found], "o-",
+             color=_OURS, ms=3)
+  total.axvline(best_step, color=_TRUTH, lw=0.8, ls="--")
+  total.set_title("validation, sum of AUCs", fontsize=10)
+  for name in names:
+    values = np.asarray([line["validation"]["auc"][name] for line in found],
+                        np.float64)
+    each.plot(steps, values - values[0], "o-", ms=2, lw=1, label=name)
+  each.set_title("validation, AUC since step 0", fontsize=10)
+  each.legend(fontsize=7)
+  for axes in (loss, total, each):
+    axes.set_xlabel("step")
+  return figure
+
+
+def _soft_rank_figure(lines: list[dict[str, Any]]) -> mpl_figure.Figure:
+  trained = [line for line in lines if "train" in line]
+  steps = [line["step"] for line in trained]
+  figure = mpl_figure.Figure(figsize=(10, 2.8))
+  panels = figure.subplots(1, 3)
+  for axes, name in zip(
+      panels, ("pooled_fraction", "dead_gradient_fraction", "num_blocks"),
+      strict=True):
+    axes.plot(steps, [line["train"][name] for line in trained], color=_OURS,
+              lw=1)
+    axes.set_title(name.replace("_", " "), fontsize=10)
+    axes.set_xlabel("step")
+    axes.set_ylim(0, None if name == "num_blocks" else 1)
+  return figure
+
+
+def _score_figure(
+    run: results_lib.Run, scores: np.ndarray
+) -> mpl_figure.Figure:
+  figure = mpl_figure.Figure(figsize=(10, 3.4))
+  ranked, entered = figure.subplots(1, 2)
+  order = np.argsort(scores, kind="stable")
+  share = 100 * (np.arange(len(scores)) + 0.5) / len(scores)
+  for m, name in enumerate(run.schema.names):
+    weights = np.asarray(run.test.labels[order, m], np.float64)
+    if weights.sum():
+      ranked.hist(share, bins=20, weights=weights / weights.sum() * 20,
+                  histtype="step", lw=1.2, label=name)
+    present = run.test.has_score[:, m]
+    odds = run.test.scores[present, m].astype(np.float64)
+    if len(odds):
+      entered.hist(np.log(odds) - np.log1p(-odds), bins=_BINS, density=True,
+                   histtype="step", lw=1.2, label=name)
+  ranked.set_xlabel("place in the ranking, % from the bottom")
+  ranked.set_ylabel("density of positives")
+  ranked.legend(fontsize=7, loc="upper left")
+  entered.set_xlabel("log-odds of the objective scores")
+  entered.set_ylabel("density")
+  return figure
+
+
+def _auc_table(run: results_lib.Run, results: results_lib.Results) -> str:
+  comparison = results.comparison
+  digits = results_lib.number
+  rows = []
+  for k, name in enumerate(comparison.names):
+    rows.append([
+        name, *(results_lib.with_error(value, error) for value, error in zip(
+            comparison.auc[k], comparison.auc_error[k], strict=True)),
+        digits(comparison.auc_sum[k]),
+        results_lib.with_error(comparison.lead[k], comparison.lead_error[k],
+                               signed=True) if k else ""])
+  if results.group_auc is not None:
+    values = np.asarray(results.group_auc.value)
+    rows.append([f"harmonrank, AUC within each {results.group_by}",
+                 *(digits(value) for value in values),
+                 digits(np.nansum(values)), ""])
+  return html_table(
+      ["", *run.schema.names, "sum", "lead of harmonrank"], rows)
+
+
+def _slice_table(results: results_lib.Results) -> str:
+  names = [name for name in results.comparison.names
+           if not name.startswith("own_")]
+  chosen = [results.comparison.names.index(name) for name in names]
+  rows = [[value, f"{count:,}", *(results_lib.number(sums[k]) for k in chosen)]
+          for value, (count, sums) in (results.slices or {}).items()]
+  return html_table(["", "rows", *names], rows)
+
+
+def _svg(figure: mpl_figure.Figure) -> str:
+  """The figure as a part of a page."""
+  for axes in figure.axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)
+  figure.set_layout_engine("constrained")
+  buffer = io.StringIO()
+  # Ids that do not change from run to run; no date.
+  with matplotlib.rc_context({"svg.hashsalt": "report"}):
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  return f"<figure>{text[text.index('<svg'):]}</figure>"

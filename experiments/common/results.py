@@ -1,0 +1,261 @@
+"""What comes of a ranker: AUCs beside baselines, summary, table, report."""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from experiments.common import evaluation
+from experiments.common import flags
+from experiments.common import workdir as workdir_lib
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.ensemble import baselines
+from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import metrics
+
+ENSEMBLE, CEILING = "harmonrank", "ceiling"
+# Validation rows that weights of baselines are tuned on, at most.
+_TUNING_ROWS = 50_000
+
+
+class Run(NamedTuple):
+  """A trained ranker and the rows to show it on.
+
+  Attributes:
+    config: JSON-able, by flag.
+    schema: roles of the columns.
+    score: from rows to `[N]` scores of the trained ensemble.
+    platt: fitted on training rows.
+    objective_weights: `[M]`.
+    best_step: whose parameters are used.
+    sample: training rows.
+    validation: rows that weights of baselines are tuned on.
+    test: held-out rows.
+    truth: `[N, M]` true probabilities of these, where they are known.
+    slices: `[N]` text, and what it is; or None.
+    examples_per_second: of training.
+  """
+
+  config: dict[str, Any]
+  schema: schema_lib.Schema
+  score: Callable[[features_lib.Batch], np.ndarray]
+  platt: calibration.Platt
+  objective_weights: np.ndarray
+  best_step: int
+  sample: features_lib.Batch
+  validation: features_lib.Batch
+  test: features_lib.Batch
+  truth: np.ndarray | None
+  slices: tuple[str, np.ndarray] | None
+  examples_per_second: float
+
+
+class Results(NamedTuple):
+  """Everything measured on the held-out rows.
+
+  Attributes:
+    methods: name to `[N]` scores: the ensemble, baselines, perhaps a ceiling.
+    comparison: of the methods.
+    group_by: "user" or "request", or None.
+    group_auc: `[M]` of the ensemble within groups, or None.
+    slices: value to (rows, `[K]` AUC sums of the methods), or None.
+  """
+
+  methods: dict[str, np.ndarray]
+  comparison: evaluation.Comparison
+  group_by: str | None
+  group_auc: metrics.GroupAuc | None
+  slices: dict[str, tuple[int, np.ndarray]] | None
+
+
+def evaluate(run: Run) -> Results:
+  """Scores the held-out rows by all methods and measures them."""
+  schema = run.schema
+  methods = {ENSEMBLE: run.score(run.test), **baseline_scores(run)}
+  if run.truth is not None:
+    methods[CEILING] = np.asarray(calibration.closed_form_score(
+        jnp.asarray(run.truth), run.platt.base_rate, run.objective_weights))
+  comparison = evaluation.compare(
+      methods, run.test.labels, run.test.user if schema.user else None,
+      objective_weights=run.objective_weights, seed=run.config["seed"])
+  for name, value in zip(schema.names, comparison.auc[0], strict=True):
+    if np.isnan(value):
+      flags.warn(f"objective {name!r} has one class only in the rows to test "
+                 "on; its AUC is undefined.")
+  group_by = "request" if run.config["lists"] == "request" else next(
+      (role for role in ("user", "request") if getattr(schema, role)), None)
+  group_auc = None
+  if group_by:
+    _, ids = np.unique(getattr(run.test, group_by), return_inverse=True)
+    group_auc = jax.jit(metrics.group_auc)(
+        methods[ENSEMBLE], run.test.labels, ids.astype(np.int32))
+  return Results(methods, comparison, group_by, group_auc,
+                 _slice_sums(run, methods))
+
+
+def baseline_scores(run: Run) -> dict[str, np.ndarray]:
+  """Name to `[N]` scores of the held-out rows, by every baseline."""
+  filled = _Filled(run.sample)
+  test, validation = filled(run.test), filled(run.validation)
+  result = {f"own_{name}": test[:, m]
+            for m, name in enumerate(run.schema.names)}
+  stride = -(-len(validation) // _TUNING_ROWS)
+  weights_of = jax.jit(lambda terms, labels, key: baselines.tune_weights(
+      terms, labels, key=key,
+      objective_weights=jnp.asarray(run.objective_weights)))
+  tuned = lambda function: function(test) @ np.asarray(weights_of(
+      function(validation[::stride]), run.validation.labels[::stride],
+      jax.random.key(run.config["seed"])))
+  result["equal_sum"] = test.sum(axis=1)
+  result["tuned_sum"] = tuned(lambda scores: scores)
+  result["tuned_product"] = tuned(np.log)
+  probability = jnp.where(
+      run.test.has_score, calibration.calibrate(run.platt, run.test.scores),
+      run.platt.base_rate[None, :])
+  result["closed_form"] = np.asarray(calibration.closed_form_score(
+      probability, run.platt.base_rate, run.objective_weights))
+  return result
+
+
+class _Filled:
+  """Scores with the training mean of the objective where one is missing."""
+
+  def __init__(self, sample: features_lib.Batch):
+    count = np.maximum(sample.has_score.sum(axis=0), 1)
+    self._mean = np.where(sample.has_score, sample.scores, 0).sum(axis=0)
+    self._mean = (self._mean / count).clip(1e-7, 1 - 1e-7)
+
+  def __call__(self, batch: features_lib.Batch) -> np.ndarray:
+    return np.where(batch.has_score, batch.scores, self._mean).astype(
+        np.float32)
+
+
+def _slice_sums(
+    run: Run, methods: dict[str, np.ndarray]
+) -> dict[str, tuple[int, np.ndarray]] | None:
+  if run.slices is None:
+    return None
+  scores = np.stack(list(methods.values()))
+  sum_of = jax.jit(lambda where: jax.lax.map(
+      lambda row: jnp.nansum(metrics.auc(
+          row, jnp.asarray(run.test.labels), where=where)), scores))
+  values = run.slices[1]
+  return {str(value): (int((values == value).sum()),
+                       np.asarray(sum_of(values == value)))
+          for value in np.unique(values)}
+
+
+def summary(run: Run, results: Results) -> dict[str, Any]:
+  """The content of `summary.json`; NaN stands for what is undefined."""
+  comparison, names = results.comparison, run.schema.names
+  by_objective = lambda values: dict(
+      zip(names, np.asarray(values).tolist(), strict=True))
+
+  def method(k: int) -> dict[str, Any]:
+    content = {"auc": by_objective(comparison.auc[k]),
+               "auc_sum": comparison.auc_sum[k],
+               "auc_error": by_objective(comparison.auc_error[k]),
+               "auc_sum_error": comparison.sum_error[k]}
+    if k:
+      content["lead"] = comparison.lead[k]
+      content["lead_error"] = comparison.lead_error[k]
+    return content
+
+  methods = {name: method(k) for k, name in enumerate(comparison.names)}
+  ours = methods.pop(ENSEMBLE)
+  ceiling = methods.pop(CEILING, None)
+  return {
+      "objectives": list(names), **ours,
+      "group_auc": by_objective(results.group_auc.value)
+                   if results.group_auc else None,
+      "group_by": results.group_by,
+      "baselines": methods, "ceiling": ceiling,
+      "resampled": comparison.clusters,
+      "slices": results.slices and {
+          value: {"rows": rows, "auc_sum": dict(
+              zip(comparison.names, sums.tolist(), strict=True))}
+          for value, (rows, sums) in results.slices.items()},
+      "test_rows": len(run.test.labels), "best_step": run.best_step,
+      "num_steps": run.config["num_steps"],
+      "examples_per_second": run.examples_per_second, "config": run.config}
+
+
+def publish(workdir: pathlib.Path, run: Run) -> dict[str, Any]:
+  """Evaluates; writes summary and report; shows the table.
+
+  Returns:
+    The content of `summary.json`.
+  """
+  from experiments.common import report  # Slow to import.
+
+  results = evaluate(run)
+  content = workdir_lib.finite(summary(run, results))
+  workdir_lib.write_json(workdir / "summary.json", content)
+  report.write_ranker_report(workdir, run, results)
+  print_table(run, results)
+  print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
+  return content
+
+
+def print_table(run: Run, results: Results) -> None:
+  """The last thing on the terminal."""
+  comparison = results.comparison
+  table = rich_table.Table(
+      title=f"AUC on {len(run.test.labels):,} held-out rows", box=None)
+  table.add_column("")
+  for name in (*run.schema.names, "sum"):
+    table.add_column(name, justify="right")
+  table.add_column("lead of harmonrank", justify="right")
+  for k, name in enumerate(comparison.names):
+    lead = "" if not k else with_error(
+        comparison.lead[k], comparison.lead_error[k], signed=True)
+    table.add_row(
+        name, *(number(value) for value in comparison.auc[k]),
+        number(comparison.auc_sum[k]), lead, style="bold" if not k else None)
+  # Not cut to 80 columns where nobody looks.
+  console = rich_console.Console()
+  if not console.is_terminal:
+    console = rich_console.Console(width=200)
+  console.print(table)
+  print(f"± one standard error, {comparison.clusters} resampled. "
+        + verdict(comparison))
+  for value, (rows, sums) in (results.slices or {}).items():
+    best = ", ".join(f"{name} {number(s)}" for name, s in zip(
+        comparison.names, sums, strict=True) if not name.startswith("own_"))
+    print(f"{run.slices[0]} = {value} ({rows:,} rows): {best}")
+
+
+def verdict(comparison: evaluation.Comparison) -> str:
+  """Which baseline is the best, and whether it is ahead."""
+  rivals = [k for k, name in enumerate(comparison.names)
+            if name not in (ENSEMBLE, CEILING)]
+  best = min(rivals, key=lambda k: comparison.lead[k])
+  lead, error = comparison.lead[best], comparison.lead_error[best]
+  low, high = lead - 1.96 * error, lead + 1.96 * error
+  if low > 0:
+    what = "harmonrank is ahead of every baseline"
+  elif high < 0:
+    what = f"{comparison.names[best]} is ahead of harmonrank"
+  else:
+    what = "harmonrank and the best baseline cannot be told apart"
+  return (f"{what}: best is {comparison.names[best]}, lead {lead:+.4f}, "
+          f"95 % interval {low:+.4f} to {high:+.4f}.")
+
+
+def number(value: float, digits: int = 4, signed: bool = False) -> str:
+  """A dash for what is undefined."""
+  if not np.isfinite(value):
+    return "-"
+  return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def with_error(value: float, error: float, signed: bool = False) -> str:
+  """`value ± standard error`."""
+  return f"{number(value, signed=signed)} ± {number(error)}"
