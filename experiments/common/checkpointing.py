@@ -3,6 +3,7 @@
 The only module that imports orbax.
 """
 
+import json
 import pathlib
 import shutil
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.common import flags
+from experiments.common import workdir
 
 _KEEP = 2
 
@@ -21,7 +23,7 @@ class Checkpoints:
   """Checkpoints of a training run, by step.
 
   A checkpoint is a tree of arrays and a JSON object of notes. It is written
-  under a temporary name and renamed; a checksum tells a broken one.
+  under a temporary name and renamed; checksums tell a broken one.
   """
 
   def __init__(self, directory: pathlib.Path):
@@ -42,12 +44,14 @@ class Checkpoints:
     Raises:
       UserError: if the disk does not take it. Those before are untouched.
     """
-    notes = {**notes, "checksum": _checksum(tree)}
     try:
       self._manager.save(step, args=ocp.args.Composite(
           tree=ocp.args.StandardSave(_raw_keys(tree)),
           notes=ocp.args.JsonSave(notes)))
       self._manager.wait_until_finished()
+      workdir.write_json(self._checksum_file, {
+          kept: _checksums(self._directory / str(kept))
+          for kept in self._manager.all_steps()})
     except Exception as error:
       if not _is_full(error):
         raise
@@ -68,14 +72,12 @@ class Checkpoints:
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
+        self._check_files(step)
         restored = self._manager.restore(step, args=ocp.args.Composite(
             tree=ocp.args.StandardRestore(_raw_keys(target)),
             notes=ocp.args.JsonRestore()))
-        tree = _typed_keys(restored["tree"], target)
-        notes = dict(restored["notes"])
-        if notes.pop("checksum") != _checksum(tree):
-          raise ValueError("checksum differs")
-        return step, tree, notes
+        return (step, _typed_keys(restored["tree"], target),
+                dict(restored["notes"]))
       except Exception as error:  # Whatever a broken file makes orbax raise.
         reason = " ".join(str(error).split())[:120]
         flags.warn(
@@ -86,6 +88,19 @@ class Checkpoints:
 
   def close(self) -> None:
     self._manager.close()
+
+  @property
+  def _checksum_file(self) -> pathlib.Path:
+    return self._directory.parent / "checkpoint_checksums.json"
+
+  def _check_files(self, step: int) -> None:
+    """Orbax tells a damaged file by noise on the terminal: look first."""
+    if not self._checksum_file.exists():
+      return
+    known = json.loads(self._checksum_file.read_text()).get(str(step))
+    # A run that was killed just after saving had no time to write them.
+    if known is not None and known != _checksums(self._directory / str(step)):
+      raise ValueError("a file differs from what was saved")
 
   def _set_aside(self, step: int) -> None:
     self._manager.close()
@@ -115,11 +130,9 @@ def _typed_keys(tree: Any, target: Any) -> Any:
       tree, target)
 
 
-def _checksum(tree: Any) -> int:
-  value = 0
-  for leaf in jax.tree.leaves(_raw_keys(tree)):
-    value = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), value)
-  return value
+def _checksums(folder: pathlib.Path) -> dict[str, int]:
+  return {str(file.relative_to(folder)): zlib.crc32(file.read_bytes())
+          for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def _is_full(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import losses
 from harmonrank_jax.ensemble import network
 
-LOSSES = {
+LOSSES: dict[str, Callable[..., Any]] = {
     "soft_auc": losses.multi_objective_auc_loss,
     "bce": losses.bce_loss,
     "balanced_bce": losses.balanced_bce_loss,
@@ -41,12 +41,12 @@ _CHUNK = 8192
 class Rows(NamedTuple):
   """Rows on the device; N rows, M objectives, C and Q profile columns."""
 
-  labels: jax.Array  # [N, M] bool or float32
-  scores: jax.Array  # [N, M] float32
-  has_score: jax.Array  # [N, M] bool
-  categorical: jax.Array  # [N, C] int32
-  numeric: jax.Array  # [N, Q] float32
-  lists: jax.Array | None  # [N] int32, what is ranked together; None = all
+  labels: Any  # [N, M] bool or float32
+  scores: Any  # [N, M] float32
+  has_score: Any  # [N, M] bool
+  categorical: Any  # [N, C] int32
+  numeric: Any  # [N, Q] float32
+  lists: Any | None  # [N] int32, what is ranked together; None = all
 
 
 def rows_of(
@@ -55,8 +55,9 @@ def rows_of(
   """Rows of a batch; lists are any integers."""
   if lists is not None:
     lists = np.unique(lists, return_inverse=True)[1].astype(np.int32)
-  return Rows(batch.labels, batch.scores, batch.has_score, batch.categorical,
-              batch.numeric, lists)
+  return jax.tree.map(jnp.asarray, Rows(
+      batch.labels, batch.scores, batch.has_score, batch.categorical,
+      batch.numeric, lists))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Ranker:
     profile = self._encoder.apply(encoder, rows.categorical, rows.numeric)
     ensemble = network.HarmonRank(self.config).init(
         for_network, rows.scores, profile)
-    return {"encoder": encoder, "network": network.with_platt(ensemble, platt)}
+    return {"encoder": encoder,
+            "network": network.with_platt(dict(ensemble), platt)}
 
   def score(
       self, params: dict[str, Any], rows: Rows,
@@ -102,16 +104,19 @@ class Ranker:
   def _apply(self, params: dict[str, Any], rows: Rows, **kwargs) -> jax.Array:
     profile = self._encoder.apply(
         params["encoder"], rows.categorical, rows.numeric)
-    return network.HarmonRank(self.config).apply(
+    result = network.HarmonRank(self.config).apply(
         params["network"], rows.scores, profile, rows.has_score, **kwargs)
+    assert isinstance(result, jax.Array)  # No mutable collections.
+    return result
 
 
 class Scorer:
   """Scores any number of rows with one compilation."""
 
   def __init__(self, ranker: Ranker, objective_weights: np.ndarray):
+    weights = jnp.asarray(objective_weights)
     self._score = jax.jit(
-        lambda params, rows: ranker.score(params, rows, objective_weights))
+        lambda params, rows: ranker.score(params, rows, weights))
 
   def __call__(
       self, params: dict[str, Any], batch: features_lib.Batch
@@ -187,16 +192,16 @@ def make_loss(
     objective_weights: `[M]`.
     relative_strength: of the soft rank.
   """
-  loss_fn = LOSSES[name]
+  loss_fn, weights = LOSSES[name], jnp.asarray(objective_weights)
   if name == "soft_auc":
     loss_fn = functools.partial(loss_fn, relative_strength=relative_strength)
 
   def of_score(params, rows):
-    score = ranker.score(params, rows, objective_weights)
+    score = ranker.score(params, rows, weights)
     if ranker.config.head == "aligned":
       score = jnp.log(score)
     loss, diagnostics = loss_fn(
-        score, rows.labels, objective_weights=objective_weights,
+        score, rows.labels, objective_weights=weights,
         segment_ids=rows.lists)
     return loss, diagnostics._asdict()
 

@@ -69,11 +69,11 @@ def write_ranker_report(
   parts += [
       "<h2>Scores</h2>",
       "<p>Where the positives of each objective stand in the ranking of all "
-      "held-out rows (flat would be no information), and the log-odds of the "
-      "scores that went in.</p>",
+      "held-out rows (the diagonal would be no information), and the log-odds "
+      "of the scores that went in.</p>",
       _svg(_score_figure(run, results.methods[results_lib.ENSEMBLE]))]
-  if results.slices:
-    parts += [f"<h2>By {html.escape(run.slices[0])}</h2>" if run.slices else "",
+  if results.slice_by:
+    parts += [f"<h2>By {html.escape(results.slice_by)}</h2>",
               "<p>Sum of the AUCs within the rows of each value.</p>",
               _slice_table(results)]
   parts += ["<h2>Numbers</h2>", _auc_table(run, results),
@@ -202,17 +202,17 @@ def _score_figure(
   order = np.argsort(scores, kind="stable")
   share = 100 * (np.arange(len(scores)) + 0.5) / len(scores)
   for m, name in enumerate(run.schema.names):
-    weights = np.asarray(run.test.labels[order, m], np.float64)
-    if weights.sum():
-      ranked.hist(share, bins=20, weights=weights / weights.sum() * 20,
-                  histtype="step", lw=1.2, label=name)
+    found = np.cumsum(run.test.labels[order, m], dtype=np.float64)
+    if found[-1]:
+      ranked.plot(share, 100 * found / found[-1], lw=1.2, label=name)
     present = run.test.has_score[:, m]
     odds = run.test.scores[present, m].astype(np.float64)
     if len(odds):
       entered.hist(np.log(odds) - np.log1p(-odds), bins=_BINS, density=True,
                    histtype="step", lw=1.2, label=name)
   ranked.set_xlabel("place in the ranking, % from the bottom")
-  ranked.set_ylabel("density of positives")
+  ranked.plot([0, 100], [0, 100], color=_RIVAL, lw=0.8, ls="--")
+  ranked.set_ylabel("positives up to there, %")
   ranked.legend(fontsize=7, loc="upper left")
   entered.set_xlabel("log-odds of the objective scores")
   entered.set_ylabel("density")
@@ -244,7 +244,7 @@ def _slice_table(results: results_lib.Results) -> str:
            if not name.startswith("own_")]
   chosen = [results.comparison.names.index(name) for name in names]
   rows = [[value, f"{count:,}", *(results_lib.number(sums[k]) for k in chosen)]
-          for value, (count, sums) in (results.slices or {}).items()]
+          for value, (count, sums) in results.slices.items()]
   return html_table(["", "rows", *names], rows)
 
 
@@ -253,8 +253,8 @@ def _svg(figure: mpl_figure.Figure) -> str:
   for axes in figure.axes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(9)
-    axes.yaxis.label.set_size(9)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
   figure.set_layout_engine("constrained")
   buffer = io.StringIO()
   # Ids that do not change from run to run; no date.

@@ -65,14 +65,16 @@ class Results(NamedTuple):
     comparison: of the methods.
     group_by: "user" or "request", or None.
     group_auc: `[M]` of the ensemble within groups, or None.
-    slices: value to (rows, `[K]` AUC sums of the methods), or None.
+    slice_by: the column whose values cut the rows, or None.
+    slices: value to (rows, `[K]` AUC sums of the methods).
   """
 
   methods: dict[str, np.ndarray]
   comparison: evaluation.Comparison
   group_by: str | None
   group_auc: metrics.GroupAuc | None
-  slices: dict[str, tuple[int, np.ndarray]] | None
+  slice_by: str | None
+  slices: dict[str, tuple[int, np.ndarray]]
 
 
 def evaluate(run: Run) -> Results:
@@ -81,7 +83,8 @@ def evaluate(run: Run) -> Results:
   methods = {ENSEMBLE: run.score(run.test), **baseline_scores(run)}
   if run.truth is not None:
     methods[CEILING] = np.asarray(calibration.closed_form_score(
-        jnp.asarray(run.truth), run.platt.base_rate, run.objective_weights))
+        jnp.asarray(run.truth), run.platt.base_rate,
+        jnp.asarray(run.objective_weights)))
   comparison = evaluation.compare(
       methods, run.test.labels, run.test.user if schema.user else None,
       objective_weights=run.objective_weights, seed=run.config["seed"])
@@ -97,6 +100,7 @@ def evaluate(run: Run) -> Results:
     group_auc = jax.jit(metrics.group_auc)(
         methods[ENSEMBLE], run.test.labels, ids.astype(np.int32))
   return Results(methods, comparison, group_by, group_auc,
+                 run.slices[0] if run.slices else None,
                  _slice_sums(run, methods))
 
 
@@ -117,10 +121,11 @@ def baseline_scores(run: Run) -> dict[str, np.ndarray]:
   result["tuned_sum"] = tuned(lambda scores: scores)
   result["tuned_product"] = tuned(np.log)
   probability = jnp.where(
-      run.test.has_score, calibration.calibrate(run.platt, run.test.scores),
+      jnp.asarray(run.test.has_score),
+      calibration.calibrate(run.platt, jnp.asarray(run.test.scores)),
       run.platt.base_rate[None, :])
   result["closed_form"] = np.asarray(calibration.closed_form_score(
-      probability, run.platt.base_rate, run.objective_weights))
+      probability, run.platt.base_rate, jnp.asarray(run.objective_weights)))
   return result
 
 
@@ -139,9 +144,9 @@ class _Filled:
 
 def _slice_sums(
     run: Run, methods: dict[str, np.ndarray]
-) -> dict[str, tuple[int, np.ndarray]] | None:
+) -> dict[str, tuple[int, np.ndarray]]:
   if run.slices is None:
-    return None
+    return {}
   scores = np.stack(list(methods.values()))
   sum_of = jax.jit(lambda where: jax.lax.map(
       lambda row: jnp.nansum(metrics.auc(
@@ -178,10 +183,10 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
       "group_by": results.group_by,
       "baselines": methods, "ceiling": ceiling,
       "resampled": comparison.clusters,
-      "slices": results.slices and {
+      "slices": {
           value: {"rows": rows, "auc_sum": dict(
               zip(comparison.names, sums.tolist(), strict=True))}
-          for value, (rows, sums) in results.slices.items()},
+          for value, (rows, sums) in results.slices.items()} or None,
       "test_rows": len(run.test.labels), "best_step": run.best_step,
       "num_steps": run.config["num_steps"],
       "examples_per_second": run.examples_per_second, "config": run.config}
@@ -226,10 +231,10 @@ def print_table(run: Run, results: Results) -> None:
   console.print(table)
   print(f"± one standard error, {comparison.clusters} resampled. "
         + verdict(comparison))
-  for value, (rows, sums) in (results.slices or {}).items():
+  for value, (rows, sums) in results.slices.items():
     best = ", ".join(f"{name} {number(s)}" for name, s in zip(
         comparison.names, sums, strict=True) if not name.startswith("own_"))
-    print(f"{run.slices[0]} = {value} ({rows:,} rows): {best}")
+    print(f"{results.slice_by} = {value} ({rows:,} rows): {best}")
 
 
 def verdict(comparison: evaluation.Comparison) -> str:

@@ -1,0 +1,103 @@
+"""AUCs of several methods and their bootstrap, against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk_metrics
+
+from experiments.common import evaluation
+
+ROWS, METHODS = 400, 3
+
+
+@pytest.fixture(scope="module")
+def rows():
+  rng = np.random.default_rng(0)
+  labels = rng.random((ROWS, 3)) < np.array([0.5, 0.1, 0.3])
+  labels[:, 2] = True  # One class only.
+  scores = rng.normal(size=(METHODS, ROWS)).astype(np.float32)
+  scores += labels[:, 0] + 2 * labels[:, 1]
+  scores[1] = np.round(scores[1])  # Heavy ties.
+  users = rng.integers(0, 40, ROWS) * 1_000_003 - 17
+  return scores, labels, users
+
+
+def resampled_rows(users, seed, replicate):
+  """Row numbers of a resample, as drawing users with all rows gives them."""
+  names, groups = np.unique(users, return_inverse=True)
+  rng = np.random.default_rng(seed)
+  for _ in range(replicate + 1):
+    drawn = rng.integers(len(names), size=len(names))
+  return np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+
+
+def test_a_resample_has_the_auc_of_its_rows(rows):
+  scores, labels, users = rows
+  replicates = evaluation.bootstrap_auc(scores, labels, users, seed=3)
+  for replicate in (0, 7):
+    chosen = resampled_rows(users, 3, replicate)
+    for k in range(METHODS):
+      for m in (0, 1):
+        expected = sk_metrics.roc_auc_score(
+            labels[chosen, m], scores[k, chosen])
+        assert replicates[replicate, k, m] == pytest.approx(
+            expected, abs=1e-12)
+  assert np.isnan(replicates[..., 2]).all()
+
+
+def test_values_count_pairs_by_their_difference(rows):
+  scores, labels, _ = rows
+  values = (labels[:, :1] * np.random.default_rng(1).integers(
+      1, 4, (ROWS, 1))).astype(np.float32)
+  replicate = evaluation.bootstrap_auc(scores, values, None, seed=5)[0]
+  chosen = np.random.default_rng(5).integers(ROWS, size=ROWS)
+  worth = np.maximum(values[chosen] - values[chosen].T, 0)
+  for k in range(METHODS):
+    drawn = scores[k, chosen]
+    gap = drawn[:, None] - drawn[None, :]
+    wins = (gap > 0) + 0.5 * (gap == 0)
+    assert replicate[k, 0] == pytest.approx(
+        (worth * wins).sum() / worth.sum(), abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def comparison(rows):
+  scores, labels, users = rows
+  return evaluation.compare(
+      {"a": scores[0], "b": scores[1], "again": scores[0]}, labels, users)
+
+
+def test_sums_leave_out_what_is_undefined(rows, comparison):
+  scores, labels, _ = rows
+  expected = [sk_metrics.roc_auc_score(labels[:, m], scores[0])
+              for m in (0, 1)]
+  np.testing.assert_allclose(comparison.auc[0, :2], expected, atol=1e-6)
+  assert np.isnan(comparison.auc[:, 2]).all()
+  assert np.isnan(comparison.auc_error[:, 2]).all()
+  assert comparison.auc_sum[0] == pytest.approx(sum(expected), abs=1e-5)
+
+
+def test_a_method_is_not_ahead_of_itself(comparison):
+  assert comparison.lead[2] == comparison.lead_error[2] == 0
+  assert comparison.lead[0] == comparison.lead_error[0] == 0
+  assert comparison.lead_error[1] > 0
+  assert comparison.clusters == "users"
+
+
+def test_rows_are_resampled_where_there_are_no_users(rows):
+  scores, labels, _ = rows
+  one = evaluation.compare({"a": scores[0]}, labels, None)
+  assert one.clusters == "rows"
+  # The error of an AUC by Hanley and McNeil is of this size.
+  assert 0.5 < one.auc_error[0, 0] / 0.022 < 1.5
+
+
+def test_the_lead_weighs_objectives_the_sum_does_not(rows):
+  scores, labels, users = rows
+  methods = {"a": scores[0], "b": scores[1]}
+  plain = evaluation.compare(methods, labels, users)
+  weighed = evaluation.compare(
+      methods, labels, users, objective_weights=np.array([3.0, 0.0, 0.0]))
+  np.testing.assert_array_equal(plain.auc_sum, weighed.auc_sum)
+  # Weights have mean 1: objective 0 counts three times.
+  assert weighed.lead[1] == pytest.approx(
+      3 * (plain.auc[0, 0] - plain.auc[1, 0]))
