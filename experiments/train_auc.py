@@ -56,7 +56,7 @@ _OBJECTIVE_WEIGHTS = absl_flags.DEFINE_list(
     "objective_weights", None, "What the AUC of each objective is worth, in "
     "their order; equal if not given.")
 _NUM_STEPS = absl_flags.DEFINE_integer(
-    "num_steps", 500, "Steps of training.", lower_bound=1,
+    "num_steps", 300, "Steps of training.", lower_bound=1,
     upper_bound=100_000_000)
 _LEARNING_RATE = absl_flags.DEFINE_float(
     "learning_rate", 3e-3, "Of Adam, falling to 0 by a cosine.",
@@ -65,7 +65,7 @@ _INIT_FROM = absl_flags.DEFINE_string(
     "init_from", None, "Workdir of an earlier run: training starts from its "
     "best parameters, with its vocabularies.")
 _TOKEN_SIZE = absl_flags.DEFINE_integer(
-    "token_size", 32, "Width of the tokens, even.", lower_bound=2,
+    "token_size", 16, "Width of the tokens, even.", lower_bound=2,
     upper_bound=4096)
 _RELATION_AWARE = absl_flags.DEFINE_bool(
     "relation_aware", True, "Ablation: the relation-aware branch.")
@@ -91,11 +91,11 @@ class Config:
   relative_strength: float = 2.0
   objective_weights: tuple[float, ...] | None = None
   batch_size: int | None = None
-  num_steps: int = 500
+  num_steps: int = 300
   learning_rate: float = 3e-3
   seed: int = 0
   init_from: str | None = None
-  token_size: int = 32
+  token_size: int = 16
   relation_aware: bool = True
   relation_agnostic: bool = True
   self_attention: bool = True
@@ -145,8 +145,8 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     StoppedError: on Ctrl-C or SIGTERM, after a checkpoint.
   """
   workdir = pathlib.Path(workdir)
-  workdir_lib.open_workdir(workdir, dataclasses.asdict(config))
-  inputs = read_inputs(config, workdir)
+  with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
+    inputs = read_inputs(config, workdir)
   ranker_lib.write_model(workdir, inputs.model)
   task = AucTask(config, inputs)
   fitted = loop.fit(
@@ -233,8 +233,12 @@ def _make_model(
   """The model to be trained; features of a warm start are the earlier ones."""
   names = [field.name for field in dataclasses.fields(network.HarmonRankConfig)
            if hasattr(config, field.name)]
-  network_config = network.HarmonRankConfig(
-      len(schema.objectives), **{name: getattr(config, name) for name in names})
+  try:
+    network_config = network.HarmonRankConfig(
+        len(schema.objectives),
+        **{name: getattr(config, name) for name in names})
+  except ValueError as error:
+    raise flags.UserError(str(error)) from None
   if config.init_from is None:
     features = features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
     return ranker_lib.Model(network_config, schema, features)
@@ -405,11 +409,7 @@ def main() -> None:
     values["objectives"] = tuple(values["objectives"])
   if values["objective_weights"] is not None:
     values["objective_weights"] = _weights(values["objective_weights"])
-  try:
-    config = Config(**values)
-  except ValueError as error:
-    raise flags.UserError(str(error)) from None
-  train(config, flags.WORKDIR.value or "runs/train_auc")
+  train(Config(**values), flags.WORKDIR.value or "runs/train_auc")
 
 
 def _weights(texts: list[str]) -> tuple[float, ...]:

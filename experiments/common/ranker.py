@@ -179,12 +179,15 @@ def make_loss(
 ) -> Callable[[dict[str, Any], Rows], tuple[jax.Array, dict[str, jax.Array]]]:
   """The loss of a batch, and its diagnostics by name.
 
-  The scalar head's score is a logit: every loss takes it as it is. The
-  aligned head's score is the best one only as far as its probabilities are
-  right, so cross-entropy keeps them right whatever the loss. Rank losses come
-  on top, of the logarithm of the score: of the same order, but without its
-  heavy tail, in which a soft rank would see little but the rarest objective.
-  Pointwise losses take the log-odds of each objective instead of one score.
+  The scalar head's score is a logit: every loss takes it as it is. In the
+  aligned head each loss trains what it can tell. A rank loss has few positives
+  of a rare objective to go by, each of large weight: it trains the gains of
+  the objectives, and cross-entropy the probabilities, which it estimates far
+  better (with everything trained on the rank loss, the validation AUC of the
+  embedded log is worse, and falls after the first epochs). The rank loss takes
+  the logarithm of the score: of the same order, but without its heavy tail,
+  in which a soft rank would see little but the rarest objective. Pointwise
+  losses take the log-odds of each objective instead of one score.
 
   Args:
     ranker: the model.
@@ -196,10 +199,8 @@ def make_loss(
   if name == "soft_auc":
     loss_fn = functools.partial(loss_fn, relative_strength=relative_strength)
 
-  def of_score(params, rows):
-    score = ranker.score(params, rows, weights)
-    if ranker.config.head == "aligned":
-      score = jnp.log(score)
+  def of_score(params, rows, transform=lambda score: score):
+    score = transform(ranker.score(params, rows, weights))
     loss, diagnostics = loss_fn(
         score, rows.labels, objective_weights=weights,
         segment_ids=rows.lists)
@@ -212,7 +213,7 @@ def make_loss(
     return jnp.mean(each), {"objective_loss": each}
 
   def of_both(params, rows):
-    loss, diagnostics = of_score(params, rows)
+    loss, diagnostics = of_score(_only_gains(params), rows, jnp.log)
     entropy, _ = of_objectives(losses.bce_loss, params, rows)
     return loss + entropy, {**diagnostics, "cross_entropy": entropy}
 
@@ -221,3 +222,11 @@ def make_loss(
   if name in _RANK_LOSSES:
     return of_both
   return functools.partial(of_objectives, loss_fn)
+
+
+def _only_gains(params: dict[str, Any]) -> dict[str, Any]:
+  """The parameters, of which only the gains have a gradient."""
+  is_gain = lambda path: any(
+      getattr(key, "key", None) == network.GAIN for key in path)
+  return jax.tree.map_with_path(
+      lambda path, x: x if is_gain(path) else jax.lax.stop_gradient(x), params)

@@ -1,8 +1,11 @@
 """A workdir: its configuration, what is written there, and how."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 from experiments.common import flags
@@ -55,6 +58,25 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
         f"workdir {path} belongs to another configuration: "
         f"{'; '.join(differing)}. Name another --workdir.")
   return True
+
+
+@contextlib.contextmanager
+def claimed(
+    path: str | pathlib.Path, config: dict[str, Any]
+) -> Iterator[None]:
+  """`open_workdir`, but left as it was if what is done within it fails.
+
+  Inputs are checked within it: who mends a flag can use the same workdir.
+  """
+  was_there = open_workdir(path, config)
+  try:
+    yield
+  except Exception:
+    if not was_there:
+      # It was empty: everything in it is from this run.
+      for entry in pathlib.Path(path).iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    raise
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

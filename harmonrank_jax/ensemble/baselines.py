@@ -41,7 +41,7 @@ def tune_weights(
 
   >>> import jax
   >>> import jax.numpy as jnp
-  >>> scores = jnp.array([[0.1, 0.9], [0.2, 0.1], [0.8, 0.5], [0.9, 0.4]])
+  >>> scores = jnp.array([[0.1, 0.9], [0.2, 0.8], [0.8, 0.1], [0.9, 0.2]])
   >>> clicks = jnp.array([[False], [False], [True], [True]])
   >>> weights = tune_weights(scores, clicks, key=jax.random.key(0))
   >>> bool(weights[0] > weights[1])

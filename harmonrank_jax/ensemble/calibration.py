@@ -38,7 +38,7 @@ def fit_platt(
 ) -> Platt:
   """Fits slope and offset per objective by maximum likelihood.
 
-  Newton's method on the logistic likelihood, with Platt's targets
+  Damped Newton steps on the logistic likelihood, with Platt's targets
   `(P + 1) / (P + 2)` and `1 / (N + 2)` in place of 1 and 0: an objective
   with few positives, or none, has finite parameters.
 
@@ -48,7 +48,8 @@ def fit_platt(
     where: `[N, M]` bool, True = the row counts for the objective.
 
   Returns:
-    `Platt`, float32. Without a valid row: slope 1, offset 0, rate 1/2.
+    `Platt`, float32. Without a valid row: slope 1, offset 0, rate 1/2. A
+    constant score has slope 0.
 
   References:
     Platt, "Probabilistic outputs for support vector machines", 1999, with
@@ -77,26 +78,43 @@ def fit_platt(
     column = jnp.where(is_valid, column, 0)
     centre = jnp.sum(column) / rows
     column = jnp.where(is_valid, column - centre, 0)
-    spread = jnp.maximum(jnp.sqrt(jnp.sum(column**2) / rows), 1e-6)
-    column /= spread
+    spread = jnp.sqrt(jnp.sum(column**2) / rows)
+    # What is left of a constant score is rounding: it says nothing.
+    is_constant = spread <= 1e-5 * (1 + jnp.abs(centre))
+    spread = jnp.where(is_constant, 1, spread)
+    column = jnp.where(is_constant, 0, column / spread)
     rate = (positives + 1.0) / (count + 2.0)
 
-    def newton(_, theta):
-      slope, offset = theta
-      p = jax.nn.sigmoid(slope * column + offset)
+    def measured(slope, offset):
+      """Loss, and Newton's step towards less of it."""
+      logit = slope * column + offset
+      p = jax.nn.sigmoid(logit)
+      loss = jnp.sum(weight * (jax.nn.softplus(logit) - target * logit)) / rows
       error = weight * (p - target) / rows
       curve = weight * p * (1 - p) / rows + 1e-12
       g0, g1 = jnp.sum(error * column), jnp.sum(error)
       h00 = jnp.sum(curve * column**2) + 1e-10
       h01, h11 = jnp.sum(curve * column), jnp.sum(curve) + 1e-10
       determinant = h00 * h11 - h01**2
-      # Steps beyond 2 log-odds leave the region where the model holds.
-      step = lambda x: jnp.clip(x / determinant, -2.0, 2.0)
-      return (slope - step(h11 * g0 - h01 * g1),
-              offset - step(h00 * g1 - h01 * g0))
+      return loss, ((h11 * g0 - h01 * g1) / determinant,
+                    (h00 * g1 - h01 * g0) / determinant)
+
+    def newton(_, carry):
+      theta, loss, step, length = carry
+      tried = jax.tree.map(lambda x, dx: x - length * dx, theta, step)
+      tried_loss, tried_step = measured(*tried)
+      # A step too long for the quadratic model is taken back and shortened
+      # (not for a difference that is rounding).
+      better = tried_loss <= loss * (1 + 1e-6)
+      choose = lambda new, old: jax.tree.map(
+          lambda a, b: jnp.where(better, a, b), new, old)
+      return (choose(tried, theta), choose(tried_loss, loss),
+              choose(tried_step, step),
+              jnp.where(better, jnp.minimum(2 * length, 1), length / 4))
 
     start = (jnp.float32(0), jnp.log(rate) - jnp.log1p(-rate))
-    slope, offset = lax.fori_loop(0, 30, newton, start)
+    carry = (start, *measured(*start), jnp.float32(1))
+    (slope, offset), *_ = lax.fori_loop(0, 40, newton, carry)
     scale = slope / spread
     return (jnp.where(count > 0, scale, 1.0),
             jnp.where(count > 0, offset - scale * centre, 0.0), rate)
@@ -132,7 +150,6 @@ def closed_form_score(
   ...                   jnp.array([1.0, 3.0]))
   Array([4.], dtype=float32)
   """
-  share = objective_weights / (base_rate * (1 - base_rate))
-  share = share.reshape(
-      (1,) * (probabilities.ndim - share.ndim) + share.shape)
+  rows = lambda x: x.reshape((1,) * (probabilities.ndim - x.ndim) + x.shape)
+  share = rows(objective_weights) / rows(base_rate * (1 - base_rate))
   return jnp.sum(share * probabilities, axis=-1)

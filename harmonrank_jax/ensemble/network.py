@@ -18,6 +18,8 @@ from jax.scipy import special
 from harmonrank_jax.ensemble import calibration
 
 HEADS = ("aligned", "score")
+# Name of the parameters of the gains of the aligned head.
+GAIN = "gain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +102,15 @@ class HarmonRank(nn.Module):
   `shift` and `base_rate` (`[M]`; 1, 0 and 1/2 until `with_platt` sets them).
   The aligned head starts as the closed form on these calibrated scores,
 
-    score = sum_m w_m p_m / (pi_m (1 - pi_m)),
+    score = sum_m w_m g_m p_m / (pi_m (1 - pi_m)),
     p_m = sigmoid(scale_m logit_m + shift_m + correction_m),
 
   which is the exact maximiser of `sum_m w_m AUC_m` for true probabilities
-  p_m; corrections are 0 at first. The weights are an argument of the call:
-  one network spans the whole trade-off between objectives.
+  p_m; corrections are 0 and the gains g_m 1 at first. The weights are an
+  argument of the call: one network spans the whole trade-off between
+  objectives. The gains, a log-linear function of the profile (parameters
+  `GAIN`), are for a loss of the ranking: within the lists of one user an
+  objective is worth `w_m / (pi_m (1 - pi_m))` with the user's own rates.
 
   Attributes:
     config: static configuration.
@@ -156,11 +161,14 @@ class HarmonRank(nn.Module):
         raise ValueError(
             "objective_weights are an argument of head='aligned' only.")
       return result
-    logits, base_rate = result
+    logits, gain, base_rate = result
     if objective_weights is None:
       objective_weights = jnp.ones(self.config.num_objectives)
+    objective_weights = jnp.asarray(objective_weights)
+    objective_weights = objective_weights.reshape(
+        (1,) * (gain.ndim - objective_weights.ndim) + objective_weights.shape)
     return calibration.closed_form_score(
-        jax.nn.sigmoid(logits), base_rate, objective_weights)
+        jax.nn.sigmoid(logits), base_rate, objective_weights * gain)
 
   def objective_logits(
       self,
@@ -179,7 +187,7 @@ class HarmonRank(nn.Module):
 
   @nn.compact
   def forward(self, objective_scores, profile, where):
-    """Scalar head: `[...]` logits. Aligned: `[..., M]` logits, base rates."""
+    """Scalar head: `[...]` logits. Aligned: logits, gains, base rates."""
     config = self.config
     objectives = config.num_objectives
     if objective_scores.shape[-1:] != (objectives,):
@@ -198,7 +206,6 @@ class HarmonRank(nn.Module):
     lift = logits - prior
     constant = jnp.ones((*profile.shape[:-1], 1), jnp.float32)
     profile = jnp.concatenate([profile.astype(jnp.float32), constant], -1)
-    aligned = config.head == "aligned"
     branches = []
     if config.relation_aware:
       branches.append(RelationAware(config, name="relation_aware")(
@@ -207,7 +214,12 @@ class HarmonRank(nn.Module):
       branches.append(RelationAgnostic(config, name="relation_agnostic")(
           lift, profile, present))
     result = sum(branches[1:], branches[0])
-    return (logits + result, base_rate) if aligned else result
+    if config.head == "score":
+      return result
+    gain = nn.Dense(
+        objectives, use_bias=False, kernel_init=nn.initializers.zeros,
+        name=GAIN)(profile)
+    return logits + result, jnp.exp(gain), base_rate
 
   def _calibrate(self, objective_scores, present):
     """Calibrated log-odds `[..., M]` (the prior where missing), and priors."""

@@ -1,0 +1,364 @@
+"""The main job: what a run leaves behind, and what it refuses."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sklearn import metrics as sk_metrics
+
+from experiments import train_auc
+from experiments.common import flags
+from experiments.common import logs
+from experiments.common import ranker as ranker_lib
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import schema as schema_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+SMALL = {"num_exposures": 3000, "batch_size": 512, "num_steps": 20,
+         "token_size": 4}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A small run on the embedded log: its workdir and summary."""
+  workdir = tmp_path_factory.mktemp("runs") / "small"
+  config = train_auc.Config(**SMALL, slice_by="age")
+  return workdir, train_auc.train(config, workdir)
+
+
+def test_a_workdir_holds_everything(finished):
+  workdir, summary = finished
+  assert {p.name for p in workdir.iterdir()} >= {
+      "config.json", "metrics.jsonl", "tensorboard", "checkpoints",
+      "report.html", "summary.json", "model.json"}
+  assert json.loads((workdir / "summary.json").read_text()) == summary
+  assert summary["config"]["num_steps"] == summary["num_steps"] == 20
+  assert summary["examples_per_second"] > 0
+
+
+def test_the_summary_agrees_with_scikit_learn(finished):
+  workdir, summary = finished
+  table = pq.read_table(workdir / "embedded_log.parquet")
+  split = logs.split_log(
+      *logs.open_log(workdir / "embedded_log.parquet", logs.EMBEDDED_SCHEMA),
+      hold_out=True)
+  test = table.filter(pa.array(split.part(table) == logs.TEST))
+  assert test.num_rows == summary["test_rows"]
+  sums = {"equal_sum": sum(test[f"score_{name}"].to_numpy()
+                           for name in generator.OBJECTIVES)}
+  sums["own_click"] = test["score_click"].to_numpy()
+  for method, scores in sums.items():
+    total = 0.0
+    for name in generator.OBJECTIVES:
+      labels = test[name].to_numpy()
+      known = summary["baselines"][method]["auc"][name]
+      if labels.min() == labels.max():
+        assert known is None
+        continue
+      total += known
+      assert known == pytest.approx(
+          sk_metrics.roc_auc_score(labels, scores), abs=1e-5)
+    assert summary["baselines"][method]["auc_sum"] == pytest.approx(total)
+
+
+def test_every_baseline_and_the_ceiling_stand_beside_it(finished):
+  _, summary = finished
+  assert set(summary["baselines"]) == {
+      *(f"own_{name}" for name in generator.OBJECTIVES), "equal_sum",
+      "tuned_sum", "tuned_product", "closed_form"}
+  for baseline in summary["baselines"].values():
+    assert baseline["lead"] == pytest.approx(
+        summary["auc_sum"] - baseline["auc_sum"], abs=1e-6)
+    assert baseline["lead_error"] > 0
+  # The truth orders the frequent behaviours better than anything else.
+  assert summary["ceiling"]["auc"]["click"] > max(
+      b["auc"]["click"] for b in summary["baselines"].values())
+  assert summary["ceiling"]["auc_sum"] > summary["auc_sum"]
+
+
+def test_slices_cover_the_rows(finished):
+  _, summary = finished
+  assert sum(s["rows"] for s in summary["slices"].values()) == (
+      summary["test_rows"])
+
+
+def test_the_report_is_one_file(finished):
+  workdir, _ = finished
+  page = (workdir / "report.html").read_text()
+  assert page.count("<svg") == 5 and "<table" in page
+  assert "src=" not in page and "href=\"http" not in page
+  assert "closed_form" in page and "By age" in page
+
+
+def test_the_model_scores_again_as_it_did(finished):
+  workdir, summary = finished
+  model = ranker_lib.read_model(workdir)
+  config = train_auc.Config(
+      **SMALL, init_from=str(workdir), slice_by="age")
+  # A warm start stands before its first step where the earlier run ended.
+  inputs = train_auc.read_inputs(config, workdir)
+  task = train_auc.AucTask(config, inputs)
+  state = task.init()
+  _, found = task.evaluate(state, 0)
+  lines = [json.loads(line) for line in
+           (workdir / "metrics.jsonl").read_text().splitlines()]
+  best = next(line for line in lines if "validation" in line
+              and line["step"] == summary["best_step"])
+  assert found["validation"]["auc_sum"] == pytest.approx(
+      best["validation"]["auc_sum"], abs=1e-6)
+  assert model.schema.names == generator.OBJECTIVES
+
+
+def test_a_second_call_shows_the_same_again(finished, capsys):
+  workdir, summary = finished
+  again = train_auc.train(
+      train_auc.Config(**SMALL, slice_by="age"), workdir)
+  assert again == summary
+  out = capsys.readouterr().out
+  assert "resuming from step 20" in out
+  assert "harmonrank" in out and "closed_form" in out
+
+
+def test_another_configuration_is_refused(finished):
+  workdir, _ = finished
+  with pytest.raises(flags.UserError, match="--num_steps was 20, now 21"):
+    train_auc.train(train_auc.Config(
+        **{**SMALL, "num_steps": 21}, slice_by="age"), workdir)
+
+
+# Bad input. Everything is checked before the first step: no test trains.
+
+
+@pytest.fixture
+def frame():
+  """Columns of a good log; a test spoils them."""
+  rng = np.random.default_rng(0)
+  rows = 60
+  return {"user_id": rng.integers(0, 20, rows),
+          "time_ms": np.arange(rows),
+          "click": rng.integers(0, 2, rows).astype(np.int8),
+          "score_click": rng.random(rows), "age": ["a", "b"] * (rows // 2)}
+
+
+def refusal(tmp_path, frame, **config):
+  """The message with which a log is refused."""
+  if frame is not None:
+    pq.write_table(pa.table(frame), tmp_path / "log.parquet",
+                   row_group_size=25)
+    config.setdefault("data", str(tmp_path / "log.parquet"))
+  config = {"batch_size": 4, **config}
+  with pytest.raises((flags.UserError, schema_lib.DataError)) as caught:
+    train_auc.train(train_auc.Config(**config), tmp_path / "run")
+  # Left as it was: with the flag mended, the same workdir will do.
+  assert not list((tmp_path / "run").iterdir())
+  return str(caught.value)
+
+
+def spoiled(frame, column, row, value):
+  values = np.array(frame[column], dtype=object)
+  values[row] = value
+  return {**frame, column: values.tolist()}
+
+
+def test_missing_empty_and_no_parquet(tmp_path):
+  assert "no such file" in refusal(tmp_path, None, data="/nowhere.parquet")
+  (tmp_path / "empty").mkdir()
+  assert "no *.parquet" in refusal(tmp_path, None, data=str(tmp_path / "empty"))
+  (tmp_path / "text.parquet").write_text("dear diary")
+  assert "not a Parquet file" in refusal(
+      tmp_path, None, data=str(tmp_path / "text.parquet"))
+
+
+def test_cut_off_and_mixed_files(tmp_path, frame):
+  folder = tmp_path / "parts"
+  folder.mkdir()
+  pq.write_table(pa.table(frame), folder / "0.parquet")
+  content = (folder / "0.parquet").read_bytes()
+  (folder / "1.parquet").write_bytes(content[:len(content) // 2])
+  assert "1.parquet" in refusal(tmp_path, None, data=str(folder))
+  other = {**frame, "click": np.asarray(frame["click"], np.float32)}
+  pq.write_table(pa.table(other), folder / "1.parquet")
+  said = refusal(tmp_path, None, data=str(folder))
+  assert "'click'" in said and "float" in said and "int8" in said
+
+
+@pytest.mark.parametrize("column, row, value, said", [
+    ("click", 31, 2, "row 31: labels must be 0 or 1"),
+    ("click", 3, None, "row 3: every row needs a label"),
+    ("score_click", 52, float("nan"), "row 52: scores must be finite"),
+    ("score_click", 0, float("inf"), "row 0: scores must be finite"),
+    ("user_id", 26, None, "row 26: every row needs its user"),
+    ("time_ms", 59, None, "row 59: every row needs its time")])
+def test_the_first_bad_row_is_named(tmp_path, frame, column, row, value, said):
+  message = refusal(tmp_path, spoiled(frame, column, row, value))
+  assert said in message and repr(column) in message
+  assert f"row group {row // 25}" in message
+  assert "\n" not in message
+
+
+def test_columns_that_are_not_there(tmp_path, frame):
+  frame["score_clik"] = frame.pop("score_click")
+  assert "'score_clik' has no column 'clik'" in refusal(tmp_path, frame)
+  assert "did you mean 'click'" in refusal(tmp_path, frame)
+  del frame["score_clik"]
+  assert "no objective found" in refusal(tmp_path, frame)
+
+
+def test_zero_rows_and_wrong_types(tmp_path, frame):
+  assert "no rows" in refusal(
+      tmp_path, {name: values[:0] for name, values in frame.items()})
+  frame["score_click"] = [str(value) for value in frame["score_click"]]
+  assert "has type string; accepted: numbers" in refusal(tmp_path, frame)
+
+
+@pytest.mark.parametrize("config, said", [
+    ({"batch_size": 1000}, "--batch_size=1000 is larger than the data"),
+    ({"objectives": ("clik",)}, "did you mean 'click'"),
+    ({"lists": "request"}, "--lists=request needs a column"),
+    ({"objective_weights": (1.0, 2.0)}, "--objective_weights has 2 values"),
+    ({"slice_by": "agee"}, "did you mean 'age'"),
+    ({"token_size": 3}, "token_size must be"),
+    ({"relation_aware": False, "relation_agnostic": False}, "cannot both"),
+    ({"init_from": "/nowhere"}, "no model.json"),
+    ({"schema": "/nowhere.json"}, "no such file"),
+    ({"eval_data": "/nowhere.parquet"}, "no such file")])
+def test_flags_that_do_not_fit_the_data(tmp_path, frame, config, said):
+  assert said in refusal(tmp_path, frame, **config)
+
+
+def test_evaluation_rows_are_checked_too(tmp_path, frame):
+  pq.write_table(pa.table(spoiled(frame, "click", 2, 3)),
+                 tmp_path / "eval.parquet")
+  message = refusal(tmp_path, frame, eval_data=str(tmp_path / "eval.parquet"))
+  assert "eval.parquet" in message and "row 2" in message
+
+
+@pytest.mark.parametrize("texts", [["1", "x"], ["-1"], ["nan"], ["0", "0"]])
+def test_weights_are_numbers(texts):
+  with pytest.raises(flags.UserError, match="objective_weights"):
+    train_auc._weights(texts)
+
+
+# Slow: other heads, losses and lists; other processes.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [
+    {"head": "score", "lists": "user", "objectives": ("like", "click")},
+    {"head": "score", "loss": "pairwise", "lists": "request"},
+    {"loss": "pairwise", "relation_aware": False},
+    {"loss": "bce", "self_attention": False},
+    {"loss": "auc_margin", "relation_agnostic": False},
+    {"head": "score", "loss": "balanced_bce"}])
+def test_every_way_to_train_runs(tmp_path, config):
+  summary = train_auc.train(
+      train_auc.Config(**{**SMALL, **config}), tmp_path / "run")
+  assert 0.5 < summary["auc"]["click"] < 1
+
+
+def command(workdir, **config):
+  values = {**SMALL, "num_steps": 60, "workdir": workdir, **config}
+  return [sys.executable, "-m", "experiments.train_auc",
+          *(f"--{name}={value}" for name, value in values.items())]
+
+
+def run(*args, **config):
+  return subprocess.run(command(*args, **config), cwd=ROOT, text=True,
+                        capture_output=True, check=False)
+
+
+def assert_same_run(one, other):
+  assert (one / "metrics.jsonl").read_bytes() == (
+      other / "metrics.jsonl").read_bytes()
+  summaries = [json.loads((w / "summary.json").read_text())
+               for w in (one, other)]
+  for summary in summaries:
+    del summary["examples_per_second"]
+  assert summaries[0] == summaries[1]
+  states = [best_params(w) for w in (one, other)]
+  for a, b in zip(*map(jax.tree.leaves, states), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def best_params(workdir):
+  config = json.loads((workdir / "config.json").read_text())
+  task = train_auc.AucTask(
+      train_auc.Config(**config),
+      train_auc.read_inputs(train_auc.Config(**config), workdir))
+  checkpoints = train_auc.checkpointing.Checkpoints(workdir / "checkpoints")
+  state = checkpoints.restore(task.init())[1]
+  checkpoints.close()
+  return state
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_bit_identical(tmp_path):
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  assert run(whole).returncode == 0
+  for wait_for in ("checkpoints/12", "checkpoints/36"):
+    process = subprocess.Popen(
+        command(killed), cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (killed / wait_for).exists() and process.poll() is None:
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+  assert run(killed).returncode == 0
+  assert_same_run(whole, killed)
+
+
+@pytest.mark.slow
+def test_a_signal_and_a_full_disk_damage_nothing(tmp_path):
+  workdir = tmp_path / "run"
+  process = subprocess.Popen(
+      command(workdir, num_steps=5000), cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  deadline = time.monotonic() + 120
+  while not (workdir / "checkpoints" / "0").exists():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 143
+  assert "everything is saved" in err and "Traceback" not in err
+  # Files cannot grow any more: as on a full disk.
+  limited = subprocess.run(
+      ["bash", "-c", "ulimit -f 4; exec \"$@\"", "bash",
+       *command(tmp_path / "other")], cwd=ROOT, text=True,
+      capture_output=True, check=False,
+      env={**os.environ, "TENSORSTORE_LOCK_DISABLE": "1"})
+  assert limited.returncode == 2, limited.stderr
+  assert "Traceback" not in limited.stderr
+
+
+@pytest.mark.slow
+def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path):
+  for arguments, said in ((["--lossy=1"], "lossy"),
+                          (["--num_steps=-3"], "num_steps"),
+                          (["--data=/nowhere"], "no such file")):
+    ended = subprocess.run(
+        [sys.executable, "-m", "experiments.train_auc",
+         f"--workdir={tmp_path / 'run'}", *arguments], cwd=ROOT, text=True,
+        capture_output=True, check=False)
+    assert ended.returncode == 2
+    assert said in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["independent", "perfect"])
+def test_where_no_method_should_win_none_does(tmp_path, world):
+  summary = train_auc.train(train_auc.Config(
+      num_exposures=40_000, world=world, num_steps=200), tmp_path / "run")
+  closed_form = summary["baselines"]["closed_form"]
+  assert closed_form["lead"] < 2 * closed_form["lead_error"] + 0.01
