@@ -33,9 +33,10 @@ def soft_sort(values, strength):
   return rho - isotonic(rho - w)
 
 
-def isotonic_blocks(values):
+def isotonic_blocks(values, weights=None):
   """Label of the block of every item in the isotonic fit."""
-  edges = optimize.isotonic_regression(np.asarray(values, np.float64)).blocks
+  edges = optimize.isotonic_regression(
+      np.asarray(values, np.float64), weights=weights).blocks
   return np.searchsorted(edges, np.arange(len(values)), side="right")
 
 
@@ -95,3 +96,12 @@ def per_list(function, values, where, ids):
       if chosen.any():
         result[row][chosen] = function(values[row][chosen])
   return result
+
+
+def padded_rows(lists, shape, fill=np.nan):
+  """Lists as the first items of rows of one shape, and the mask of them."""
+  values, where = np.full(shape, fill), np.zeros(shape, bool)
+  for row, items in enumerate(lists):
+    values[row, :len(items)] = items
+    where[row, :len(items)] = True
+  return values, where

@@ -54,7 +54,8 @@ class Progress:
         self._bar.update(self._task, note=note)
       self._bar.update(self._task, completed=step)
       return
-    if now - self._last_line >= _SECONDS_BETWEEN_LINES or note:
+    if step > self._start and (
+        now - self._last_line >= _SECONDS_BETWEEN_LINES or note):
       self._last_line = now
       rate = (step - self._start) * self._examples / max(
           now - self._began, 1e-9)

@@ -5,7 +5,6 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from sklearn import linear_model
 
 from harmonrank_jax.ensemble import calibration

@@ -10,12 +10,28 @@ import harmonrank_jax
 from tests import oracles
 
 SHAPE = (3, 40)
+WEIGHTINGS = ("impressions", "positives", "uniform")
+traces = []
 
 
-def sample(seed=0, num_objectives=3):
+@jax.jit
+def auc(scores, labels, where=None):
+  traces.append(labels.shape)
+  return harmonrank_jax.auc(scores, labels, where=where)
+
+
+@jax.jit
+def group_aucs(scores, labels, ids, where):
+  return {weighting: harmonrank_jax.group_auc(
+      scores, labels, ids, where=where, weighting=weighting)
+          for weighting in WEIGHTINGS}
+
+
+def sample(seed=0):
+  """Scores with ties, and bool labels of three objectives."""
   rng = np.random.default_rng(seed)
   scores = rng.normal(size=SHAPE).round(1)
-  labels = rng.random((*SHAPE, num_objectives)) < [0.5, 0.6, 0.3]
+  labels = rng.random((*SHAPE, 3)) < [0.5, 0.6, 0.3]
   return scores, labels
 
 
@@ -27,64 +43,73 @@ def value_auc(scores, values):
   return np.nan if total == 0 else (worth * (order + 1) / 2).sum() / total
 
 
-auc = jax.jit(lambda s, y, w=None: harmonrank_jax.auc(s, y, where=w))
+def list_aucs(scores, labels):
+  """AUCs of up to three short lists of `labels` with these `scores`."""
+  scores, where = oracles.padded_rows(scores, SHAPE)
+  labels, _ = oracles.padded_rows(labels, SHAPE, fill=1)
+  return np.asarray(auc(scores, labels, where))
 
 
-def test_by_hand():
-  scores = jnp.array([0.1, 0.4, 0.35, 0.8])
+def test_by_hand(x64):
   # Pairs (positive, negative): .35 > .1, .35 < .4, .8 > .1, .8 > .4.
-  np.testing.assert_array_equal(auc(scores, jnp.array([0, 0, 1, 1])), 3 / 4)
+  np.testing.assert_allclose(
+      list_aucs([[0.1, 0.4, 0.35, 0.8]], [[0, 0, 1, 1]])[0], 3 / 4)
 
 
-def test_perfect_reversed_and_tied():
-  labels = jnp.array([0, 0, 1, 1, 1])
-  np.testing.assert_array_equal(auc(jnp.arange(5.0), labels), 1)
-  np.testing.assert_array_equal(auc(-jnp.arange(5.0), labels), 0)
-  np.testing.assert_array_equal(auc(jnp.zeros(5), labels), 0.5)
+def test_perfect_reversed_and_tied(x64):
+  order = np.arange(5.0)
+  np.testing.assert_array_equal(
+      list_aucs([order, -order, 0 * order], [[0, 0, 1, 1, 1]] * 3),
+      [1, 0, 0.5])
 
 
 def test_agrees_with_scikit_learn_over_batch_and_objectives(x64):
   scores, labels = sample()
   result = auc(scores, labels)
   assert result.shape == (3, 3)
+  everywhere = np.ones(SHAPE, bool)
   for row, m in np.ndindex(3, 3):
     np.testing.assert_allclose(result[row, m], sklearn_metrics.roc_auc_score(
         labels[row, :, m], scores[row]), rtol=1e-13)
     np.testing.assert_allclose(
-        auc(scores, labels[..., m])[row], result[row, m])
+        auc(scores, labels[..., m] * 1.0, everywhere)[row], result[row, m])
 
 
 def test_masked_items_do_not_exist(x64):
-  scores, labels = sample()
+  values = np.random.default_rng(2).exponential(size=SHAPE)
+  scores, classes = sample()
   where = np.random.default_rng(1).random(SHAPE) < 0.7
-  where[0, 0] = False
-  expected = [[value_auc(scores[r][where[r]], labels[r][where[r]][:, m] * 1.0)
-               for m in range(3)] for r in range(3)]
-  np.testing.assert_allclose(auc(scores, labels, where), expected)
-  dirty = np.where(where, scores, np.nan)
-  np.testing.assert_array_equal(
-      auc(dirty, labels | ~where[..., None], where),
-      auc(scores, labels, where))
+  for labels in (classes[..., 0] * 1.0, values):
+    result = auc(scores, labels, where)
+    np.testing.assert_allclose(
+        result, [value_auc(scores[r][where[r]], labels[r][where[r]])
+                 for r in range(3)], rtol=1e-12)
+    for garbage in (np.nan, np.inf, 1e30):
+      np.testing.assert_array_equal(
+          auc(np.where(where, scores, garbage),
+              np.where(where, labels, garbage), where), result)
 
 
 def test_values_count_by_their_difference(x64):
   scores, _ = sample()
+  everywhere = np.ones(SHAPE, bool)
   values = np.random.default_rng(1).exponential(size=SHAPE).round(1)
   expected = [value_auc(s, v) for s, v in zip(scores, values, strict=True)]
-  np.testing.assert_allclose(auc(scores, values), expected, rtol=1e-12)
-  # A constant factor is a unit; classes in any unit are classes.
-  classes = (values > 1) * 7.0
   np.testing.assert_allclose(
-      auc(scores, classes), auc(scores, classes > 0), rtol=1e-12)
+      auc(scores, values, everywhere), expected, rtol=1e-12)
+  # A constant factor is a unit; classes in any unit are classes.
+  classes = (values > 1) * 1.0
+  np.testing.assert_allclose(
+      auc(scores, 7 * classes, everywhere), auc(scores, classes, everywhere),
+      rtol=1e-12)
 
 
-def test_undefined_is_nan_and_nan_is_not_hidden():
-  scores = jnp.arange(4.0)
-  assert jnp.isnan(auc(scores, jnp.zeros(4)))
-  assert jnp.isnan(auc(scores, jnp.ones(4)))
-  assert jnp.isnan(auc(scores, jnp.array([0, 1, 0, 1]), jnp.zeros(4, bool)))
+def test_undefined_is_nan_and_nan_is_not_hidden(x64):
+  order, both = np.arange(4.0), [0, 1, 0, 1]
+  assert np.isnan(list_aucs([order, order, []], [[0] * 4, [1] * 4, []])).all()
+  assert np.isnan(list_aucs([[0, np.nan, 2, 3], [1.0], order],
+                            [both, [1], both]))[:2].all()
   assert jnp.isnan(auc(jnp.zeros(0), jnp.zeros(0)))
-  assert jnp.isnan(auc(scores.at[1].set(jnp.nan), jnp.array([0, 1, 0, 1])))
 
 
 def test_float32_is_accurate_at_ten_million_items():
@@ -99,51 +124,61 @@ def test_float32_is_accurate_at_ten_million_items():
   assert abs(float(auc(scores, labels)) - exact) < 1e-6
 
 
-def grouped(scores, labels, ids, where, weighting):
+def grouped(list_auc, scores, labels, ids, where, weighting):
+  """Weighted mean over lists by a loop, and how many have an AUC or none."""
   values, weights, skipped = [], [], 0
   for group in np.unique(ids[where]):
     chosen = where & (ids == group)
-    value = value_auc(scores[chosen], labels[chosen] * 1.0)
-    if np.isnan(value):
+    if len(np.unique(labels[chosen])) == 1:
       skipped += 1
       continue
-    values.append(value)
+    values.append(list_auc(scores[chosen], labels[chosen]))
     weights.append({"impressions": chosen.sum(),
                     "positives": labels[chosen].sum(), "uniform": 1}[weighting])
   return np.average(values, weights=weights), len(values), skipped
 
 
-@pytest.mark.parametrize("weighting", ["impressions", "positives", "uniform"])
-def test_group_auc_is_the_weighted_mean_over_lists(weighting, x64):
-  scores, where, ids = oracles.random_lists(SHAPE, 5)
-  labels = sample()[1]
-  result = jax.jit(lambda s: harmonrank_jax.group_auc(
-      s, labels, ids, where=where, weighting=weighting))(scores)
-  for row, m in np.ndindex(3, 3):
+@pytest.mark.parametrize("list_auc", [
+    lambda s, y: sklearn_metrics.roc_auc_score(y, s), value_auc])
+def test_group_auc_is_the_weighted_mean_over_lists(list_auc, x64):
+  scores, where, ids = oracles.random_lists(SHAPE, 9)
+  scores, labels = scores.round(), sample()[1] * 1.0
+  if list_auc is value_auc:
+    labels *= np.random.default_rng(1).exponential(size=labels.shape)
+  results = group_aucs(scores, labels, ids, where)
+  for weighting, row, m in (
+      (w, *index) for w in WEIGHTINGS for index in np.ndindex(3, 3)):
+    result = results[weighting]
     value, groups, skipped = grouped(
-        scores[row], labels[row, :, m], ids[row], where[row], weighting)
+        list_auc, scores[row], labels[row, :, m], ids[row], where[row],
+        weighting)
     np.testing.assert_allclose(result.value[row, m], value, rtol=1e-12)
     assert result.num_groups[row, m] == groups
     assert result.num_skipped[row, m] == skipped
+  assert results["uniform"].num_skipped.max() > 0
+  dirty = group_aucs(
+      np.where(where, scores, np.nan),
+      np.where(where[..., None], labels, np.nan), ids, where)
+  jax.tree.map(np.testing.assert_array_equal, dirty, results)
 
 
-def test_group_auc_of_values_and_of_one_list(x64):
-  scores, _ = sample()
-  values = np.random.default_rng(1).exponential(size=40)
-  ids = np.arange(40) % 3
-  one = harmonrank_jax.group_auc(scores[0], values, np.zeros(40, int))
-  np.testing.assert_allclose(one.value, value_auc(scores[0], values))
-  three = harmonrank_jax.group_auc(
-      scores[0], values, ids, weighting="uniform")
-  np.testing.assert_allclose(three.value, np.mean(
-      [value_auc(scores[0][ids == i], values[ids == i]) for i in range(3)]))
+def test_group_auc_of_one_list_is_the_auc_and_of_none_is_nan():
+  call = jax.jit(harmonrank_jax.group_auc)
+  scores, labels = sample()
+  scores, labels = np.float32(scores[0]), labels[0, :, 0]
+  one = call(scores, labels, np.zeros(40, int))
+  np.testing.assert_allclose(
+      one.value, sklearn_metrics.roc_auc_score(labels, scores), rtol=1e-6)
+  assert (one.num_groups, one.num_skipped) == (1, 0)
+  none = call(scores, labels, np.int64(labels))
+  assert jnp.isnan(none.value)
+  assert (none.num_groups, none.num_skipped) == (0, 2)
 
 
-def test_no_group_with_an_auc_is_nan():
-  result = harmonrank_jax.group_auc(
-      jnp.arange(4.0), jnp.array([1, 1, 0, 0]), jnp.array([1, 1, 2, 2]))
-  assert jnp.isnan(result.value)
-  assert (result.num_groups, result.num_skipped) == (0, 2)
+def test_one_trace(x64):
+  for seed in range(3):
+    auc(*sample(seed))
+  assert traces.count((*SHAPE, 3)) == 1
 
 
 def test_errors_name_the_argument():

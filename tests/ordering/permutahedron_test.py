@@ -1,4 +1,10 @@
-"""Soft rank and soft sort against float64 oracles and their theory."""
+"""Soft rank and soft sort against float64 oracles and their theory.
+
+Almost all of the time is compilation, so the cases of many tests are rows of
+two shapes: one with three tiles to merge, the last not full, and one without.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +14,56 @@ import pytest
 import harmonrank_jax
 from tests import oracles
 
-SIZE = 60
-soft_rank = jax.jit(
-    lambda s, eps: harmonrank_jax.soft_rank(s, strength=eps))
-soft_sort = jax.jit(
-    lambda s, eps: harmonrank_jax.soft_sort(s, strength=eps))
+ROWS, SIZE, SMALL = 18, 40, 12
+SHAPE, SMALL_SHAPE = (ROWS, SIZE), (ROWS, SMALL)
+
+
+class Calculus(NamedTuple):
+  """Values and the Jacobians of each row, by both modes."""
+
+  values: np.ndarray  # [R, N]
+  by_items: np.ndarray  # [R, N, N], of each result by each item
+  by_items_forward: np.ndarray  # [R, N, N]
+  by_strength: np.ndarray  # [R, N]
+  by_strength_forward: np.ndarray  # [R, N]
+
+
+def make_calculus(operator, size):
+  shape = (ROWS, size)
+
+  @jax.jit
+  def calculus(values, strength, where, ids):
+    call = lambda v, e: operator(
+        v, strength=e, where=where, segment_ids=ids)
+    units = jnp.broadcast_to(
+        jnp.eye(size, dtype=values.dtype)[:, None], (size, *shape))
+    result, pull = jax.vjp(call, values, strength)
+    by_items, by_strength = jax.vmap(pull)(units)
+    push = lambda unit: jax.jvp(
+        call, (values, strength), (unit, jnp.zeros_like(strength)))[1]
+    by_items_forward = jax.vmap(push)(units)
+    _, by_strength_forward = jax.jvp(
+        call, (values, strength),
+        (jnp.zeros_like(values), jnp.ones_like(strength)))
+    return Calculus(
+        result, jnp.swapaxes(by_items, 0, 1), jnp.moveaxis(
+            by_items_forward, 0, 2), by_strength[..., 0].T,
+        by_strength_forward)
+
+  def checked(values, strength, where=None, ids=None):
+    values = np.broadcast_to(values, shape)
+    strength = np.broadcast_to(strength, (ROWS, 1)).astype(values.dtype)
+    where = np.ones(shape, bool) if where is None else where
+    ids = np.zeros(shape, np.int32) if ids is None else ids
+    result = calculus(values, strength, where, np.asarray(ids, np.int32))
+    return Calculus(*(np.asarray(x) for x in result))
+
+  return checked
+
+
+rank = make_calculus(harmonrank_jax.soft_rank, SIZE)
+small_rank = make_calculus(harmonrank_jax.soft_rank, SMALL)
+small_sort = make_calculus(harmonrank_jax.soft_sort, SMALL)
 
 
 def normal(*shape, seed=0):
@@ -21,227 +72,276 @@ def normal(*shape, seed=0):
 
 def relative(strength, scores):
   """eps of a relative strength: in units of std / n."""
-  return strength * scores.std() / scores.shape[-1]
+  return strength * scores.std(axis=-1, keepdims=True) / scores.shape[-1]
+
+
+def cases(size=SIZE):
+  """Rows without ties, with ties and with heavy tails, at six strengths."""
+  kinds = normal(size), normal(size).round(1), np.exp(normal(size))
+  scores = np.repeat(kinds, 6, axis=0)
+  strength = np.tile([0.01, 0.3, 1.0, 3.0, 8.0, 100.0], 3)[:, None]
+  return scores, relative(strength, scores)
 
 
 def test_by_hand():
   # z = [.5, 1, 3.5, 4] less [1, 2, 3, 4]: (-.5, -1) pool, and so do (.5, 0).
+  values, where = oracles.padded_rows([[3.5, 1.0, 4.0, 0.5]], SMALL_SHAPE)
   np.testing.assert_allclose(
-      harmonrank_jax.soft_rank(jnp.array([3.5, 1.0, 4.0, 0.5]), strength=1.0),
+      small_rank(np.float32(values), 1.0, where).values[0, :4],
       [3.5 - 0.25, 1 + 0.75, 4 - 0.25, 0.5 + 0.75])
+
+
+def test_soft_sort_by_hand(x64):
   # Positions [.5, 1, 1.5] less [1, 2, 3] pool to a mean of -1.
+  values, where = oracles.padded_rows([[3.0, 1.0, 2.0]], SMALL_SHAPE)
   np.testing.assert_allclose(
-      harmonrank_jax.soft_sort(jnp.array([3.0, 1.0, 2.0]), strength=2.0),
+      small_sort(values, 2.0, where).values[0, :3],
       [0.5 + 1, 1 + 1, 1.5 + 1])
 
 
-@pytest.mark.parametrize("strength", [0.01, 0.3, 1.0, 3.0, 8.0, 100.0])
-def test_agree_with_the_oracle(strength, x64):
-  for scores in (normal(SIZE), normal(SIZE).round(1), np.exp(normal(SIZE))):
-    eps = relative(strength, scores)
+def test_ranks_agree_with_the_oracle(x64):
+  scores, eps = cases()
+  ranks = rank(scores, eps).values
+  for row, strength in enumerate(eps[:, 0]):
     np.testing.assert_allclose(
-        soft_rank(scores, eps), oracles.soft_rank(scores, eps),
+        ranks[row], oracles.soft_rank(scores[row], strength),
         rtol=1e-12, atol=1e-12 * SIZE)
+
+
+def test_sorts_agree_with_the_oracle(x64):
+  values, eps = cases(SMALL)
+  ordered = small_sort(values, eps).values
+  for row, strength in enumerate(eps[:, 0]):
     np.testing.assert_allclose(
-        soft_sort(scores, eps), oracles.soft_sort(scores, eps),
-        rtol=1e-12, atol=1e-12 / eps)
+        ordered[row], oracles.soft_sort(values[row], strength),
+        rtol=1e-12, atol=1e-12 / strength)
 
 
-@pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_float32_errs_by_less_than_a_rank_in_a_million(offset):
-  scores = np.float32(normal(1_000_000) + offset)
-  eps = np.float32(relative(3.0, scores))
-  error = np.asarray(soft_rank(scores, eps)) - oracles.soft_rank(scores, eps)
-  assert np.abs(error).max() < 0.5
+def test_float32_errs_by_less_than_a_rank_in_a_million():
+  call = jax.jit(lambda s, eps: harmonrank_jax.soft_rank(s, strength=eps))
+  for offset in (0, 100):
+    scores = np.float32(normal(1_000_000) + offset)
+    eps = np.float32(relative(3.0, scores)[0])
+    error = np.asarray(call(scores, eps)) - oracles.soft_rank(scores, eps)
+    assert np.abs(error).max() < 0.5
 
 
 def test_hard_limit_is_exact_and_reached_continuously():
-  scores = np.float32(normal(SIZE).round(1))
-  expected = oracles.mid_ranks(scores)
-  for eps in (0.0, 1e-30, 1e-12, 1e-5):
-    np.testing.assert_array_equal(soft_rank(scores, eps), expected)
-    np.testing.assert_allclose(
-        soft_sort(scores, eps), np.sort(scores), atol=1e-6)
+  scores = np.float32(normal(SMALL).round(1))
+  eps = np.resize([0.0, 1e-30, 1e-12, 1e-5], (ROWS, 1))
+  np.testing.assert_array_equal(
+      small_rank(scores, eps).values,
+      np.broadcast_to(oracles.mid_ranks(scores), SMALL_SHAPE))
+
+
+def test_hard_limit_of_the_sort(x64):
+  values = normal(SMALL).round(1)
+  eps = np.resize([0.0, 1e-300, 1e-12, 1e-5], (ROWS, 1))
+  np.testing.assert_allclose(
+      small_sort(values, eps).values,
+      np.broadcast_to(np.sort(values), SMALL_SHAPE), atol=1e-9)
 
 
 def test_soft_limit():
-  scores = np.float32(normal(SIZE))
-  for eps in (1e6, 1e30, np.inf):
-    np.testing.assert_allclose(
-        soft_rank(scores, eps), np.full(SIZE, (SIZE + 1) / 2), rtol=1e-5)
-    np.testing.assert_allclose(
-        soft_sort(scores, eps), np.full(SIZE, scores.mean()), atol=1e-3)
+  eps = np.resize([1e6, 1e30, np.inf], (ROWS, 1))
+  np.testing.assert_allclose(
+      small_rank(np.float32(normal(SMALL)), eps).values,
+      np.full(SMALL_SHAPE, (SMALL + 1) / 2), rtol=1e-5)
+
+
+def test_soft_limit_of_the_sort(x64):
+  values = normal(SMALL)
+  eps = np.resize([1e6, 1e300, np.inf], (ROWS, 1))
+  np.testing.assert_allclose(
+      small_sort(values, eps).values,
+      np.full(SMALL_SHAPE, values.mean()), atol=1e-4)
 
 
 def test_sum_shift_permutation_and_monotonicity(x64):
-  scores = normal(SIZE)
-  eps = relative(2.0, scores)
-  ranks = soft_rank(scores, eps)
-  np.testing.assert_allclose(ranks.sum(), SIZE * (SIZE + 1) / 2, rtol=1e-14)
-  np.testing.assert_allclose(soft_rank(scores + 5, eps), ranks, rtol=1e-12)
+  scores, eps = cases()
+  ranks = rank(scores, eps).values
+  np.testing.assert_allclose(
+      ranks.sum(axis=1), np.full(ROWS, SIZE * (SIZE + 1) / 2), rtol=1e-14)
+  np.testing.assert_allclose(
+      rank(scores + 5, eps).values, ranks, rtol=1e-10)
   order = np.random.default_rng(1).permutation(SIZE)
   np.testing.assert_allclose(
-      soft_rank(scores[order], eps), ranks[order], rtol=1e-14)
-  assert (np.diff(ranks[np.argsort(scores)]) >= 0).all()
-  assert (np.diff(soft_sort(scores, eps)) >= 0).all()
+      rank(scores[:, order], eps).values, ranks[:, order], rtol=1e-13)
+  ascending = np.argsort(scores, axis=1)
+  in_order = np.take_along_axis(ranks, ascending, axis=1)
+  assert (np.diff(in_order) >= -1e-12).all()
 
 
 def test_all_equal():
+  result = small_rank(np.ones(SMALL, np.float32), 0.1)
   np.testing.assert_array_equal(
-      soft_rank(np.ones(SIZE, np.float32), 0.1),
-      np.full(SIZE, (SIZE + 1) / 2))
+      result.values, np.full(SMALL_SHAPE, (SMALL + 1) / 2))
   np.testing.assert_allclose(
-      jax.grad(lambda s: soft_rank(s, 0.1)[0])(np.ones(SIZE, np.float32)),
-      (np.eye(SIZE)[0] - 1 / SIZE) / 0.1, rtol=1e-5, atol=1e-6)
+      result.by_items[0], (np.eye(SMALL) - 1 / SMALL) / 0.1,
+      rtol=1e-5, atol=1e-6)
 
 
 def test_infinite_and_nan_scores():
-  scores = jnp.array([0.0, jnp.inf, 0.1, jnp.nan, -jnp.inf, jnp.inf])
+  scores, where = oracles.padded_rows(
+      [[0.0, np.inf, 0.1, np.nan, -np.inf, np.inf]], SMALL_SHAPE)
+  result = small_rank(np.float32(scores), 10.0, where)
   np.testing.assert_allclose(
-      harmonrank_jax.soft_rank(scores, strength=10.0),
+      result.values[0, :6],
       [2.5 - 0.005, 4.5, 2.5 + 0.005, np.nan, 1, 4.5], rtol=1e-6)
-  gradient = jax.grad(lambda s: harmonrank_jax.soft_rank(
-      s, strength=10.0)[jnp.array([0, 1, 2, 4])] @ jnp.arange(4.0))(scores)
-  np.testing.assert_allclose(gradient, [-0.1, 0, 0.1, 0, 0, 0], atol=1e-7)
+  # The two finite ones pool; nothing else has a derivative.
+  expected = np.zeros((SMALL, SMALL))
+  expected[0, [0, 2]], expected[2, [0, 2]] = [0.05, -0.05], [-0.05, 0.05]
+  np.testing.assert_allclose(result.by_items[0], expected, atol=1e-7)
+
+
+def test_infinite_and_nan_values_of_the_sort(x64):
+  values, where = oracles.padded_rows(
+      [[3.0, np.inf, np.nan, 1.0, -np.inf]], SMALL_SHAPE)
   np.testing.assert_allclose(
-      harmonrank_jax.soft_sort(
-          jnp.array([3.0, jnp.inf, jnp.nan, 1.0, -jnp.inf]), strength=0.25),
+      small_sort(values, 0.25, where).values[0, :5],
       [-np.inf, 1, np.nan, 3, np.inf])
 
 
-@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3), (1,), (2, 1)])
-def test_empty_and_single(shape):
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)])
+def test_empty(shape):
   values = jnp.full(shape, 3.0)
-  np.testing.assert_array_equal(
-      harmonrank_jax.soft_rank(values, strength=1.0), np.ones(shape))
-  np.testing.assert_array_equal(
-      harmonrank_jax.soft_sort(values, strength=1.0), values)
+  assert harmonrank_jax.soft_rank(values, strength=1.0).shape == shape
+  assert harmonrank_jax.soft_sort(values, strength=1.0).shape == shape
+
+
+def test_a_list_of_one():
+  call = jax.jit(lambda v: (harmonrank_jax.soft_rank(v, strength=1.0),
+                            harmonrank_jax.soft_sort(v, strength=1.0)))
+  values = jnp.array([[3.0], [-1.0]])
+  ranks, ordered = call(values)
+  np.testing.assert_array_equal(ranks, [[1], [1]])
+  np.testing.assert_array_equal(ordered, values)
 
 
 def test_all_masked_is_zero_without_gradient():
-  masked = lambda s: harmonrank_jax.soft_rank(
-      s, strength=1.0, where=jnp.zeros(4, bool))
-  np.testing.assert_array_equal(masked(jnp.arange(4.0)), np.zeros(4))
-  np.testing.assert_array_equal(
-      jax.jacrev(masked)(jnp.arange(4.0)), np.zeros((4, 4)))
+  result = small_rank(
+      np.float32(normal(*SMALL_SHAPE)), 1.0, np.zeros(SMALL_SHAPE, bool))
+  for part in result:
+    np.testing.assert_array_equal(part, np.zeros_like(part))
 
 
-def test_bfloat16_ranks_are_float32():
-  scores = jnp.asarray(normal(SIZE), jnp.bfloat16)
-  ranks = harmonrank_jax.soft_rank(scores, strength=0.01)
-  assert ranks.dtype == jnp.float32
+@pytest.mark.parametrize("calculus, oracle, shape, num_lists", [
+    (rank, oracles.soft_rank, SHAPE, 5),
+    (small_sort, oracles.soft_sort, SMALL_SHAPE, 2)])
+def test_masked_ragged_lists(calculus, oracle, shape, num_lists, x64):
+  scores, where, ids = oracles.random_lists(shape, num_lists)
+  eps = 0.3
+  expected = oracles.per_list(lambda s: oracle(s, eps), scores, where, ids)
+  result = calculus(scores, eps, where, ids)
   np.testing.assert_allclose(
-      ranks, oracles.soft_rank(scores, 0.01), rtol=1e-5, atol=1e-3)
-
-
-@pytest.mark.parametrize("operator, oracle", [
-    (harmonrank_jax.soft_rank, oracles.soft_rank),
-    (harmonrank_jax.soft_sort, oracles.soft_sort)])
-def test_masked_ragged_lists(operator, oracle, x64):
-  scores, where, ids = oracles.random_lists((3, SIZE), 9)
-  expected = oracles.per_list(lambda s: oracle(s, 0.02), scores, where, ids)
-  call = jax.jit(lambda s, eps: operator(
-      s, strength=eps, where=where, segment_ids=ids))
-  actual = call(scores, 0.02)
-  np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-11)
-  pull = jax.vjp(lambda s: call(s, 0.02), scores)[1]
-  gradient, = pull(normal(3, SIZE))
-  assert (np.asarray(gradient)[~where] == 0).all()
+      result.values, expected, rtol=1e-11, atol=1e-11)
+  apart = (ids[:, :, None] != ids[:, None]) | ~(
+      where[:, :, None] & where[:, None])
+  assert (result.by_items[apart] == 0).all()
+  assert (result.by_items[~apart] != 0).any()
+  assert (result.by_strength[~where] == 0).all()
   for garbage in (np.nan, np.inf, 1e30):
-    dirty = np.where(where, scores, garbage)
-    np.testing.assert_array_equal(call(dirty, 0.02), actual)
-    pull = jax.vjp(lambda s: call(s, 0.02), dirty)[1]
-    np.testing.assert_array_equal(pull(normal(3, SIZE))[0], gradient)
+    dirty = calculus(np.where(where, scores, garbage), eps, where, ids)
+    for part, other in zip(dirty, result, strict=True):
+      np.testing.assert_array_equal(part, other)
 
 
 def test_gradient_is_the_written_out_jacobian(x64):
-  scores = normal(SIZE)
-  for strength in (0.5, 2.0, 20.0):
-    eps = relative(strength, scores)
-    expected = oracles.soft_rank_jacobian(scores, eps)
-    for mode in (jax.jacfwd, jax.jacrev):
-      actual = mode(lambda s, eps=eps: soft_rank(s, eps))(scores)
-      np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-11)
-      np.testing.assert_allclose(actual, np.transpose(actual), atol=1e-11)
-      np.testing.assert_allclose(actual.sum(axis=0), 0, atol=1e-9)
-
-
-@pytest.mark.parametrize("operator", [soft_rank, soft_sort])
-def test_gradients_against_differences(operator, x64):
-  scores, direction, cotangent = normal(3, SIZE)
-  for strength in (0.5, 2.0, 20.0):
-    eps = relative(strength, scores)
-    objective = lambda s, e: operator(s, e) @ cotangent
-    step = 1e-7
-    by_scores = (objective(scores + step * direction, eps)
-                 - objective(scores - step * direction, eps)) / (2 * step)
-    by_strength = (objective(scores, eps * (1 + step))
-                   - objective(scores, eps * (1 - step))) / (2 * step * eps)
-    gradient = jax.grad(objective, (0, 1))(scores, eps)
-    np.testing.assert_allclose(
-        gradient[0] @ direction, by_scores, rtol=1e-5)
-    np.testing.assert_allclose(gradient[1], by_strength, rtol=1e-5)
-    _, tangent = jax.jvp(
-        objective, (scores, eps), (direction, 1.0))
-    np.testing.assert_allclose(
-        tangent, gradient[0] @ direction + gradient[1], rtol=1e-10)
+  scores, eps = cases()
+  result = rank(scores, eps)
+  for row, strength in enumerate(eps[:, 0]):
+    expected = oracles.soft_rank_jacobian(scores[row], strength)
+    scale = 1e-13 / strength
+    for actual in (result.by_items[row], result.by_items_forward[row]):
+      np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=scale)
+      np.testing.assert_allclose(actual, actual.T, atol=scale)
+      np.testing.assert_allclose(actual.sum(axis=0), 0, atol=SIZE * scale)
 
 
 def test_derivative_in_the_strength_is_the_formula(x64):
-  scores = normal(SIZE)
-  eps = relative(2.0, scores)
-  ranks = soft_rank(scores, eps)
-  jacobian = oracles.soft_rank_jacobian(scores, eps) * eps
-  # I - J eps averages over blocks; mean rank of a block = mean soft rank.
-  mean_rank = (np.eye(SIZE) - jacobian) @ ranks
+  scores, eps = cases()
+  result = rank(scores, eps)
+  for row, strength in enumerate(eps[:, 0]):
+    # I - J eps averages over blocks; mean rank of a block = mean soft rank.
+    mean_rank = (np.eye(SIZE) - strength * oracles.soft_rank_jacobian(
+        scores[row], strength)) @ result.values[row]
+    expected = -(result.values[row] - mean_rank) / strength
+    for actual in (result.by_strength[row], result.by_strength_forward[row]):
+      np.testing.assert_allclose(
+          actual, expected, rtol=1e-9, atol=1e-11 / strength)
+
+
+@pytest.mark.parametrize("calculus, shape", [
+    (rank, SHAPE), (small_sort, SMALL_SHAPE)])
+def test_gradients_against_differences(calculus, shape, x64):
+  scores, direction = normal(2, *shape)
+  eps = relative(np.geomspace(0.3, 30, ROWS)[:, None], scores)
+  step = 1e-7
+
+  def difference(low, high):
+    return (calculus(*high).values - calculus(*low).values) / (2 * step)
+
+  result = calculus(scores, eps)
   np.testing.assert_allclose(
-      jax.jacfwd(soft_rank, 1)(scores, eps), -(ranks - mean_rank) / eps,
-      rtol=1e-9, atol=1e-7)
+      eps * np.einsum("rij,rj->ri", result.by_items, direction),
+      eps * difference((scores - step * direction, eps),
+                       (scores + step * direction, eps)),
+      rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+      eps * result.by_strength,
+      difference((scores, eps * (1 - step)), (scores, eps * (1 + step))),
+      rtol=1e-5, atol=1e-5)
+  for actual, forward in ((result.by_items, result.by_items_forward),
+                          (result.by_strength, result.by_strength_forward)):
+    np.testing.assert_allclose(forward, actual, rtol=1e-9, atol=1e-9)
 
 
 def test_at_strength_zero_derivatives_are_zero():
-  scores = np.float32(normal(SIZE).round(1))
-  for argument in (0, 1):
-    derivative = jax.jacrev(soft_rank, argument)(scores, 0.0)
-    np.testing.assert_array_equal(derivative, np.zeros_like(derivative))
-  jacobian = jax.jacrev(soft_sort)(scores, 0.0)
-  np.testing.assert_array_equal(jacobian, np.eye(SIZE)[np.argsort(
-      scores, kind="stable")])
+  result = small_rank(np.float32(normal(SMALL).round(1)), 0.0)
+  for part in result[1:]:
+    np.testing.assert_array_equal(part, np.zeros_like(part))
+
+
+def test_at_strength_zero_the_sort_has_the_hard_derivative(x64):
+  values = normal(SMALL).round(1)
+  result = small_sort(values, 0.0)
   np.testing.assert_array_equal(
-      jax.jacrev(soft_sort, 1)(scores, 0.0), np.zeros(SIZE))
+      result.by_items[0], np.eye(SMALL)[np.argsort(values, kind="stable")])
+  np.testing.assert_array_equal(
+      result.by_strength, np.zeros(SMALL_SHAPE))
 
 
-def test_strength_per_list_and_negative_when_traced():
-  scores = np.float32(normal(2, SIZE))
-  strength = np.float32([[0.001], [0.01]])
-  ranks = soft_rank(scores, strength)
-  for row in range(2):
+def test_a_traced_negative_strength_is_zero():
+  scores = np.float32(normal(SMALL))
+  for eps in (-1.0, np.nan):
     np.testing.assert_array_equal(
-        ranks[row], soft_rank(scores, np.tile(strength[row], (2, 1)))[row])
-  np.testing.assert_array_equal(
-      soft_rank(scores, np.float32(-1.0)), soft_rank(scores, 0.0))
+        small_rank(scores, eps).values, small_rank(scores, 0.0).values)
 
 
 def test_eager_jit_and_vmap_agree():
-  scores = np.float32(normal(2, 12))
-  rank = lambda s: harmonrank_jax.soft_rank(s, strength=0.2)
-  value_and_grad = jax.value_and_grad(lambda s: (rank(s) ** 2).sum())
-  expected = [value_and_grad(row) for row in scores]
-  actual = jax.jit(jax.vmap(value_and_grad))(scores)
-  for row in range(2):
-    np.testing.assert_allclose(actual[0][row], expected[row][0], rtol=1e-6)
-    np.testing.assert_allclose(actual[1][row], expected[row][1], rtol=1e-5)
+  scores = np.float32(normal(*SMALL_SHAPE))
+  call = lambda s: harmonrank_jax.soft_rank(s, strength=0.2)
+  expected = small_rank(scores, 0.2)
+  np.testing.assert_allclose(call(scores[0]), expected.values[0], rtol=1e-6)
+  gradient = jax.jit(jax.vmap(jax.grad(lambda s: call(s)[3])))(scores)
+  np.testing.assert_allclose(
+      gradient, expected.by_items[:, 3], rtol=1e-5, atol=1e-6)
 
 
-def test_exports_with_its_gradient():
-  function = jax.jit(jax.value_and_grad(
-      lambda s: harmonrank_jax.soft_rank(s, strength=0.1)[0]))
-  exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(
-      jax.ShapeDtypeStruct((40,), jnp.float32))
-  scores = np.float32(normal(40))
-  for actual, expected in zip(
-      exported.call(scores), function(scores), strict=True):
-    np.testing.assert_allclose(actual, expected, rtol=1e-6)
+def test_exports_and_bfloat16_ranks_are_float32():
+  exported = jax.export.export(
+      jax.jit(jax.value_and_grad(
+          lambda s: harmonrank_jax.soft_rank(s, strength=0.5)[0])),
+      platforms=("cpu", "cuda", "tpu"))(
+          jax.ShapeDtypeStruct((SMALL,), jnp.bfloat16))
+  scores = jnp.asarray(normal(SMALL), jnp.bfloat16)
+  value, gradient = exported.call(scores)
+  assert (value.dtype, gradient.dtype) == (jnp.float32, jnp.bfloat16)
+  np.testing.assert_allclose(
+      value, oracles.soft_rank(scores, 0.5)[0], rtol=1e-6)
+  np.testing.assert_allclose(
+      np.float32(gradient), oracles.soft_rank_jacobian(scores, 0.5)[0],
+      rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize("operator", [

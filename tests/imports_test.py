@@ -1,0 +1,142 @@
+"""Imports point one way: the arrows between the rooms, read from the source."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+LIBRARY = "harmonrank_jax"
+# What the modules of a room may import of the other rooms.
+ARROWS = {
+    "ordering": set(),
+    "data": set(),
+    "predictor": {"data"},
+    "sharding": set(),
+    "ensemble": {"ordering", "sharding"},
+    "diversity": {"ordering", "sharding"},
+    "reranker": {"diversity", "ordering", "sharding"},
+}
+
+
+def module_name(path):
+  """`harmonrank_jax/ordering/__init__.py` is `harmonrank_jax.ordering`."""
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_in(name, package):
+  return name == package or name.startswith(package + ".")
+
+
+def statements(tree, *, in_functions):
+  """Nodes of a module; those in functions do not run on import."""
+  functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+  for node in ast.iter_child_nodes(tree):
+    yield node
+    if in_functions or not isinstance(node, functions):
+      yield from statements(node, in_functions=in_functions)
+
+
+def imports_of(tree, *, in_functions=True):
+  """Every dotted name a module imports, with the names taken from it."""
+  result = set()
+  for node in statements(tree, in_functions=in_functions):
+    if isinstance(node, ast.Import):
+      result |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, "imports are absolute"
+      result |= {node.module} | {
+          f"{node.module}.{alias.name}" for alias in node.names}
+  return result
+
+
+def room_of(name):
+  """The room of a module of the library; None for the package itself."""
+  parts = name.split(".")
+  return parts[1] if parts[0] == LIBRARY and len(parts) > 1 else None
+
+
+TREES = {
+    module_name(path): ast.parse(path.read_text(), str(path))
+    for folder in (LIBRARY, "experiments")
+    for path in sorted((ROOT / folder).rglob("*.py"))}
+LIBRARY_TREES = {
+    name: tree for name, tree in TREES.items() if is_in(name, LIBRARY)}
+
+
+def importers(package):
+  """Modules that import a package at any level, inside functions too."""
+  return {name for name, tree in TREES.items()
+          if any(is_in(other, package) for other in imports_of(tree))}
+
+
+def test_the_reader_sees_every_form_of_import():
+  tree = ast.parse(
+      "import a.b as c, d\n"
+      "if c:\n  from e import f, g\n"
+      "class H:\n  def i(self):\n    import j\n")
+  assert imports_of(tree) == {"a.b", "d", "e", "e.f", "e.g", "j"}
+  assert imports_of(tree, in_functions=False) == {
+      "a.b", "d", "e", "e.f", "e.g"}
+  assert {"harmonrank_jax", "harmonrank_jax.ordering",
+          "harmonrank_jax.ensemble.losses",
+          "experiments.common.report"} <= set(TREES)
+  assert is_in("a.b", "a") and not is_in("ab", "a")
+
+
+@pytest.mark.parametrize("name", [
+    name for name in LIBRARY_TREES if room_of(name)])
+def test_rooms_import_only_along_the_arrows(name):
+  room = room_of(name)
+  others = {room_of(other) for other in imports_of(TREES[name])
+            if is_in(other, LIBRARY)}
+  # None: the package itself, whose names are for those outside.
+  assert others <= ARROWS[room] | {room}
+
+
+def test_the_library_imports_no_experiment_and_no_test():
+  assert not importers("experiments") & set(LIBRARY_TREES)
+  assert not importers("tests")
+
+
+@pytest.mark.parametrize("package", ["flax", "optax"])
+def test_orders_and_slates_need_no_network(package):
+  for name in importers(package):
+    assert room_of(name) not in ("ordering", "diversity")
+
+
+def test_one_module_imports_orbax_and_one_matplotlib():
+  assert importers("orbax") == {"experiments.common.checkpointing"}
+  assert importers("matplotlib") == {"experiments.common.report"}
+
+
+@pytest.mark.parametrize("package", ["pickle", "cloudpickle", "dill"])
+def test_nothing_pickles(package):
+  assert not importers(package)
+
+
+@pytest.mark.parametrize("name", list(LIBRARY_TREES))
+def test_the_library_does_not_print(name):
+  for node in ast.walk(TREES[name]):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+      assert node.func.id != "print", f"line {node.lineno}"
+
+
+def test_importing_the_package_is_light():
+  reached, waiting = set(), [LIBRARY]
+  while waiting:
+    name = waiting.pop()
+    # A module runs after the packages that it is in.
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+      module = ".".join(parts[:depth])
+      if module in TREES and module not in reached:
+        reached.add(module)
+        waiting += imports_of(TREES[module], in_functions=False)
+    reached.add(parts[0])
+  assert {"jax", "harmonrank_jax.ordering.isotonic",
+          "harmonrank_jax.ensemble.losses"} <= reached
+  assert not reached & {
+      "flax", "matplotlib", "optax", "orbax", "pyarrow", "rich", "sklearn",
+      "tensorboardX"}
