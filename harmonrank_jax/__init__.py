@@ -1,5 +1,12 @@
 """Ranking-aligned multi-objective ensembles in JAX."""
 
+from harmonrank_jax.ensemble.baselines import tune_weights
+from harmonrank_jax.ensemble.calibration import Platt
+from harmonrank_jax.ensemble.calibration import calibrate
+from harmonrank_jax.ensemble.calibration import closed_form_score
+from harmonrank_jax.ensemble.calibration import fit_platt
+from harmonrank_jax.ensemble.losses import LossDiagnostics
+from harmonrank_jax.ensemble.losses import SoftAucDiagnostics
 from harmonrank_jax.ensemble.losses import auc_margin_loss
 from harmonrank_jax.ensemble.losses import balanced_bce_loss
 from harmonrank_jax.ensemble.losses import bce_loss
@@ -8,17 +15,34 @@ from harmonrank_jax.ensemble.losses import pairwise_loss
 from harmonrank_jax.ensemble.metrics import GroupAuc
 from harmonrank_jax.ensemble.metrics import auc
 from harmonrank_jax.ensemble.metrics import group_auc
+from harmonrank_jax.ensemble.network import HarmonRank
+from harmonrank_jax.ensemble.network import HarmonRankConfig
+from harmonrank_jax.ensemble.network import ProfileEncoder
+from harmonrank_jax.ensemble.network import with_platt
 from harmonrank_jax.ordering.isotonic import isotonic_regression
 from harmonrank_jax.ordering.permutahedron import soft_rank
 from harmonrank_jax.ordering.permutahedron import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
+from harmonrank_jax.predictor.pepnet import PepNet
+from harmonrank_jax.predictor.pepnet import PepNetConfig
 
 __all__ = [
     "GroupAuc",
+    "HarmonRank",
+    "HarmonRankConfig",
+    "LossDiagnostics",
+    "PepNet",
+    "PepNetConfig",
+    "Platt",
+    "ProfileEncoder",
+    "SoftAucDiagnostics",
     "auc",
     "auc_margin_loss",
     "balanced_bce_loss",
     "bce_loss",
+    "calibrate",
+    "closed_form_score",
+    "fit_platt",
     "group_auc",
     "hard_rank",
     "isotonic_regression",
@@ -26,4 +50,6 @@ __all__ = [
     "pairwise_loss",
     "soft_rank",
     "soft_sort",
+    "tune_weights",
+    "with_platt",
 ]

@@ -51,6 +51,9 @@ def fit_platt(
     `Platt`, float32. Without a valid row: slope 1, offset 0, rate 1/2. A
     constant score has slope 0.
 
+  Raises:
+    ValueError: if the shapes do not fit.
+
   References:
     Platt, "Probabilistic outputs for support vector machines", 1999, with
     the targets of its section 2.2; Lin, Lin, Weng, 2007, for the iteration.
@@ -61,6 +64,12 @@ def fit_platt(
   >>> bool(fit_platt(scores, labels).scale[0] < 0.5)
   True
   """
+  for name, array in (("labels", labels), ("where", where)):
+    if array is not None and array.shape != scores.shape:
+      raise ValueError(f"{name} has shape {array.shape}; scores have "
+                       f"{scores.shape}.")
+  if scores.ndim != 2:
+    raise ValueError(f"scores has shape {scores.shape}; expected [N, M].")
   inputs = log_odds(scores.astype(jnp.float32))
   positive = labels > 0
   valid = jnp.ones(positive.shape, bool) if where is None else where

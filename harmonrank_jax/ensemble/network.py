@@ -135,8 +135,8 @@ class HarmonRank(nn.Module):
     Args:
       objective_scores: `[..., M]` probabilities.
       profile: `[..., P]` float; P may be 0.
-      where: `[..., M]` bool, True = the objective has a score. A missing
-        score takes no part; whatever stands there changes nothing.
+      where: `[M]` or `[..., M]` bool, True = the objective has a score. A
+        missing score takes no part; whatever stands there changes nothing.
       objective_weights: `[M]` or `[..., M]`, what the AUC of each objective
         is worth; equal if None. Aligned head only: the scalar head is bound
         to the weights it was trained with.
@@ -165,6 +165,7 @@ class HarmonRank(nn.Module):
     if objective_weights is None:
       objective_weights = jnp.ones(self.config.num_objectives)
     objective_weights = jnp.asarray(objective_weights)
+    _check_fits("objective_weights", objective_weights, objective_scores)
     objective_weights = objective_weights.reshape(
         (1,) * (gain.ndim - objective_weights.ndim) + objective_weights.shape)
     return calibration.closed_form_score(
@@ -200,6 +201,7 @@ class HarmonRank(nn.Module):
           f"{objective_scores.shape}: all but the last axis must agree.")
     present = jnp.ones(objective_scores.shape, bool)
     if where is not None:
+      _check_fits("where", where, objective_scores)
       present = jnp.broadcast_to(where, objective_scores.shape)
     logits, prior, base_rate = self._calibrate(objective_scores, present)
     # Lift over the base rate: of unit scale for rare and common objectives.
@@ -309,6 +311,14 @@ class _Tokens(nn.Module):
     rows = lambda x: x.reshape((1,) * (lift.ndim - 1) + x.shape)
     curve = nn.relu(lift[..., None] * rows(slope) + rows(bend))
     return nn.Dense(shape[1], name="curve_out")(curve) + rows(name)
+
+
+def _check_fits(name: str, array: jax.Array, scores: jax.Array) -> None:
+  """Accepts `[M]`, or the shape of the scores."""
+  if array.shape not in (scores.shape[-1:], scores.shape):
+    raise ValueError(
+        f"{name} has shape {array.shape}; objective_scores of shape "
+        f"{scores.shape} need {scores.shape[-1:]} or {scores.shape}.")
 
 
 def _attention(query, key, value, *, mask=None, **_):

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from sklearn import linear_model
 
 from harmonrank_jax.ensemble import calibration
@@ -163,3 +164,13 @@ def test_closed_form_is_the_best_of_all_orders():
     mine = value[(orders == best).all(axis=1)]
     np.testing.assert_allclose(mine, value.max(), rtol=1e-9)
     assert (value < value.max() - 1e-9).sum() == len(orders) - 1
+
+
+def test_errors_name_the_argument():
+  scores, labels = sample()
+  for shown, arguments in (
+      ("labels", (scores, labels[:, :1], None)),
+      ("where", (scores, labels, labels[1:])),
+      ("scores", (scores[:, 0], labels[:, 0], None))):
+    with pytest.raises(ValueError, match=f"{shown} has shape"):
+      calibration.fit_platt(arguments[0], arguments[1], where=arguments[2])

@@ -284,6 +284,12 @@ def test_errors_name_the_argument():
     shapes_of(CASES["aligned", "full"], scores[:, :2])
   with pytest.raises(ValueError, match=r"profile.*\(11, 4\).*\(12, 3\)"):
     shapes_of(CASES["score", "full"], scores, profile[:11])
+  for name in ("where", "objective_weights"):
+    with pytest.raises(ValueError, match=rf"{name} has shape \(2,\).*\(3,\)"):
+      jax.eval_shape(lambda name=name: network.HarmonRank(
+          CASES["aligned", "full"]).apply(
+              random_params(CASES["aligned", "full"]), scores, profile,
+              **{name: np.ones(2, np.float32)}))
   config = CASES["score", "full"]
   model, params = network.HarmonRank(config), random_params(config)
   with pytest.raises(ValueError, match=r"objective_weights.*head='aligned'"):
