@@ -39,6 +39,8 @@ from harmonrank_jax.ensemble import network
 
 LISTS = ("batch", "user", "request")
 _DEFAULT_BATCH_SIZE = 4096
+# More passes learn profiles by heart where these tell users apart.
+_DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
 # Rows that a slope and an offset per objective are fitted on, at most.
 _PLATT_ROWS = 2_000_000
 
@@ -56,7 +58,8 @@ _OBJECTIVE_WEIGHTS = absl_flags.DEFINE_list(
     "objective_weights", None, "What the AUC of each objective is worth, in "
     "their order; equal if not given.")
 _NUM_STEPS = absl_flags.DEFINE_integer(
-    "num_steps", 300, "Steps of training.", lower_bound=1,
+    "num_steps", None, "Steps of training; ten passes over the training rows "
+    "if not given, at most 10,000 steps.", lower_bound=1,
     upper_bound=100_000_000)
 _LEARNING_RATE = absl_flags.DEFINE_float(
     "learning_rate", 3e-3, "Of Adam, falling to 0 by a cosine.",
@@ -91,7 +94,7 @@ class Config:
   relative_strength: float = 2.0
   objective_weights: tuple[float, ...] | None = None
   batch_size: int | None = None
-  num_steps: int = 300
+  num_steps: int | None = None
   learning_rate: float = 3e-3
   seed: int = 0
   init_from: str | None = None
@@ -114,6 +117,7 @@ class Inputs(NamedTuple):
     split: of `log`.
     eval_log: to test on; `log` where its last part is held out.
     batch_size: rows of a step.
+    num_steps: of training.
     objective_weights: `[M]` float32.
     sample: training rows, or some of very many.
     validation: rows to choose by.
@@ -124,6 +128,7 @@ class Inputs(NamedTuple):
   split: logs.Split
   eval_log: parquet.ParquetLog
   batch_size: int
+  num_steps: int
   objective_weights: np.ndarray
   sample: features_lib.Batch
   validation: features_lib.Batch
@@ -150,13 +155,14 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   ranker_lib.write_model(workdir, inputs.model)
   task = AucTask(config, inputs)
   fitted = loop.fit(
-      task, workdir, num_steps=config.num_steps,
+      task, workdir, num_steps=inputs.num_steps,
       examples_per_step=inputs.batch_size)
   test = read_test(config, inputs)
   return results.publish(
       workdir, results.Run(
           config=dataclasses.asdict(config), schema=inputs.model.schema,
-          platt=task.platt, best_step=int(fitted.state.best_step),
+          platt=task.platt, num_steps=inputs.num_steps,
+          best_step=int(fitted.state.best_step),
           objective_weights=inputs.objective_weights,
           score=lambda batch: task.score(fitted.state.best_params, batch),
           sample=inputs.sample, validation=inputs.validation,
@@ -194,9 +200,11 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
       np.arange(table.num_rows) % stride == 0)
   read = lambda keep: features_lib.encode(
       model.features, schema, logs.read_rows(log, schema.columns, keep))
+  batch_size = config.batch_size or min(_DEFAULT_BATCH_SIZE, num_train)
+  passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return Inputs(
-      model, log, split, eval_log,
-      config.batch_size or min(_DEFAULT_BATCH_SIZE, num_train),
+      model, log, split, eval_log, batch_size,
+      config.num_steps or min(passes, _MAX_DEFAULT_STEPS),
       np.asarray(config.objective_weights or [1.0] * len(schema.objectives),
                  np.float32),
       read(in_sample), read(split.rows(logs.VALIDATION)))
@@ -309,10 +317,11 @@ class AucTask:
         where=inputs.sample.has_score)
     self.score = ranker_lib.Scorer(self._ranker, self._weights)
     self._auc = jax.jit(metrics.auc)
+    self._group_auc = jax.jit(metrics.group_auc)
     self._optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.cosine_decay_schedule(
-            config.learning_rate, config.num_steps)))
+            config.learning_rate, inputs.num_steps)))
     self._update = self._make_update()
     self.seek([0, 0, 0])
 
@@ -343,16 +352,27 @@ class AucTask:
     return state._replace(params=params, opt_state=opt_state), measured
 
   def evaluate(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
-    """Exact AUC on validation rows, remembering the best parameters."""
+    """Exact AUC on validation rows, remembering the best parameters.
+
+    What is ranked against what in training is what the best is judged by.
+    """
     rows = self._inputs.validation
-    auc = np.asarray(self._auc(self.score(state.params, rows), rows.labels))
-    value = np.float32(np.nansum(self._weights * auc, dtype=np.float32))
+    names = self._inputs.model.schema.names
+    scores = self.score(state.params, rows)
+    auc = np.asarray(self._auc(scores, rows.labels))
+    found = {"auc": dict(zip(names, auc, strict=True)),
+             "auc_sum": np.nansum(auc)}
+    judged = auc
+    if self._list_of:
+      ids = np.unique(self._list_of(rows), return_inverse=True)[1]
+      judged = np.asarray(self._group_auc(
+          scores, rows.labels, ids.astype(np.int32)).value)
+      found["group_auc"] = dict(zip(names, judged, strict=True))
+    value = np.float32(np.nansum(self._weights * judged, dtype=np.float32))
     if value > state.best_value:
       state = state._replace(best_params=state.params, best_value=value,
                              best_step=np.int32(step))
-    names = self._inputs.model.schema.names
-    return state, {"validation": {
-        "auc": dict(zip(names, auc, strict=True)), "auc_sum": np.nansum(auc)}}
+    return state, {"validation": found}
 
   @property
   def cursor(self) -> list[int]:

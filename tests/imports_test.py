@@ -138,5 +138,5 @@ def test_importing_the_package_is_light():
   assert {"jax", "harmonrank_jax.ordering.isotonic",
           "harmonrank_jax.ensemble.losses"} <= reached
   assert not reached & {
-      "flax", "matplotlib", "optax", "orbax", "pyarrow", "rich", "sklearn",
+      "matplotlib", "optax", "orbax", "pyarrow", "rich", "sklearn",
       "tensorboardX"}

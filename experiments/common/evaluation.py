@@ -82,10 +82,13 @@ def compare(
 
 def exact_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """`[K, M]` AUC of `[K, N]` scores for `[N, M]` labels."""
-  one_by_one = jax.jit(lambda scores, labels: jax.lax.map(
-      lambda row: metrics.auc(row, labels), scores))
   return np.asarray(
-      one_by_one(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
+      _one_by_one(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
+
+
+@jax.jit
+def _one_by_one(scores: jax.Array, labels: jax.Array) -> jax.Array:
+  return jax.lax.map(lambda row: metrics.auc(row, labels), scores)
 
 
 def bootstrap_auc(

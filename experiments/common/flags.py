@@ -37,7 +37,8 @@ WORKDIR = flags.DEFINE_string(
 SEED = flags.DEFINE_integer(
     "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0)
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Rows of a step; 4,096 or what there is if not given.",
+    "batch_size", None, "Rows of a step; if not given 4,096 (1,024 for the "
+    "predictor), or what there is.",
     lower_bound=1)
 NUM_EXPOSURES = flags.DEFINE_integer(
     "num_exposures", 200_000, "Rows of the embedded log.", lower_bound=1000)

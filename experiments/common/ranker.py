@@ -213,7 +213,9 @@ def make_loss(
     return jnp.mean(each), {"objective_loss": each}
 
   def of_both(params, rows):
-    loss, diagnostics = of_score(_only_gains(params), rows, jnp.log)
+    # Who a user is tells what an objective is worth in the user's lists only.
+    gains = _only_gains(params, by_profile=rows.lists is not None)
+    loss, diagnostics = of_score(gains, rows, jnp.log)
     entropy, _ = of_objectives(losses.bce_loss, params, rows)
     return loss + entropy, {**diagnostics, "cross_entropy": entropy}
 
@@ -224,9 +226,14 @@ def make_loss(
   return functools.partial(of_objectives, loss_fn)
 
 
-def _only_gains(params: dict[str, Any]) -> dict[str, Any]:
+def _only_gains(params: dict[str, Any], *, by_profile: bool) -> dict[str, Any]:
   """The parameters, of which only the gains have a gradient."""
-  is_gain = lambda path: any(
-      getattr(key, "key", None) == network.GAIN for key in path)
+  trained = {"bias", "kernel"} if by_profile else {"bias"}
+
+  def is_trained(path):
+    names = [getattr(key, "key", None) for key in path]
+    return network.GAIN in names and names[-1] in trained
+
   return jax.tree.map_with_path(
-      lambda path, x: x if is_gain(path) else jax.lax.stop_gradient(x), params)
+      lambda path, x: x if is_trained(path) else jax.lax.stop_gradient(x),
+      params)

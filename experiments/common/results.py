@@ -34,6 +34,7 @@ class Run(NamedTuple):
     score: from rows to `[N]` scores of the trained ensemble.
     platt: fitted on training rows.
     objective_weights: `[M]`.
+    num_steps: of training.
     best_step: whose parameters are used.
     sample: training rows.
     validation: rows that weights of baselines are tuned on.
@@ -48,6 +49,7 @@ class Run(NamedTuple):
   score: Callable[[features_lib.Batch], np.ndarray]
   platt: calibration.Platt
   objective_weights: np.ndarray
+  num_steps: int
   best_step: int
   sample: features_lib.Batch
   validation: features_lib.Batch
@@ -188,7 +190,7 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
               zip(comparison.names, sums.tolist(), strict=True))}
           for value, (rows, sums) in results.slices.items()} or None,
       "test_rows": len(run.test.labels), "best_step": run.best_step,
-      "num_steps": run.config["num_steps"],
+      "num_steps": run.num_steps,
       "examples_per_second": run.examples_per_second, "config": run.config}
 
 

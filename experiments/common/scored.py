@@ -128,9 +128,9 @@ def measure(
   # Of all scores against all labels, each against its own.
   replicates = evaluation.bootstrap_auc(logits.T, labels, users)
   own = np.diagonal(replicates, axis1=1, axis2=2)
-  auc = np.diagonal(evaluation.exact_auc(logits.T, labels))
   return Measures(
-      positives=labels.sum(axis=0), auc=auc,
+      positives=labels.sum(axis=0),
+      auc=out_of_fold.own_auc(logits, labels),
       auc_error=np.ma.masked_invalid(own).std(axis=0, ddof=1).filled(np.nan),
       log_loss=losses.mean(axis=0),
       log_loss_error=_clustered_error(losses, users),
@@ -149,7 +149,8 @@ def print_table(
     positives, auc, auc_error, loss, loss_error, base = (
         values[m] for values in measures)
     table.add_row(
-        name, f"{positives:,}", results.with_error(auc, auc_error),
+        name, f"{positives:,}",
+        results.with_error(auc, auc_error) if np.isfinite(auc) else "-",
         results.with_error(loss, loss_error), results.number(base))
   rich_console.Console().print(table)
 

@@ -109,8 +109,9 @@ class HarmonRank(nn.Module):
   p_m; corrections are 0 and the gains g_m 1 at first. The weights are an
   argument of the call: one network spans the whole trade-off between
   objectives. The gains, a log-linear function of the profile (parameters
-  `GAIN`), are for a loss of the ranking: within the lists of one user an
-  objective is worth `w_m / (pi_m (1 - pi_m))` with the user's own rates.
+  `GAIN`, a kernel and a bias), are for a loss of the ranking: within the lists
+  of one user an objective is worth `w_m / (pi_m (1 - pi_m))` with the user's
+  own rates.
 
   Attributes:
     config: static configuration.
@@ -218,9 +219,10 @@ class HarmonRank(nn.Module):
     result = sum(branches[1:], branches[0])
     if config.head == "score":
       return result
+    # Without the constant that the branches get: it has a name of its own.
     gain = nn.Dense(
-        objectives, use_bias=False, kernel_init=nn.initializers.zeros,
-        name=GAIN)(profile)
+        objectives, kernel_init=nn.initializers.zeros, name=GAIN)(
+            profile[..., :-1])
     return logits + result, jnp.exp(gain), base_rate
 
   def _calibrate(self, objective_scores, present):

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.scipy import special
 import numpy as np
 
 
@@ -35,9 +36,9 @@ class PepNetConfig:
     tower_sizes: widths of the hidden layers of each tower; may be empty.
     gate_size: width of the hidden layer of each gate.
     dropout_rate: of hidden units, in training.
-    unknown_rate: share of personal entries that are taken for unknown in
-      training. The network then learns what to make of a new user or item,
-      and relies less on knowing them.
+    unknown_rate: share of categorical entries taken for unknown in training.
+      The network then learns what to make of a new user or item, and relies
+      less on knowing them.
   """
 
   num_objectives: int
@@ -118,8 +119,8 @@ class PepNet(nn.Module):
     Args:
       categorical: `[..., C]` integers, entries of the vocabularies.
       numeric: `[..., Q]` float, about in [-1, 1].
-      is_training: whether hidden units and personal entries are dropped, if
-        the configuration says so; needs the random stream "dropout" then.
+      is_training: whether hidden units and entries are dropped, at the rates
+        of the configuration; needs the random stream "dropout" then.
 
     Returns:
       `[..., M]` float32.
@@ -153,14 +154,14 @@ class PepNet(nn.Module):
     hidden = jnp.broadcast_to(
         hidden[..., None, :],
         (*hidden.shape[:-1], config.num_objectives, hidden.shape[-1]))
-    for layer, size in enumerate((*config.tower_sizes, 1)):
-      if config.ppnet:
-        hidden *= self._gate(
-            f"ppnet_{layer}", personal, shared, hidden.shape[-2:])
-      hidden = _Towers(size, name=f"tower_{layer}")(hidden)
-      if layer < len(config.tower_sizes):
-        hidden = self._drop(nn.relu(hidden), is_training)
-    return hidden[..., 0]
+    gated = lambda hidden, layer: hidden if not config.ppnet else (
+        hidden * self._gate(
+            f"ppnet_{layer}", personal, shared, hidden.shape[-2:]))
+    for layer, size in enumerate(config.tower_sizes):
+      hidden = _Towers(size, name=f"tower_{layer}")(gated(hidden, layer))
+      hidden = self._drop(nn.relu(hidden), is_training)
+    last = gated(hidden, len(config.tower_sizes))
+    return _Towers(1, name="tower_out")(last)[..., 0]
 
   def _embed(self, categorical: jax.Array) -> jax.Array:
     """`[..., C]` to `[..., C, D]`, from one table with the columns stacked."""
@@ -190,14 +191,9 @@ class PepNet(nn.Module):
         self.config.dropout_rate, deterministic=not is_training)(hidden)
 
   def _forget(self, categorical: jax.Array) -> jax.Array:
-    """Some of the personal entries as unknown."""
-    config = self.config
-    is_personal = np.isin(
-        np.arange(len(config.vocabulary_sizes)), config.personal)
-    rates = np.where(is_personal, config.unknown_rate, 0.0)
-    rates = jnp.broadcast_to(jnp.asarray(rates, jnp.float32).reshape(
-        (1,) * (categorical.ndim - 1) + (-1,)), categorical.shape)
-    forgotten = jax.random.bernoulli(self.make_rng("dropout"), rates)
+    """Some entries as unknown."""
+    forgotten = jax.random.bernoulli(
+        self.make_rng("dropout"), self.config.unknown_rate, categorical.shape)
     return jnp.where(forgotten, 0, categorical)
 
 
@@ -216,6 +212,24 @@ class _Towers(nn.Module):
     bias = self.param("bias", nn.initializers.zeros, (objectives, self.size))
     result = jnp.einsum("...mi,mio->...mo", hidden, kernel)
     return result + bias.reshape((1,) * (hidden.ndim - 2) + bias.shape)
+
+
+def with_base_rates(params: dict, base_rates: jax.Array) -> dict:
+  """Parameters with which the network starts at the base rates.
+
+  An objective of one positive in a thousand need not learn that first.
+
+  Args:
+    params: variables as `PepNet.init` returns them.
+    base_rates: `[M]` in (0, 1).
+
+  Returns:
+    New variables; the argument is not changed.
+  """
+  inner = dict(params["params"])
+  bias = special.logit(base_rates)[:, None].astype(jnp.float32)
+  inner["tower_out"] = {**inner["tower_out"], "bias": bias}
+  return {**params, "params": inner}
 
 
 def multi_task_loss(

@@ -97,8 +97,8 @@ def by_hand(params, scores, profile, weights):
   """The closed form with gains, written out."""
   p = 1 / (1 + np.exp(-np.float64(apply_logits(params, scores, profile))))
   rate = np.float64(params["params"]["base_rate"])
-  kernel = np.float64(params["params"][network.GAIN]["kernel"])
-  gain = np.exp(profile @ kernel[:-1] + kernel[-1])
+  layer = jax.tree.map(np.float64, params["params"][network.GAIN])
+  gain = np.exp(profile @ layer["kernel"] + layer["bias"])
   return (weights * gain * p / (rate * (1 - rate))).sum(axis=-1)
 
 
