@@ -48,7 +48,7 @@ class Progress:
     """Says that `step` steps are done."""
     now = time.perf_counter()
     if self._began is None:
-      self._began, self._start = now, step
+      self._began, self._start, self._last_line = now, step, now
     if self._bar is not None:
       if note:
         self._bar.update(self._task, note=note)
