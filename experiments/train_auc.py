@@ -44,41 +44,6 @@ _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
 # Rows that a slope and an offset per objective are fitted on, at most.
 _PLATT_ROWS = 2_000_000
 
-_HEAD = absl_flags.DEFINE_enum(
-    "head", "aligned", network.HEADS, "What the network puts out: corrections "
-    "to calibrated scores, or one score.")
-_LOSS = absl_flags.DEFINE_enum(
-    "loss", "soft_auc", tuple(ranker_lib.LOSSES), "What is trained on.")
-_LISTS = absl_flags.DEFINE_enum(
-    "lists", "batch", LISTS, "What is ranked against what in a rank loss.")
-_RELATIVE_STRENGTH = absl_flags.DEFINE_float(
-    "relative_strength", 2.0, "Of the soft rank, in mean gaps of scores; 1 to "
-    "3 trains best.", lower_bound=0.0, upper_bound=1e6)
-_OBJECTIVE_WEIGHTS = absl_flags.DEFINE_list(
-    "objective_weights", None, "What the AUC of each objective is worth, in "
-    "their order; equal if not given.")
-_NUM_STEPS = absl_flags.DEFINE_integer(
-    "num_steps", None, "Steps of training; ten passes over the training rows "
-    "if not given, at most 10,000 steps.", lower_bound=1,
-    upper_bound=100_000_000)
-_LEARNING_RATE = absl_flags.DEFINE_float(
-    "learning_rate", 3e-3, "Of Adam, falling to 0 by a cosine.",
-    lower_bound=0.0, upper_bound=1.0)
-_INIT_FROM = absl_flags.DEFINE_string(
-    "init_from", None, "Workdir of an earlier run: training starts from its "
-    "best parameters, with its vocabularies.")
-_TOKEN_SIZE = absl_flags.DEFINE_integer(
-    "token_size", 16, "Width of the tokens, even.", lower_bound=2,
-    upper_bound=4096)
-_RELATION_AWARE = absl_flags.DEFINE_bool(
-    "relation_aware", True, "Ablation: the relation-aware branch.")
-_RELATION_AGNOSTIC = absl_flags.DEFINE_bool(
-    "relation_agnostic", True, "Ablation: the relation-agnostic branch.")
-_SELF_ATTENTION = absl_flags.DEFINE_bool(
-    "self_attention", True, "Ablation: self-attention over objectives.")
-_SLICE_BY = absl_flags.DEFINE_string(
-    "slice_by", None, "Profile column by whose values AUCs are shown, too.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -420,6 +385,47 @@ class AucTask:
     return update
 
 
+def define_flags() -> None:
+  """Flags beside the shared ones; not on import, where two binaries clash."""
+  absl_flags.adopt_module_key_flags(flags)
+  absl_flags.DEFINE_enum(
+      "head", Config.head, network.HEADS, "What the network puts out: "
+      "corrections to calibrated scores, or one score.")
+  absl_flags.DEFINE_enum(
+      "loss", Config.loss, tuple(ranker_lib.LOSSES), "What is trained on.")
+  absl_flags.DEFINE_enum(
+      "lists", Config.lists, LISTS, "What is ranked against what in a rank "
+      "loss.")
+  absl_flags.DEFINE_float(
+      "relative_strength", Config.relative_strength, "Of the soft rank, in "
+      "mean gaps of scores; 1 to 3 trains best.", lower_bound=0.0,
+      upper_bound=1e6)
+  absl_flags.DEFINE_list(
+      "objective_weights", None, "What the AUC of each objective is worth, in "
+      "their order; equal if not given.")
+  absl_flags.DEFINE_integer(
+      "num_steps", None, "Steps of training; ten passes over the training rows "
+      "if not given, at most 10,000 steps.", lower_bound=1,
+      upper_bound=100_000_000)
+  absl_flags.DEFINE_float(
+      "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
+      "cosine.", lower_bound=0.0, upper_bound=1.0)
+  absl_flags.DEFINE_string(
+      "init_from", None, "Workdir of an earlier run: training starts from its "
+      "best parameters, with its vocabularies.")
+  absl_flags.DEFINE_integer(
+      "token_size", Config.token_size, "Width of the tokens, even.",
+      lower_bound=2, upper_bound=4096)
+  absl_flags.DEFINE_bool(
+      "relation_aware", True, "Ablation: the relation-aware branch.")
+  absl_flags.DEFINE_bool(
+      "relation_agnostic", True, "Ablation: the relation-agnostic branch.")
+  absl_flags.DEFINE_bool(
+      "self_attention", True, "Ablation: self-attention over objectives.")
+  absl_flags.DEFINE_string(
+      "slice_by", None, "Profile column by whose values AUCs are shown, too.")
+
+
 def main() -> None:
   """Runs what the flags say."""
   values: dict[str, Any] = {
@@ -446,8 +452,6 @@ def _weights(texts: list[str]) -> tuple[float, ...]:
   return weights
 
 
-# Listed by --help.
-absl_flags.adopt_module_key_flags(flags)
-
 if __name__ == "__main__":
+  define_flags()
   flags.run(main)

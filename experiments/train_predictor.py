@@ -51,33 +51,6 @@ _NETWORK: dict[str, Any] = {
     "shared_sizes": (128,), "tower_sizes": (32,), "dropout_rate": 0.2,
     "unknown_rate": 0.1}
 
-_USERS = absl_flags.DEFINE_string(
-    "users", None, "Table of users for --format=kuairand, CSV or Parquet.")
-_ITEMS = absl_flags.DEFINE_string(
-    "items", None, "Table of items for --format=kuairand, CSV or Parquet.")
-_FORMAT = absl_flags.DEFINE_enum(
-    "format", None, FORMATS, "A public log as released, which is prepared.")
-_DOMAIN = absl_flags.DEFINE_list(
-    "domain", None, "Categorical columns that say in which domain a row is, "
-    "for the gates of EPNet; those of the --format if not given.")
-_NUM_FOLDS = absl_flags.DEFINE_integer(
-    "num_folds", 5, "Folds of the out-of-fold scores.", lower_bound=2,
-    upper_bound=100)
-_NUM_STEPS = absl_flags.DEFINE_integer(
-    "num_steps", 300, "Steps of training.", lower_bound=1,
-    upper_bound=100_000_000)
-_LEARNING_RATE = absl_flags.DEFINE_float(
-    "learning_rate", 3e-3, "Of Adam, falling to 0 by a cosine.",
-    lower_bound=0.0, upper_bound=1.0)
-_EMBEDDING_LEARNING_RATE = absl_flags.DEFINE_float(
-    "embedding_learning_rate", None, "Likewise, of the embeddings; a smaller "
-    "one learns less by heart. 3e-5 with --format=kuairand and 1e-2 otherwise "
-    "if not given.", lower_bound=0.0, upper_bound=1.0)
-_EPNET = absl_flags.DEFINE_bool(
-    "epnet", True, "Gates of the embedding by the domain.")
-_PPNET = absl_flags.DEFINE_bool(
-    "ppnet", True, "Gates of the towers by user and item.")
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -323,6 +296,8 @@ def publish(
   Returns:
     The content of `summary.json`.
   """
+  from experiments.common import report  # Slow to import.
+
   schema, profile = inputs.source.schema, inputs.source.profile
   params = fitted.state.best_params
   logits, test_logits = task.out_of_fold(params), task.full(params, inputs.test)
@@ -344,9 +319,11 @@ def publish(
     if np.isnan(value):
       flags.warn(f"objective {name!r} has one class only in the rows to test "
                  "on; its AUC is undefined.")
+  report.write_predictor_report(
+      workdir, schema.names, test, len(test_logits), summary["config"])
   scored.print_table(schema.names, test, len(test_logits))
   print(f"{folder / 'train.parquet'}  {folder / 'eval.parquet'}  "
-        f"{workdir / 'summary.json'}")
+        f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
   return workdir_lib.finite(summary)
 
 
@@ -375,6 +352,37 @@ def _summary(
       "config": dataclasses.asdict(config)}
 
 
+def define_flags() -> None:
+  """Flags beside the shared ones; not on import, where two binaries clash."""
+  absl_flags.adopt_module_key_flags(flags)
+  absl_flags.DEFINE_string(
+      "users", None, "Table of users for --format=kuairand, CSV or Parquet.")
+  absl_flags.DEFINE_string(
+      "items", None, "Table of items for --format=kuairand, CSV or Parquet.")
+  absl_flags.DEFINE_enum(
+      "format", None, FORMATS, "A public log as released, which is prepared.")
+  absl_flags.DEFINE_list(
+      "domain", None, "Categorical columns that say in which domain a row is, "
+      "for the gates of EPNet; those of the --format if not given.")
+  absl_flags.DEFINE_integer(
+      "num_folds", Config.num_folds, "Folds of the out-of-fold scores.",
+      lower_bound=2, upper_bound=100)
+  absl_flags.DEFINE_integer(
+      "num_steps", Config.num_steps, "Steps of training.", lower_bound=1,
+      upper_bound=100_000_000)
+  absl_flags.DEFINE_float(
+      "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
+      "cosine.", lower_bound=0.0, upper_bound=1.0)
+  absl_flags.DEFINE_float(
+      "embedding_learning_rate", None, "Likewise, of the embeddings; a smaller "
+      "one learns less by heart. 3e-5 with --format=kuairand and 1e-2 "
+      "otherwise if not given.", lower_bound=0.0, upper_bound=1.0)
+  absl_flags.DEFINE_bool(
+      "epnet", True, "Gates of the embedding by the domain.")
+  absl_flags.DEFINE_bool(
+      "ppnet", True, "Gates of the towers by user and item.")
+
+
 def main() -> None:
   """Runs what the flags say."""
   values: dict[str, Any] = {
@@ -386,8 +394,6 @@ def main() -> None:
   train(Config(**values), flags.WORKDIR.value or "runs/train_predictor")
 
 
-# Listed by --help.
-absl_flags.adopt_module_key_flags(flags)
-
 if __name__ == "__main__":
+  define_flags()
   flags.run(main)

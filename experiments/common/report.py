@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.common import metric_writer
 from experiments.common import results as results_lib
+from experiments.common import scored
 from experiments.common import workdir as workdir_lib
 
 _STYLE = """
@@ -80,6 +81,31 @@ def write_ranker_report(
             "<h2>Configuration</h2>",
             f"<pre>{html.escape(json.dumps(run.config, indent=2))}</pre>"]
   write_page(workdir / "report.html", "HarmonRank", parts)
+
+
+def write_predictor_report(
+    workdir: pathlib.Path,
+    names: Sequence[str],
+    measures: scored.Measures,
+    num_rows: int,
+    config: dict[str, Any],
+) -> None:
+  """Writes `report.html` of a trained predictor."""
+  write_page(workdir / "report.html", "Predictor", [
+      "<h1>Predictor</h1>",
+      f"<p class=lead>{num_rows:,} held-out rows, {len(names)} objectives.</p>",
+      "<h2>Each objective by its own score</h2>",
+      "<p>With 95 % intervals. The share of the base rate's log-loss that is "
+      "left says how much the score knows: 1 is nothing.</p>",
+      _svg(_own_figure(names, measures)),
+      "<h2>Training</h2>",
+      "<p>Validation rows choose the step whose parameters are kept.</p>",
+      _svg(_predictor_training_figure(metric_writer.read_metrics(workdir),
+                                      names)),
+      "<h2>Numbers</h2>",
+      html_table(scored.COLUMNS, scored.table_rows(names, measures)),
+      "<h2>Configuration</h2>",
+      f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>"])
 
 
 def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
@@ -174,6 +200,50 @@ def _training_figure(
   each.set_title("validation, AUC since step 0", fontsize=10)
   each.legend(fontsize=7)
   for axes in (loss, total, each):
+    axes.set_xlabel("step")
+  return figure
+
+
+def _own_figure(
+    names: Sequence[str], measures: scored.Measures
+) -> mpl_figure.Figure:
+  figure = mpl_figure.Figure(figsize=(9, 0.8 + 0.3 * len(names)))
+  auc, loss = figure.subplots(1, 2, sharey=True)
+  places = np.arange(len(names))[::-1]
+  share = 1 / measures.base_log_loss
+  for axes, values, errors, label in (
+      (auc, measures.auc, measures.auc_error, "AUC"),
+      (loss, measures.log_loss * share, measures.log_loss_error * share,
+       "log-loss, of that of the base rate")):
+    axes.errorbar(values, places, xerr=1.96 * errors, fmt="o", ms=4,
+                  color=_OURS)
+    axes.set_xlabel(label)
+  auc.set_yticks(places, names)
+  loss.axvline(1, color=_RIVAL, lw=0.8, ls="--")
+  return figure
+
+
+def _predictor_training_figure(
+    lines: list[dict[str, Any]], names: Sequence[str]
+) -> mpl_figure.Figure:
+  figure = mpl_figure.Figure(figsize=(10, 3.2))
+  loss, relative, each = figure.subplots(1, 3)
+  trained = [line for line in lines if "train" in line]
+  loss.plot([line["step"] for line in trained],
+            [line["train"]["loss"] for line in trained], color=_OURS, lw=1)
+  loss.set_title("training loss", fontsize=10)
+  found = [line for line in lines if "validation" in line]
+  steps = [line["step"] for line in found]
+  relative.plot(
+      steps, [line["validation"]["relative_log_loss"] for line in found], "o-",
+      color=_OURS, ms=3)
+  relative.set_title("validation, relative log-loss", fontsize=10)
+  for name in names:
+    each.plot(steps, [line["validation"]["auc"][name] for line in found], "o-",
+              ms=2, lw=1, label=name)
+  each.set_title("validation, AUC", fontsize=10)
+  each.legend(fontsize=7)
+  for axes in (loss, relative, each):
     axes.set_xlabel("step")
   return figure
 

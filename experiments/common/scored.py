@@ -1,5 +1,6 @@
 """What comes of a predictor: a log with scores, and how good they are."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from experiments.common import out_of_fold
 from experiments.common import results
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
+
+COLUMNS = ("objective", "positives", "AUC", "log-loss", "of base rate")
 
 
 class Measures(NamedTuple):
@@ -137,21 +140,29 @@ def measure(
       base_log_loss=out_of_fold.log_losses(rows, labels).mean(axis=0))
 
 
+def table_rows(
+    names: Sequence[str], measures: Measures
+) -> list[list[str]]:
+  """Texts under `COLUMNS`, a row for each objective."""
+  rows = []
+  for m, name in enumerate(names):
+    positives, auc, auc_error, loss, loss_error, base = (
+        values[m] for values in measures)
+    rows.append([name, f"{positives:,}", results.with_error(auc, auc_error),
+                 results.with_error(loss, loss_error), results.number(base)])
+  return rows
+
+
 def print_table(
-    names: tuple[str, ...], measures: Measures, num_rows: int
+    names: Sequence[str], measures: Measures, num_rows: int
 ) -> None:
   """The last thing on the terminal."""
   table = rich_table.Table(
       title=f"{num_rows:,} held-out rows, ± one standard error", box=None)
-  for name in ("objective", "positives", "AUC", "log-loss", "of base rate"):
+  for name in COLUMNS:
     table.add_column(name, justify="left" if name == "objective" else "right")
-  for m, name in enumerate(names):
-    positives, auc, auc_error, loss, loss_error, base = (
-        values[m] for values in measures)
-    table.add_row(
-        name, f"{positives:,}",
-        results.with_error(auc, auc_error) if np.isfinite(auc) else "-",
-        results.with_error(loss, loss_error), results.number(base))
+  for row in table_rows(names, measures):
+    table.add_row(*row)
   rich_console.Console().print(table)
 
 
