@@ -18,11 +18,9 @@ from typing import Any
 from typing import NamedTuple
 
 from absl import flags as absl_flags
-import jax
 import numpy as np
-import optax
 
-from experiments.common import checkpointing
+from experiments.common import auc_task
 from experiments.common import flags
 from experiments.common import logs
 from experiments.common import loop
@@ -33,11 +31,8 @@ from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
-from harmonrank_jax.ensemble import calibration
-from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.ensemble import network
 
-LISTS = ("batch", "user", "request")
 _DEFAULT_BATCH_SIZE = 4096
 # More passes learn profiles by heart where these tell users apart.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
@@ -73,32 +68,6 @@ class Config:
   world: str = "default"
 
 
-class Inputs(NamedTuple):
-  """What is trained and evaluated on.
-
-  Attributes:
-    model: network, schema and features.
-    log: to train on, with its split.
-    split: of `log`.
-    eval_log: to test on; `log` where its last part is held out.
-    batch_size: rows of a step.
-    num_steps: of training.
-    objective_weights: `[M]` float32.
-    sample: training rows, or some of very many.
-    validation: rows to choose by.
-  """
-
-  model: ranker_lib.Model
-  log: parquet.ParquetLog
-  split: logs.Split
-  eval_log: parquet.ParquetLog
-  batch_size: int
-  num_steps: int
-  objective_weights: np.ndarray
-  sample: features_lib.Batch
-  validation: features_lib.Batch
-
-
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   """Trains, evaluates and writes everything there is to see of a run.
 
@@ -118,24 +87,23 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = read_inputs(config, workdir)
   ranker_lib.write_model(workdir, inputs.model)
-  task = AucTask(config, inputs)
+  task = make_task(config, inputs)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,
       examples_per_step=inputs.batch_size)
   test = read_test(config, inputs)
-  return results.publish(
-      workdir, results.Run(
-          config=dataclasses.asdict(config), schema=inputs.model.schema,
-          platt=task.platt, num_steps=inputs.num_steps,
-          best_step=int(fitted.state.best_step),
-          objective_weights=inputs.objective_weights,
-          score=lambda batch: task.score(fitted.state.best_params, batch),
-          sample=inputs.sample, validation=inputs.validation,
-          test=test.batch, truth=test.truth, slices=test.slices,
-          examples_per_second=fitted.steps_per_second * inputs.batch_size))
+  return publish(workdir, results.Run(
+      config=dataclasses.asdict(config), schema=inputs.model.schema,
+      platt=task.platt, num_steps=inputs.num_steps,
+      best_step=int(fitted.state.best_step),
+      objective_weights=inputs.objective_weights,
+      score=lambda batch: task.score(fitted.state.best_params, batch),
+      sample=inputs.sample, validation=inputs.validation,
+      test=test.batch, truth=test.truth, slices=test.slices,
+      examples_per_second=fitted.steps_per_second * inputs.batch_size))
 
 
-def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
+def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   """Opens, checks and splits the logs; fits the features."""
   data: str | pathlib.Path | None = config.data
   roles: schema_lib.Schema | str | None = config.schema
@@ -167,7 +135,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
       model.features, schema, logs.read_rows(log, schema.columns, keep))
   batch_size = config.batch_size or min(_DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
-  return Inputs(
+  return auc_task.Inputs(
       model, log, split, eval_log, batch_size,
       config.num_steps or min(passes, _MAX_DEFAULT_STEPS),
       np.asarray(config.objective_weights or [1.0] * len(schema.objectives),
@@ -243,7 +211,7 @@ class Test(NamedTuple):
   slices: tuple[str, np.ndarray] | None
 
 
-def read_test(config: Config, inputs: Inputs) -> Test:
+def read_test(config: Config, inputs: auc_task.Inputs) -> Test:
   """Reads the held-out rows."""
   schema = inputs.model.schema
   keep = None if config.eval_data else inputs.split.rows(logs.TEST)
@@ -260,129 +228,29 @@ def read_test(config: Config, inputs: Inputs) -> Test:
   return Test(batch, truth, slices)
 
 
-class State(NamedTuple):
-  """What training changes, and the best on validation rows so far."""
-
-  params: Any
-  opt_state: Any
-  best_params: Any
-  best_value: np.float32
-  best_step: np.int32
+def make_task(config: Config, inputs: auc_task.Inputs) -> auc_task.AucTask:
+  """The training that the configuration asks for."""
+  names = [field.name for field in dataclasses.fields(auc_task.Recipe)]
+  return auc_task.AucTask(
+      auc_task.Recipe(**{name: getattr(config, name) for name in names}),
+      inputs)
 
 
-class AucTask:
-  """The training of a ranker: a `loop.Task`."""
+def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
+  """Evaluates; writes summary and report; shows the table.
 
-  def __init__(self, config: Config, inputs: Inputs):
-    self._config, self._inputs = config, inputs
-    self._ranker = inputs.model.ranker
-    self._weights = inputs.objective_weights
-    self.platt = jax.jit(calibration.fit_platt)(
-        inputs.sample.scores, inputs.sample.labels,
-        where=inputs.sample.has_score)
-    self.score = ranker_lib.Scorer(self._ranker, self._weights)
-    self._auc = jax.jit(metrics.auc)
-    self._group_auc = jax.jit(metrics.group_auc)
-    self._optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(optax.cosine_decay_schedule(
-            config.learning_rate, inputs.num_steps)))
-    self._update = self._make_update()
-    self.seek([0, 0, 0])
+  Returns:
+    The content of `summary.json`.
+  """
+  from experiments.common import report  # Slow to import.
 
-  def init(self) -> State:
-    """Fresh parameters, or those of the run to start from."""
-    rows = self._rows(features_lib.Batch(*(
-        x[:2] for x in self._inputs.sample)))
-    params = self._ranker.init(
-        jax.random.key(self._config.seed), rows, self.platt)
-    state = State(params, self._optimizer.init(params), params,
-                  np.float32(-1), np.int32(0))
-    if self._config.init_from is None:
-      return state
-    checkpoints = checkpointing.Checkpoints(
-        pathlib.Path(self._config.init_from) / "checkpoints")
-    earlier = checkpoints.restore(state)
-    checkpoints.close()
-    if earlier is None:
-      raise flags.UserError(
-          f"--init_from={self._config.init_from}: there is no checkpoint.")
-    best = earlier[1].best_params
-    return state._replace(params=best, best_params=best)
-
-  def step(self, state: State) -> tuple[State, dict[str, Any]]:
-    """One batch."""
-    params, opt_state, measured = self._update(
-        state.params, state.opt_state, self._rows(next(self._reader)))
-    return state._replace(params=params, opt_state=opt_state), measured
-
-  def evaluate(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
-    """Exact AUC on validation rows, remembering the best parameters.
-
-    What is ranked against what in training is what the best is judged by.
-    """
-    rows = self._inputs.validation
-    names = self._inputs.model.schema.names
-    scores = self.score(state.params, rows)
-    auc = np.asarray(self._auc(scores, rows.labels))
-    found = {"auc": dict(zip(names, auc, strict=True)),
-             "auc_sum": np.nansum(auc)}
-    judged = auc
-    if self._list_of:
-      ids = np.unique(self._list_of(rows), return_inverse=True)[1]
-      judged = np.asarray(self._group_auc(
-          scores, rows.labels, ids.astype(np.int32)).value)
-      found["group_auc"] = dict(zip(names, judged, strict=True))
-    value = np.float32(np.nansum(self._weights * judged, dtype=np.float32))
-    if value > state.best_value:
-      state = state._replace(best_params=state.params, best_value=value,
-                             best_step=np.int32(step))
-    return state, {"validation": found}
-
-  @property
-  def cursor(self) -> list[int]:
-    """Where the reader stands."""
-    return list(self._reader.cursor)
-
-  def seek(self, cursor: list[int]) -> None:
-    """Reads on from there."""
-    inputs, schema = self._inputs, self._inputs.model.schema
-    keep = inputs.split.rows(logs.TRAIN)
-    self._reader = parquet.BatchReader(
-        inputs.log, schema.columns,
-        lambda table: features_lib.encode(
-            inputs.model.features, schema, table.filter(keep(table))),
-        batch_size=inputs.batch_size, seed=self._config.seed,
-        list_of=self._list_of, cursor=parquet.Cursor(*cursor))
-
-  @property
-  def _list_of(self):
-    if self._config.lists == "batch":
-      return None
-    return lambda batch: getattr(batch, self._config.lists)
-
-  def _rows(self, batch: features_lib.Batch) -> ranker_lib.Rows:
-    lists = self._list_of(batch) if self._list_of else None
-    return ranker_lib.rows_of(batch, lists)
-
-  def _make_update(self):
-    loss_fn = ranker_lib.make_loss(
-        self._ranker, self._config.loss, self._weights,
-        relative_strength=self._config.relative_strength)
-    names = self._inputs.model.schema.names
-
-    @jax.jit
-    def update(params, opt_state, rows):
-      (loss, diagnostics), gradients = jax.value_and_grad(
-          loss_fn, has_aux=True)(params, rows)
-      updates, opt_state = self._optimizer.update(gradients, opt_state)
-      measured = {
-          name: dict(zip(names, value, strict=True)) if value.ndim else value
-          for name, value in diagnostics.items()}
-      return (optax.apply_updates(params, updates), opt_state,
-              {"loss": loss, **measured})
-
-    return update
+  found = results.evaluate(run)
+  content = workdir_lib.finite(results.summary(run, found))
+  workdir_lib.write_json(workdir / "summary.json", content)
+  report.write_ranker_report(workdir, run, found)
+  results.print_table(run, found)
+  print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
+  return content
 
 
 def define_flags() -> None:
@@ -394,8 +262,8 @@ def define_flags() -> None:
   absl_flags.DEFINE_enum(
       "loss", Config.loss, tuple(ranker_lib.LOSSES), "What is trained on.")
   absl_flags.DEFINE_enum(
-      "lists", Config.lists, LISTS, "What is ranked against what in a rank "
-      "loss.")
+      "lists", Config.lists, auc_task.LISTS, "What is ranked against "
+      "what in a rank loss.")
   absl_flags.DEFINE_float(
       "relative_strength", Config.relative_strength, "Of the soft rank, in "
       "mean gaps of scores; 1 to 3 trains best.", lower_bound=0.0,

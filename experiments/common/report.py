@@ -59,7 +59,7 @@ def write_ranker_report(
       "<h2>Training</h2>",
       f"<p>Exact AUC on validation rows; step 0 is before training, step "
       f"{run.best_step} is used.</p>",
-      _svg(_training_figure(lines, names, run.best_step)),
+      _svg(_training_figure(lines, names, "auc_sum", run.best_step)),
   ]
   if any("pooled_fraction" in line.get("train", {}) for line in lines):
     parts += [
@@ -100,8 +100,8 @@ def write_predictor_report(
       _svg(_own_figure(names, measures)),
       "<h2>Training</h2>",
       "<p>Validation rows choose the step whose parameters are kept.</p>",
-      _svg(_predictor_training_figure(metric_writer.read_metrics(workdir),
-                                      names)),
+      _svg(_training_figure(metric_writer.read_metrics(workdir), names,
+                            "relative_log_loss")),
       "<h2>Numbers</h2>",
       html_table(scored.COLUMNS, scored.table_rows(names, measures)),
       "<h2>Configuration</h2>",
@@ -179,27 +179,30 @@ def _auc_figure(
 
 
 def _training_figure(
-    lines: list[dict[str, Any]], names: Sequence[str], best_step: int
+    lines: list[dict[str, Any]], names: Sequence[str], judge: str,
+    best_step: int | None = None,
 ) -> mpl_figure.Figure:
+  """Loss; what validation rows judge by; AUC of each objective."""
   figure = mpl_figure.Figure(figsize=(10, 3.2))
-  loss, total, each = figure.subplots(1, 3)
+  loss, judged, each = figure.subplots(1, 3)
   trained = [line for line in lines if "train" in line]
   loss.plot([line["step"] for line in trained],
             [line["train"]["loss"] for line in trained], color=_OURS, lw=1)
   loss.set_title("training loss", fontsize=10)
   found = [line for line in lines if "validation" in line]
   steps = [line["step"] for line in found]
-  total.plot(steps, [line["validation"]["auc_sum"] for line in found], "o-",
-             color=_OURS, ms=3)
-  total.axvline(best_step, color=_TRUTH, lw=0.8, ls="--")
-  total.set_title("validation, sum of AUCs", fontsize=10)
+  judged.plot(steps, [line["validation"][judge] for line in found], "o-",
+              color=_OURS, ms=3)
+  judged.set_title(f"validation, {judge.replace('_', ' ')}", fontsize=10)
+  if best_step is not None:
+    judged.axvline(best_step, color=_TRUTH, lw=0.8, ls="--")
   for name in names:
     values = np.asarray([line["validation"]["auc"][name] for line in found],
                         np.float64)
     each.plot(steps, values - values[0], "o-", ms=2, lw=1, label=name)
   each.set_title("validation, AUC since step 0", fontsize=10)
   each.legend(fontsize=7)
-  for axes in (loss, total, each):
+  for axes in (loss, judged, each):
     axes.set_xlabel("step")
   return figure
 
@@ -220,31 +223,6 @@ def _own_figure(
     axes.set_xlabel(label)
   auc.set_yticks(places, names)
   loss.axvline(1, color=_RIVAL, lw=0.8, ls="--")
-  return figure
-
-
-def _predictor_training_figure(
-    lines: list[dict[str, Any]], names: Sequence[str]
-) -> mpl_figure.Figure:
-  figure = mpl_figure.Figure(figsize=(10, 3.2))
-  loss, relative, each = figure.subplots(1, 3)
-  trained = [line for line in lines if "train" in line]
-  loss.plot([line["step"] for line in trained],
-            [line["train"]["loss"] for line in trained], color=_OURS, lw=1)
-  loss.set_title("training loss", fontsize=10)
-  found = [line for line in lines if "validation" in line]
-  steps = [line["step"] for line in found]
-  relative.plot(
-      steps, [line["validation"]["relative_log_loss"] for line in found], "o-",
-      color=_OURS, ms=3)
-  relative.set_title("validation, relative log-loss", fontsize=10)
-  for name in names:
-    each.plot(steps, [line["validation"]["auc"][name] for line in found], "o-",
-              ms=2, lw=1, label=name)
-  each.set_title("validation, AUC", fontsize=10)
-  each.legend(fontsize=7)
-  for axes in (loss, relative, each):
-    axes.set_xlabel("step")
   return figure
 
 

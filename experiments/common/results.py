@@ -1,7 +1,6 @@
 """What comes of a ranker: AUCs beside baselines, summary, table, report."""
 
 from collections.abc import Callable
-import pathlib
 from typing import Any
 from typing import NamedTuple
 
@@ -13,7 +12,6 @@ from rich import table as rich_table
 
 from experiments.common import evaluation
 from experiments.common import flags
-from experiments.common import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import baselines
@@ -194,23 +192,6 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
       "examples_per_second": run.examples_per_second, "config": run.config}
 
 
-def publish(workdir: pathlib.Path, run: Run) -> dict[str, Any]:
-  """Evaluates; writes summary and report; shows the table.
-
-  Returns:
-    The content of `summary.json`.
-  """
-  from experiments.common import report  # Slow to import.
-
-  results = evaluate(run)
-  content = workdir_lib.finite(summary(run, results))
-  workdir_lib.write_json(workdir / "summary.json", content)
-  report.write_ranker_report(workdir, run, results)
-  print_table(run, results)
-  print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
-  return content
-
-
 def print_table(run: Run, results: Results) -> None:
   """The last thing on the terminal."""
   comparison = results.comparison
@@ -264,5 +245,7 @@ def number(value: float, digits: int = 4, signed: bool = False) -> str:
 
 
 def with_error(value: float, error: float, signed: bool = False) -> str:
-  """`value ± standard error`."""
+  """`value ± standard error`; a dash for what is undefined."""
+  if not np.isfinite(value):
+    return "-"
   return f"{number(value, signed=signed)} ± {number(error)}"

@@ -16,6 +16,7 @@ import pytest
 from sklearn import metrics as sk_metrics
 
 from experiments import train_auc
+from experiments.common import checkpointing
 from experiments.common import flags
 from experiments.common import logs
 from experiments.common import ranker as ranker_lib
@@ -106,7 +107,7 @@ def test_the_model_scores_again_as_it_did(finished):
       **SMALL, init_from=str(workdir), slice_by="age")
   # A warm start stands before its first step where the earlier run ended.
   inputs = train_auc.read_inputs(config, workdir)
-  task = train_auc.AucTask(config, inputs)
+  task = train_auc.make_task(config, inputs)
   state = task.init()
   _, found = task.evaluate(state, 0)
   lines = [json.loads(line) for line in
@@ -291,10 +292,9 @@ def assert_same_run(one, other):
 
 def best_params(workdir):
   config = json.loads((workdir / "config.json").read_text())
-  task = train_auc.AucTask(
-      train_auc.Config(**config),
-      train_auc.read_inputs(train_auc.Config(**config), workdir))
-  checkpoints = train_auc.checkpointing.Checkpoints(workdir / "checkpoints")
+  config = train_auc.Config(**config)
+  task = train_auc.make_task(config, train_auc.read_inputs(config, workdir))
+  checkpoints = checkpointing.Checkpoints(workdir / "checkpoints")
   state = checkpoints.restore(task.init())[1]
   checkpoints.close()
   return state

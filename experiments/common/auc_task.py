@@ -1,0 +1,197 @@
+"""The training of a ranker on multi-objective AUC."""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments.common import checkpointing
+from experiments.common import flags
+from experiments.common import logs
+from experiments.common import ranker as ranker_lib
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import parquet
+from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import metrics
+
+# What is ranked against what.
+LISTS = ("batch", "user", "request")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a ranker is trained.
+
+  Attributes:
+    loss: one of `ranker.LOSSES`.
+    lists: one of `LISTS`.
+    relative_strength: of the soft rank.
+    learning_rate: of Adam, falling to 0 by a cosine.
+    seed: of parameters and batches.
+    init_from: workdir of an earlier run to start from, or None.
+  """
+
+  loss: str
+  lists: str
+  relative_strength: float
+  learning_rate: float
+  seed: int
+  init_from: str | None
+
+
+class Inputs(NamedTuple):
+  """What is trained and evaluated on.
+
+  Attributes:
+    model: network, schema and features.
+    log: to train on, with its split.
+    split: of `log`.
+    eval_log: to test on; `log` where its last part is held out.
+    batch_size: rows of a step.
+    num_steps: of training.
+    objective_weights: `[M]` float32.
+    sample: training rows, or some of very many.
+    validation: rows to choose by.
+  """
+
+  model: ranker_lib.Model
+  log: parquet.ParquetLog
+  split: logs.Split
+  eval_log: parquet.ParquetLog
+  batch_size: int
+  num_steps: int
+  objective_weights: np.ndarray
+  sample: features_lib.Batch
+  validation: features_lib.Batch
+
+
+class State(NamedTuple):
+  """What training changes, and the best on validation rows so far."""
+
+  params: Any
+  opt_state: Any
+  best_params: Any
+  best_value: np.float32
+  best_step: np.int32
+
+
+class AucTask:
+  """The training of a ranker: a `loop.Task`."""
+
+  def __init__(self, recipe: Recipe, inputs: Inputs):
+    self._recipe, self._inputs = recipe, inputs
+    self._ranker = inputs.model.ranker
+    self._weights = inputs.objective_weights
+    self.platt = jax.jit(calibration.fit_platt)(
+        inputs.sample.scores, inputs.sample.labels,
+        where=inputs.sample.has_score)
+    self.score = ranker_lib.Scorer(self._ranker, self._weights)
+    self._auc = jax.jit(metrics.auc)
+    self._group_auc = jax.jit(metrics.group_auc)
+    self._optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(
+            recipe.learning_rate, inputs.num_steps)))
+    self._update = self._make_update()
+    self.seek([0, 0, 0])
+
+  def init(self) -> State:
+    """Fresh parameters, or those of the run to start from."""
+    rows = self._rows(features_lib.Batch(*(
+        x[:2] for x in self._inputs.sample)))
+    params = self._ranker.init(
+        jax.random.key(self._recipe.seed), rows, self.platt)
+    state = State(params, self._optimizer.init(params), params,
+                  np.float32(-1), np.int32(0))
+    if self._recipe.init_from is None:
+      return state
+    checkpoints = checkpointing.Checkpoints(
+        pathlib.Path(self._recipe.init_from) / "checkpoints")
+    earlier = checkpoints.restore(state)
+    checkpoints.close()
+    if earlier is None:
+      raise flags.UserError(
+          f"--init_from={self._recipe.init_from}: there is no checkpoint.")
+    best = earlier[1].best_params
+    return state._replace(params=best, best_params=best)
+
+  def step(self, state: State) -> tuple[State, dict[str, Any]]:
+    """One batch."""
+    params, opt_state, measured = self._update(
+        state.params, state.opt_state, self._rows(next(self._reader)))
+    return state._replace(params=params, opt_state=opt_state), measured
+
+  def evaluate(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
+    """Exact AUC on validation rows, remembering the best parameters.
+
+    What is ranked against what in training is what the best is judged by.
+    """
+    rows = self._inputs.validation
+    names = self._inputs.model.schema.names
+    scores = self.score(state.params, rows)
+    auc = np.asarray(self._auc(scores, rows.labels))
+    found = {"auc": dict(zip(names, auc, strict=True)),
+             "auc_sum": np.nansum(auc)}
+    judged = auc
+    if self._list_of:
+      ids = np.unique(self._list_of(rows), return_inverse=True)[1]
+      judged = np.asarray(self._group_auc(
+          scores, rows.labels, ids.astype(np.int32)).value)
+      found["group_auc"] = dict(zip(names, judged, strict=True))
+    value = np.float32(np.nansum(self._weights * judged, dtype=np.float32))
+    if value > state.best_value:
+      state = state._replace(best_params=state.params, best_value=value,
+                             best_step=np.int32(step))
+    return state, {"validation": found}
+
+  @property
+  def cursor(self) -> list[int]:
+    """Where the reader stands."""
+    return list(self._reader.cursor)
+
+  def seek(self, cursor: list[int]) -> None:
+    """Reads on from there."""
+    inputs, schema = self._inputs, self._inputs.model.schema
+    keep = inputs.split.rows(logs.TRAIN)
+    self._reader = parquet.BatchReader(
+        inputs.log, schema.columns,
+        lambda table: features_lib.encode(
+            inputs.model.features, schema, table.filter(keep(table))),
+        batch_size=inputs.batch_size, seed=self._recipe.seed,
+        list_of=self._list_of, cursor=parquet.Cursor(*cursor))
+
+  @property
+  def _list_of(
+      self
+  ) -> Callable[[features_lib.Batch], np.ndarray] | None:
+    if self._recipe.lists == "batch":
+      return None
+    return lambda batch: getattr(batch, self._recipe.lists)
+
+  def _rows(self, batch: features_lib.Batch) -> ranker_lib.Rows:
+    lists = self._list_of(batch) if self._list_of else None
+    return ranker_lib.rows_of(batch, lists)
+
+  def _make_update(self):
+    loss_fn = ranker_lib.make_loss(
+        self._ranker, self._recipe.loss, self._weights,
+        relative_strength=self._recipe.relative_strength)
+    names = self._inputs.model.schema.names
+
+    @jax.jit
+    def update(params, opt_state, rows):
+      (loss, diagnostics), gradients = jax.value_and_grad(
+          loss_fn, has_aux=True)(params, rows)
+      updates, opt_state = self._optimizer.update(gradients, opt_state)
+      measured = {
+          name: dict(zip(names, value, strict=True)) if value.ndim else value
+          for name, value in diagnostics.items()}
+      return (optax.apply_updates(params, updates), opt_state,
+              {"loss": loss, **measured})
+
+    return update
