@@ -13,9 +13,11 @@ again goes on where it stopped.
 """
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 from typing import NamedTuple
+import zlib
 
 from absl import flags as absl_flags
 import numpy as np
@@ -36,8 +38,8 @@ from harmonrank_jax.ensemble import network
 _DEFAULT_BATCH_SIZE = 4096
 # More passes learn profiles by heart where these tell users apart.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
-# Rows that a slope and an offset per objective are fitted on, at most.
-_PLATT_ROWS = 2_000_000
+# Rows that are calibrated on, and rows that are validated on, at most.
+_MAX_ROWS = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +88,13 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = read_inputs(config, workdir)
+    test = read_test(config, inputs)
+  _check_same_data(workdir, inputs, test)
   ranker_lib.write_model(workdir, inputs.model)
   task = make_task(config, inputs)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,
       examples_per_step=inputs.batch_size)
-  test = read_test(config, inputs)
   return publish(workdir, results.Run(
       config=dataclasses.asdict(config), schema=inputs.model.schema,
       platt=task.platt, num_steps=inputs.num_steps,
@@ -105,6 +108,8 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   """Opens, checks and splits the logs; fits the features."""
+  if config.schema and not config.data:
+    raise flags.UserError("--schema needs --data.")
   data: str | pathlib.Path | None = config.data
   roles: schema_lib.Schema | str | None = config.schema
   if data is None:
@@ -128,11 +133,21 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
         f"--batch_size={config.batch_size} is larger than the data: "
         f"{num_train:,} rows to train on.")
   model = _make_model(config, schema, log, split)
-  stride = -(-num_train // _PLATT_ROWS)
-  in_sample = lambda table: split.rows(logs.TRAIN)(table) & (
-      np.arange(table.num_rows) % stride == 0)
-  read = lambda keep: features_lib.encode(
-      model.features, schema, logs.read_rows(log, schema.columns, keep))
+
+  def read(part: int) -> features_lib.Batch:
+    """The rows of a part, or some of very many."""
+    stride = -(-split.num_rows[part] // _MAX_ROWS)
+    keep = lambda table: split.rows(part)(table) & (
+        np.arange(table.num_rows) % stride == 0)
+    return features_lib.encode(
+        model.features, schema, logs.read_rows(log, schema.columns, keep))
+
+  sample, validation = read(logs.TRAIN), read(logs.VALIDATION)
+  for where, rows in (("train", sample), ("validate", validation)):
+    for name, labels in zip(schema.names, rows.labels.T, strict=True):
+      if (labels == labels[0]).all():
+        flags.warn(f"objective {name!r} has one class only in the rows to "
+                   f"{where} on.")
   batch_size = config.batch_size or min(_DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return auc_task.Inputs(
@@ -140,7 +155,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
       config.num_steps or min(passes, _MAX_DEFAULT_STEPS),
       np.asarray(config.objective_weights or [1.0] * len(schema.objectives),
                  np.float32),
-      read(in_sample), read(split.rows(logs.VALIDATION)))
+      sample, validation)
 
 
 def _check_config(config: Config, schema: schema_lib.Schema) -> None:
@@ -195,6 +210,28 @@ def _make_model(
           f"--init_from={config.init_from}: its {what} are {theirs}, here "
           f"they are {ours}.")
   return model
+
+
+def _check_same_data(
+    workdir: pathlib.Path, inputs: auc_task.Inputs, test: "Test"
+) -> None:
+  """What was begun with one log is not gone on with another.
+
+  Raises:
+    UserError: if the files hold other rows than when the run began.
+  """
+  checksum = zlib.crc32(json.dumps(inputs.model.features.to_json()).encode())
+  for batch in (inputs.sample, inputs.validation, test.batch):
+    for array in batch:
+      checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+  content = {"rows": inputs.split.num_rows, "checksum": checksum}
+  path = workdir / "data.json"
+  if path.exists() and json.loads(path.read_text()) != json.loads(
+      json.dumps(content)):
+    raise flags.UserError(
+        f"the data has changed since workdir {workdir} was begun; name "
+        "another --workdir.")
+  workdir_lib.write_json(path, content)
 
 
 class Test(NamedTuple):
@@ -255,7 +292,6 @@ def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
 
 def define_flags() -> None:
   """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.adopt_module_key_flags(flags)
   absl_flags.DEFINE_enum(
       "head", Config.head, network.HEADS, "What the network puts out: "
       "corrections to calibrated scores, or one score.")
@@ -264,10 +300,9 @@ def define_flags() -> None:
   absl_flags.DEFINE_enum(
       "lists", Config.lists, auc_task.LISTS, "What is ranked against "
       "what in a rank loss.")
-  absl_flags.DEFINE_float(
+  flags.define_float(
       "relative_strength", Config.relative_strength, "Of the soft rank, in "
-      "mean gaps of scores; 1 to 3 trains best.", lower_bound=0.0,
-      upper_bound=1e6)
+      "mean gaps of scores; 1 to 3 trains best.", upper_bound=1e6)
   absl_flags.DEFINE_list(
       "objective_weights", None, "What the AUC of each objective is worth, in "
       "their order; equal if not given.")
@@ -275,9 +310,9 @@ def define_flags() -> None:
       "num_steps", None, "Steps of training; ten passes over the training rows "
       "if not given, at most 10,000 steps.", lower_bound=1,
       upper_bound=100_000_000)
-  absl_flags.DEFINE_float(
+  flags.define_float(
       "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
-      "cosine.", lower_bound=0.0, upper_bound=1.0)
+      "cosine.", upper_bound=1.0)
   absl_flags.DEFINE_string(
       "init_from", None, "Workdir of an earlier run: training starts from its "
       "best parameters, with its vocabularies.")
@@ -292,6 +327,8 @@ def define_flags() -> None:
       "self_attention", True, "Ablation: self-attention over objectives.")
   absl_flags.DEFINE_string(
       "slice_by", None, "Profile column by whose values AUCs are shown, too.")
+  # Listed by --help.
+  absl_flags.adopt_module_key_flags(flags)
 
 
 def main() -> None:
@@ -303,7 +340,7 @@ def main() -> None:
     values["objectives"] = tuple(values["objectives"])
   if values["objective_weights"] is not None:
     values["objective_weights"] = _weights(values["objective_weights"])
-  train(Config(**values), flags.WORKDIR.value or "runs/train_auc")
+  train(Config(**values), flags.workdir("train_auc"))
 
 
 def _weights(texts: list[str]) -> tuple[float, ...]:

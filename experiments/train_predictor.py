@@ -354,7 +354,6 @@ def _summary(
 
 def define_flags() -> None:
   """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.adopt_module_key_flags(flags)
   absl_flags.DEFINE_string(
       "users", None, "Table of users for --format=kuairand, CSV or Parquet.")
   absl_flags.DEFINE_string(
@@ -370,17 +369,19 @@ def define_flags() -> None:
   absl_flags.DEFINE_integer(
       "num_steps", Config.num_steps, "Steps of training.", lower_bound=1,
       upper_bound=100_000_000)
-  absl_flags.DEFINE_float(
+  flags.define_float(
       "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
-      "cosine.", lower_bound=0.0, upper_bound=1.0)
-  absl_flags.DEFINE_float(
+      "cosine.", upper_bound=1.0)
+  flags.define_float(
       "embedding_learning_rate", None, "Likewise, of the embeddings; a smaller "
       "one learns less by heart. 3e-5 with --format=kuairand and 1e-2 "
-      "otherwise if not given.", lower_bound=0.0, upper_bound=1.0)
+      "otherwise if not given.", upper_bound=1.0)
   absl_flags.DEFINE_bool(
       "epnet", True, "Gates of the embedding by the domain.")
   absl_flags.DEFINE_bool(
       "ppnet", True, "Gates of the towers by user and item.")
+  # Listed by --help.
+  absl_flags.adopt_module_key_flags(flags)
 
 
 def main() -> None:
@@ -391,7 +392,7 @@ def main() -> None:
   for name in ("objectives", "domain"):
     if values[name] is not None:
       values[name] = tuple(values[name])
-  train(Config(**values), flags.WORKDIR.value or "runs/train_predictor")
+  train(Config(**values), flags.workdir("train_predictor"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from harmonrank_jax.ensemble.calibration import Platt
 from harmonrank_jax.ensemble.calibration import calibrate
 from harmonrank_jax.ensemble.calibration import closed_form_score
 from harmonrank_jax.ensemble.calibration import fit_platt
+from harmonrank_jax.ensemble.calibration import platt_score
 from harmonrank_jax.ensemble.losses import LossDiagnostics
 from harmonrank_jax.ensemble.losses import SoftAucDiagnostics
 from harmonrank_jax.ensemble.losses import auc_margin_loss
@@ -48,6 +49,7 @@ __all__ = [
     "isotonic_regression",
     "multi_objective_auc_loss",
     "pairwise_loss",
+    "platt_score",
     "soft_rank",
     "soft_sort",
     "tune_weights",

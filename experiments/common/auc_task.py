@@ -18,6 +18,7 @@ from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import network
 
 # What is ranked against what.
 LISTS = ("batch", "user", "request")
@@ -111,13 +112,15 @@ class AucTask:
     if self._recipe.init_from is None:
       return state
     checkpoints = checkpointing.Checkpoints(
-        pathlib.Path(self._recipe.init_from) / "checkpoints")
+        pathlib.Path(self._recipe.init_from) / "checkpoints", read_only=True)
     earlier = checkpoints.restore(state)
     checkpoints.close()
     if earlier is None:
       raise flags.UserError(
           f"--init_from={self._recipe.init_from}: there is no checkpoint.")
-    best = earlier[1].best_params
+    # The base rates are today's.
+    best = {**earlier[1].best_params, "network": network.with_rates(
+        earlier[1].best_params["network"], self.platt)}
     return state._replace(params=best, best_params=best)
 
   def step(self, state: State) -> tuple[State, dict[str, Any]]:
@@ -179,7 +182,7 @@ class AucTask:
 
   def _make_update(self):
     loss_fn = ranker_lib.make_loss(
-        self._ranker, self._recipe.loss, self._weights,
+        self._ranker, self._recipe.loss, self._weights, self.platt,
         relative_strength=self._recipe.relative_strength)
     names = self._inputs.model.schema.names
 

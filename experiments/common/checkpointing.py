@@ -26,17 +26,18 @@ class Checkpoints:
   under a temporary name and renamed; checksums tell a broken one.
   """
 
-  def __init__(self, directory: pathlib.Path):
-    self._directory = directory.absolute()
+  def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
+    """Opens the folder; it is made unless it is only to be read."""
+    self._directory, self._read_only = directory.absolute(), read_only
     self._manager = self._open()
 
   def _open(self) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         self._directory,
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=_KEEP, create=True,
-            enable_async_checkpointing=False,
-            cleanup_tmp_directories=True))
+            max_to_keep=_KEEP, create=not self._read_only,
+            enable_async_checkpointing=False, read_only=self._read_only,
+            cleanup_tmp_directories=not self._read_only))
 
   def save(self, step: int, tree: Any, notes: dict[str, Any]) -> None:
     """Saves a checkpoint; keeps the newest two.
@@ -62,28 +63,43 @@ class Checkpoints:
   def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
     """The newest checkpoint that is whole, or None.
 
-    A broken one is set aside with a warning, and the one before is taken.
+    A broken one is set aside with a warning (left where it is in a folder that
+    is only read), and the one before is taken.
 
     Args:
       target: a tree of the same structure, shapes and dtypes.
 
     Returns:
       Step, tree and notes.
+
+    Raises:
+      UserError: if one is whole but of another structure.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
+      is_whole = False
       try:
-        self._check_files(step)
+        is_whole = self._check_files(step)
         restored = self._manager.restore(step, args=ocp.args.Composite(
             tree=ocp.args.StandardRestore(_raw_keys(target)),
             notes=ocp.args.JsonRestore()))
-        return (step, _typed_keys(restored["tree"], target),
-                dict(restored["notes"]))
+        tree = _typed_keys(restored["tree"], target)
+        for leaf, like in zip(
+            jax.tree.leaves(tree), jax.tree.leaves(target), strict=True):
+          if leaf.shape != like.shape or leaf.dtype != like.dtype:
+            raise ValueError(f"{leaf.dtype}{leaf.shape} stands where "
+                             f"{like.dtype}{like.shape} is expected")
+        return step, tree, dict(restored["notes"])
       except Exception as error:  # Whatever a broken file makes orbax raise.
         reason = " ".join(str(error).split())[:120]
+        if is_whole:
+          raise flags.UserError(
+              f"{self._directory}: the checkpoint of step {step} is one of "
+              f"another program or other data ({reason}).") from None
         flags.warn(
             f"checkpoint of step {step} in {self._directory} is broken "
             f"({reason}); taking the one before.")
-        self._set_aside(step)
+        if not self._read_only:
+          self._set_aside(step)
     return None
 
   def close(self) -> None:
@@ -93,14 +109,20 @@ class Checkpoints:
   def _checksum_file(self) -> pathlib.Path:
     return self._directory.parent / "checkpoint_checksums.json"
 
-  def _check_files(self, step: int) -> None:
-    """Orbax tells a damaged file by noise on the terminal: look first."""
-    if not self._checksum_file.exists():
-      return
-    known = json.loads(self._checksum_file.read_text()).get(str(step))
+  def _check_files(self, step: int) -> bool:
+    """Whether the files are known to be whole; raises if one is not.
+
+    Orbax tells a damaged file by noise on the terminal: look first.
+    """
+    known = None
+    if self._checksum_file.exists():
+      known = json.loads(self._checksum_file.read_text()).get(str(step))
     # A run that was killed just after saving had no time to write them.
-    if known is not None and known != _checksums(self._directory / str(step)):
+    if known is None:
+      return False
+    if known != _checksums(self._directory / str(step)):
       raise ValueError("a file differs from what was saved")
+    return True
 
   def _set_aside(self, step: int) -> None:
     self._manager.close()
@@ -118,16 +140,26 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _raw_keys(tree: Any) -> Any:
-  """Arrays that orbax takes: no typed keys and no NumPy scalars."""
-  raw = lambda x: jax.random.key_data(x) if _is_key(x) else x
-  return jax.tree.map(
-      lambda x: np.asarray(x) if isinstance(x, np.generic) else raw(x), tree)
+  """Arrays that orbax takes: no typed keys, NumPy scalars or empty arrays."""
+
+  def raw(leaf: Any) -> Any:
+    if _is_key(leaf):
+      return jax.random.key_data(leaf)
+    if isinstance(leaf, np.generic):
+      return np.asarray(leaf)
+    return leaf if leaf.size else np.zeros(1, leaf.dtype)
+
+  return jax.tree.map(raw, tree)
 
 
 def _typed_keys(tree: Any, target: Any) -> Any:
-  return jax.tree.map(
-      lambda x, like: jax.random.wrap_key_data(x) if _is_key(like) else x,
-      tree, target)
+
+  def typed(leaf: Any, like: Any) -> Any:
+    if _is_key(like):
+      return jax.random.wrap_key_data(leaf)
+    return leaf if like.size else like
+
+  return jax.tree.map(typed, tree, target)
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, int]:

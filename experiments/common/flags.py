@@ -32,24 +32,45 @@ SCHEMA = flags.DEFINE_string(
 OBJECTIVES = flags.DEFINE_list(
     "objectives", None, "Objectives to use, in this order; all if not given.")
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where results go, runs/<name of the binary> if not "
-    "given. A second run with the same configuration resumes.")
+    "workdir", None, "Where results go; runs/<name of the binary> if not "
+    "given, with _embedded for the embedded log. A second run with the same "
+    "configuration resumes.")
 SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0)
+    "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0,
+    upper_bound=2**31 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", None, "Rows of a step; if not given 4,096 (1,024 for the "
     "predictor), or what there is.",
     lower_bound=1)
 NUM_EXPOSURES = flags.DEFINE_integer(
-    "num_exposures", 200_000, "Rows of the embedded log.", lower_bound=1000)
+    "num_exposures", 200_000, "Rows of the embedded log.", lower_bound=1000,
+    upper_bound=20_000_000)
 LOG_SEED = flags.DEFINE_integer(
-    "log_seed", 0, "Seed of the embedded log.", lower_bound=0)
+    "log_seed", 0, "Seed of the embedded log.", lower_bound=0,
+    upper_bound=2**31 - 1)
 WORLD = flags.DEFINE_enum(
     "world", "default", generator.WORLDS, "World of the embedded log.")
 
 
 class UserError(Exception):
   """Something the user can mend, said in one line."""
+
+
+def workdir(name: str) -> str:
+  """The workdir asked for, or the default one of a binary."""
+  default = f"runs/{name}" if DATA.value else f"runs/{name}_embedded"
+  return WORKDIR.value or default
+
+
+def define_float(
+    name: str, default: float | None, text: str, *, upper_bound: float
+) -> None:
+  """A finite number from 0 to a bound; absl's own bounds let NaN pass."""
+  flags.DEFINE_float(
+      name, default, text, lower_bound=0.0, upper_bound=upper_bound)
+  flags.register_validator(
+      name, lambda value: value is None or value == value,
+      message="must be a number.")
 
 
 def warn(line: str) -> None:
@@ -84,6 +105,10 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> None:
     main()
   except (UserError, schema.DataError) as error:
     _fail(error)
+  except KeyboardInterrupt:
+    print("interrupted; the same command goes on from the newest checkpoint.",
+          file=sys.stderr)
+    sys.exit(130)
   except progress.StoppedError as stopped:
     print(f"{stopped}, everything is saved; the same command goes on from "
           "there.", file=sys.stderr)

@@ -158,6 +158,8 @@ def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:
   """Values as text: the most frequent ones, or quarters of a numeric column."""
   if is_numeric:
     values = schema_lib.numbers_of(column)
+    if np.isnan(values).all():
+      return np.full(len(values), "missing")
     edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))
     names = np.asarray(
         [f"{low:.4g} to {high:.4g}"

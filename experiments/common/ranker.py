@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy import special
 import numpy as np
+import optax
 
 from experiments.common import flags
 from experiments.common import workdir as workdir_lib
@@ -174,8 +176,8 @@ def read_model(workdir: pathlib.Path) -> Model:
 
 
 def make_loss(
-    ranker: Ranker, name: str, objective_weights: np.ndarray, *,
-    relative_strength: float,
+    ranker: Ranker, name: str, objective_weights: np.ndarray,
+    platt: calibration.Platt, *, relative_strength: float,
 ) -> Callable[[dict[str, Any], Rows], tuple[jax.Array, dict[str, jax.Array]]]:
   """The loss of a batch, and its diagnostics by name.
 
@@ -187,12 +189,14 @@ def make_loss(
   embedded log is worse, and falls after the first epochs). The rank loss takes
   the logarithm of the score: of the same order, but without its heavy tail,
   in which a soft rank would see little but the rarest objective. Pointwise
-  losses take the log-odds of each objective instead of one score.
+  losses take the log-odds of each objective instead of one score. Values are
+  probabilities of a kind: fractions of the largest.
 
   Args:
     ranker: the model.
     name: one of `LOSSES`.
     objective_weights: `[M]`.
+    platt: fitted on training rows.
     relative_strength: of the soft rank.
   """
   loss_fn, weights = LOSSES[name], jnp.asarray(objective_weights)
@@ -206,24 +210,32 @@ def make_loss(
         segment_ids=rows.lists)
     return loss, diagnostics._asdict()
 
-  def of_objectives(pointwise_loss, params, rows):
-    logits = ranker.objective_logits(params, rows)
-    each = jax.vmap(lambda x, y: pointwise_loss(x, y)[0], (1, 1))(
-        logits, rows.labels)
+  def entropy(params, rows):
+    each = jnp.mean(optax.sigmoid_binary_cross_entropy(
+        ranker.objective_logits(params, rows),
+        rows.labels / platt.unit[None, :]), axis=0)
+    return jnp.mean(each), {"cross_entropy": each}
+
+  def of_objectives(params, rows):
+    # Both classes weigh the same here: what is learned is the odds beside
+    # those of the base rate.
+    odds = special.logit(platt.base_rate)[None, :]
+    each = jax.vmap(lambda x, y: loss_fn(x, y)[0], (1, 1))(
+        ranker.objective_logits(params, rows) - odds, rows.labels)
     return jnp.mean(each), {"objective_loss": each}
 
   def of_both(params, rows):
     # Who a user is tells what an objective is worth in the user's lists only.
     gains = _only_gains(params, by_profile=rows.lists is not None)
     loss, diagnostics = of_score(gains, rows, jnp.log)
-    entropy, _ = of_objectives(losses.bce_loss, params, rows)
-    return loss + entropy, {**diagnostics, "cross_entropy": entropy}
+    likelihood, parts = entropy(params, rows)
+    return loss + likelihood, {**diagnostics, **parts}
 
   if ranker.config.head == "score":
     return of_score
   if name in _RANK_LOSSES:
     return of_both
-  return functools.partial(of_objectives, loss_fn)
+  return entropy if name == "bce" else of_objectives
 
 
 def _only_gains(params: dict[str, Any], *, by_profile: bool) -> dict[str, Any]:

@@ -120,12 +120,10 @@ def baseline_scores(run: Run) -> dict[str, np.ndarray]:
   result["equal_sum"] = test.sum(axis=1)
   result["tuned_sum"] = tuned(lambda scores: scores)
   result["tuned_product"] = tuned(np.log)
-  probability = jnp.where(
-      jnp.asarray(run.test.has_score),
-      calibration.calibrate(run.platt, jnp.asarray(run.test.scores)),
-      run.platt.base_rate[None, :])
-  result["closed_form"] = np.asarray(calibration.closed_form_score(
-      probability, run.platt.base_rate, jnp.asarray(run.objective_weights)))
+  result["closed_form"] = np.asarray(calibration.platt_score(
+      run.platt, jnp.asarray(run.test.scores),
+      jnp.asarray(run.objective_weights), where=jnp.asarray(
+          run.test.has_score)))
   return result
 
 
@@ -221,20 +219,22 @@ def print_table(run: Run, results: Results) -> None:
 
 
 def verdict(comparison: evaluation.Comparison) -> str:
-  """Which baseline is the best, and whether it is ahead."""
+  """Which baseline is the best, and whether the ensemble is ahead of all."""
   rivals = [k for k, name in enumerate(comparison.names)
             if name not in (ENSEMBLE, CEILING)]
+  low = comparison.lead - 1.96 * comparison.lead_error
+  high = comparison.lead + 1.96 * comparison.lead_error
   best = min(rivals, key=lambda k: comparison.lead[k])
-  lead, error = comparison.lead[best], comparison.lead_error[best]
-  low, high = lead - 1.96 * error, lead + 1.96 * error
-  if low > 0:
+  if all(low[k] > 0 for k in rivals):
     what = "harmonrank is ahead of every baseline"
-  elif high < 0:
+  elif high[best] < 0:
     what = f"{comparison.names[best]} is ahead of harmonrank"
   else:
-    what = "harmonrank and the best baseline cannot be told apart"
-  return (f"{what}: best is {comparison.names[best]}, lead {lead:+.4f}, "
-          f"95 % interval {low:+.4f} to {high:+.4f}.")
+    unsure = [comparison.names[k] for k in rivals if low[k] <= 0]
+    what = f"harmonrank is not surely ahead of {', '.join(unsure)}"
+  return (f"{what}; best baseline is {comparison.names[best]}, lead "
+          f"{comparison.lead[best]:+.4f}, 95 % interval {low[best]:+.4f} to "
+          f"{high[best]:+.4f}.")
 
 
 def number(value: float, digits: int = 4, signed: bool = False) -> str:

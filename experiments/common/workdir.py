@@ -38,7 +38,8 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
         f"workdir {path} cannot be written to ({error.strerror}).") from None
   file = path / CONFIG
   if not file.exists():
-    if any(path.iterdir()):
+    # A run that was killed while it began may have left a part of a file.
+    if any(entry.suffix != ".writing" for entry in path.iterdir()):
       raise flags.UserError(
           f"workdir {path} is not empty and has no {CONFIG}; name an empty or "
           "new folder with --workdir.")
@@ -71,7 +72,7 @@ def claimed(
   was_there = open_workdir(path, config)
   try:
     yield
-  except Exception:
+  except BaseException:
     if not was_there:
       # It was empty: everything in it is from this run.
       for entry in pathlib.Path(path).iterdir():

@@ -150,7 +150,8 @@ def encode(
 
   Raises:
     DataError: if a categorical column holds text where the fitted one held
-      numbers, or the reverse.
+      numbers, or the reverse; or a score is no probability where the fitted
+      ones were.
   """
   num_rows = table.num_rows
   labels, scores, has_score = [], [], []
@@ -160,6 +161,11 @@ def encode(
       values = schema_lib.numbers_of(table[objective.score])
       has_score.append(~np.isnan(values))
       scale = features.score_scales[objective.name]
+      outside = (values < 0) | (values > 1)
+      if scale is None and outside.any():
+        raise schema_lib.DataError(
+            f"column {objective.score!r}: scores were probabilities in the "
+            f"training rows, got {values[np.argmax(outside)]:.6g}.")
       scores.append(_probability(np.nan_to_num(values), scale))
     else:
       has_score.append(np.zeros(num_rows, bool))

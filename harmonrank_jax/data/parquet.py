@@ -154,9 +154,11 @@ class Cursor(NamedTuple):
 class BatchReader:
   """Endless shuffled batches of a fixed size, exactly resumable.
 
-  Batches run on over the ends of blocks and epochs. Rows that share a list
-  (say, a user) can be kept together: then lists are permuted instead of rows
-  and a batch holds whole lists, but for the two at its ends.
+  Batches run on over the ends of blocks and epochs. Rows of a block that
+  share a list (say, a user) can be kept together: then lists are permuted
+  instead of rows and a batch holds whole lists, but for the two at its ends.
+  In a log of many blocks that is sorted by time, a user's rows are in many of
+  them; sort such a log by user to rank within users.
   """
 
   def __init__(
@@ -188,6 +190,7 @@ class BatchReader:
     self._batch_size, self._seed, self._list_of = batch_size, seed, list_of
     self._block_rows = block_rows
     self.cursor = cursor or Cursor()
+    self._order: tuple[int, list[list[RowGroup]]] | None = None
     self._loaded: tuple[tuple[int, int], tuple] | None = None
     self._kept: dict[RowGroup, Any] = {}
 
@@ -229,6 +232,8 @@ class BatchReader:
 
   def _blocks(self, epoch: int) -> list[list[RowGroup]]:
     """Row groups in the order of the epoch, joined into blocks."""
+    if self._order is not None and self._order[0] == epoch:
+      return self._order[1]
     groups = self._log.row_groups
     order = np.random.default_rng([self._seed, epoch]).permutation(len(groups))
     blocks: list[list[RowGroup]] = [[]]
@@ -239,6 +244,7 @@ class BatchReader:
         rows = 0
       blocks[-1].append(groups[index])
       rows += groups[index].num_rows
+    self._order = epoch, blocks
     return blocks
 
   def _load(self, epoch: int, block: int, groups: list[RowGroup]):

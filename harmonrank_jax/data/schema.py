@@ -251,6 +251,8 @@ def schema_from_names(
   for field in arrow_schema:
     if field.name in taken:
       continue
+    _check_no_objective(field.name, [n for n in names if n not in taken],
+                        [o.name for o in objectives])
     if is_text(field.type) or pa.types.is_boolean(field.type) or (
         field.name in few_values):
       categorical.append(field.name)
@@ -265,6 +267,22 @@ def schema_from_names(
                   numeric=tuple(numeric))
   _check_roles(schema)
   return schema
+
+
+def _check_no_objective(
+    name: str, others: list[str], objectives: list[str]
+) -> None:
+  """A column that was meant to be a score would make its label a feature."""
+  meant = difflib.get_close_matches(
+      name, [SCORE_PREFIX + other for other in others], n=1, cutoff=0.85)
+  if meant:
+    raise DataError(
+        f"column {name!r} looks like a score (did you mean {meant[0]!r}?); if "
+        "it is none, name the roles with --schema.")
+  if name.removeprefix("true_") in objectives:
+    raise DataError(
+        f"column {name!r} looks like the truth of an objective and would tell "
+        "the label; name the roles with --schema to leave it out.")
 
 
 def is_text(kind: pa.DataType) -> bool:

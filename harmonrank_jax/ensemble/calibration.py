@@ -12,6 +12,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmonrank_jax.ensemble import metrics
+
 
 class Platt(NamedTuple):
   """`p_m = sigmoid(scale_m logit(score_m) + shift_m)`, and base rates; `[M]`.
@@ -19,12 +21,19 @@ class Platt(NamedTuple):
   Attributes:
     scale: slope of the log-odds.
     shift: offset of the log-odds.
-    base_rate: rate of positives in the rows it was fitted on, in (0, 1).
+    base_rate: rate of positives in the rows it was fitted on, in (0, 1); for
+      values, their mean in units of `unit`.
+    unit: the largest label, 1 for labels of 0 and 1: values are calibrated as
+      fractions of it, and p_m is the expected one.
+    pair_share: `E|y - y'| / 2` over two rows, of the `pi (1 - pi)` that it is
+      for labels of 0 and 1 (1 for these, less for values).
   """
 
   scale: jax.Array
   shift: jax.Array
   base_rate: jax.Array
+  unit: jax.Array
+  pair_share: jax.Array
 
 
 def log_odds(probabilities: jax.Array) -> jax.Array:
@@ -44,7 +53,8 @@ def fit_platt(
 
   Args:
     scores: `[N, M]` probabilities.
-    labels: `[N, M]` bool, or values, of which any above 0 is a positive.
+    labels: `[N, M]` bool, 0 and 1, or non-negative values, which count as
+      fractions of the largest.
     where: `[N, M]` bool, True = the row counts for the objective.
 
   Returns:
@@ -71,17 +81,19 @@ def fit_platt(
   if scores.ndim != 2:
     raise ValueError(f"scores has shape {scores.shape}; expected [N, M].")
   inputs = log_odds(scores.astype(jnp.float32))
-  positive = labels > 0
-  valid = jnp.ones(positive.shape, bool) if where is None else where
+  valid = jnp.ones(labels.shape, bool) if where is None else where
+  fractions = jnp.where(valid, labels, 0).astype(jnp.float32)
+  unit = jnp.max(fractions, axis=0, initial=0)
+  unit = jnp.where(unit > 0, unit, 1)
+  fractions /= unit[None, :]
 
-  def fit(column, is_positive, is_valid):
+  def fit(column, fraction, is_valid):
     weight = is_valid.astype(jnp.float32)
-    total = lambda flags: jnp.sum(flags, dtype=jnp.int32).astype(jnp.float32)
-    positives, count = total(is_positive & is_valid), total(is_valid)
+    count = jnp.sum(is_valid, dtype=jnp.int32).astype(jnp.float32)
+    positives = jnp.sum(fraction)
     negatives = count - positives
-    target = jnp.where(
-        is_positive, (positives + 1.0) / (positives + 2.0),
-        1.0 / (negatives + 2.0))
+    target = (fraction * (positives + 1) / (positives + 2)
+              + (1 - fraction) / (negatives + 2))
     # Centred and of unit spread: the Hessian is then well conditioned.
     rows = jnp.maximum(count, 1)
     column = jnp.where(is_valid, column, 0)
@@ -128,7 +140,21 @@ def fit_platt(
     return (jnp.where(count > 0, scale, 1.0),
             jnp.where(count > 0, offset - scale * centre, 0.0), rate)
 
-  return Platt(*jax.vmap(fit, in_axes=1)(inputs, positive, valid))
+  def share(fraction, is_valid):
+    pairs = metrics.pair_counts(
+        fraction[:, None], jnp.float32, is_valid, None)
+    positives = jnp.sum(fraction)
+    of_classes = positives * (
+        jnp.sum(is_valid, dtype=jnp.int32).astype(jnp.float32) - positives)
+    result = jnp.max(pairs, initial=0) / jnp.where(
+        of_classes > 0, of_classes, 1)
+    return jnp.where(result > 0, result, 1)
+
+  pair_share = jnp.ones(unit.shape)
+  if labels.dtype != jnp.bool_:
+    pair_share = jax.vmap(share, in_axes=1)(fractions, valid)
+  scale, shift, base_rate = jax.vmap(fit, in_axes=1)(inputs, fractions, valid)
+  return Platt(scale, shift, base_rate, unit, pair_share)
 
 
 def calibrate(platt: Platt, scores: jax.Array) -> jax.Array:
@@ -136,6 +162,39 @@ def calibrate(platt: Platt, scores: jax.Array) -> jax.Array:
   rows = lambda x: x.reshape((1,) * (scores.ndim - 1) + x.shape)
   return jax.nn.sigmoid(
       rows(platt.scale) * log_odds(scores) + rows(platt.shift))
+
+
+def platt_score(
+    platt: Platt,
+    scores: jax.Array,
+    objective_weights: jax.Array,
+    *,
+    where: jax.Array | None = None,
+) -> jax.Array:
+  """The closed form on Platt-calibrated scores: the baseline to beat.
+
+  Args:
+    platt: fitted.
+    scores: `[..., M]` probabilities.
+    objective_weights: `[M]`, not negative.
+    where: `[..., M]` bool, True = there is a score; the rest counts as the
+      base rate.
+
+  Returns:
+    `[...]` scores, higher first.
+
+  >>> import jax.numpy as jnp
+  >>> one = jnp.ones(1)
+  >>> platt = Platt(one, 0 * one, 0.5 * one, one, one)
+  >>> platt_score(platt, jnp.array([[0.25]]), one)
+  Array([1.], dtype=float32)
+  """
+  p = calibrate(platt, scores)
+  if where is not None:
+    rate = platt.base_rate.reshape((1,) * (p.ndim - 1) + (-1,))
+    p = jnp.where(where, p, rate)
+  return closed_form_score(
+      p, platt.base_rate, objective_weights / platt.pair_share)
 
 
 def closed_form_score(
@@ -148,7 +207,8 @@ def closed_form_score(
   Args:
     probabilities: `[..., M]`, true or calibrated.
     base_rate: `[M]` in (0, 1), the rate of positives in the list.
-    objective_weights: `[M]` or `[..., M]`, not negative.
+    objective_weights: `[M]` or `[..., M]`, not negative. For values, p_m is an
+      expected fraction, and the weight is divided by `Platt.pair_share`.
 
   Returns:
     `[...]` scores. For true probabilities their order maximises the expected

@@ -99,7 +99,8 @@ class HarmonRank(nn.Module):
   """One score from M objective scores and a profile.
 
   Both heads begin with a `calibration` of each score: parameters `scale`,
-  `shift` and `base_rate` (`[M]`; 1, 0 and 1/2 until `with_platt` sets them).
+  `shift`, `base_rate` and `pair_share` (`[M]`; 1, 0, 1/2 and 1 until
+  `with_platt` sets them; the last two are data and have no gradient).
   The aligned head starts as the closed form on these calibrated scores,
 
     score = sum_m w_m g_m p_m / (pi_m (1 - pi_m)),
@@ -205,6 +206,8 @@ class HarmonRank(nn.Module):
       _check_fits("where", where, objective_scores)
       present = jnp.broadcast_to(where, objective_scores.shape)
     logits, prior, base_rate = self._calibrate(objective_scores, present)
+    pair_share = jax.lax.stop_gradient(self.param(
+        "pair_share", nn.initializers.ones, (objectives,)))
     # Lift over the base rate: of unit scale for rare and common objectives.
     lift = logits - prior
     constant = jnp.ones((*profile.shape[:-1], 1), jnp.float32)
@@ -223,7 +226,8 @@ class HarmonRank(nn.Module):
     gain = nn.Dense(
         objectives, kernel_init=nn.initializers.zeros, name=GAIN)(
             profile[..., :-1])
-    return logits + result, jnp.exp(gain), base_rate
+    pair_share = pair_share.reshape((1,) * (gain.ndim - 1) + (-1,))
+    return logits + result, jnp.exp(gain) / pair_share, base_rate
 
   def _calibrate(self, objective_scores, present):
     """Calibrated log-odds `[..., M]` (the prior where missing), and priors."""
@@ -352,6 +356,23 @@ def with_platt(params: dict, platt: calibration.Platt) -> dict:
   Returns:
     New variables; the argument is not changed.
   """
+  inner = dict(with_rates(params, platt)["params"])
+  inner.update(scale=platt.scale, shift=platt.shift)
+  return {**params, "params": inner}
+
+
+def with_rates(params: dict, platt: calibration.Platt) -> dict:
+  """The same, but only what says how rare an objective is.
+
+  For parameters that were trained on other rows, whose calibration stays.
+
+  Args:
+    params: variables as `HarmonRank.init` returns them.
+    platt: fitted on training rows.
+
+  Returns:
+    New variables; the argument is not changed.
+  """
   inner = dict(params["params"])
-  inner.update(scale=platt.scale, shift=platt.shift, base_rate=platt.base_rate)
+  inner.update(base_rate=platt.base_rate, pair_share=platt.pair_share)
   return {**params, "params": inner}

@@ -212,10 +212,9 @@ def test_probabilities_stay_as_they_are(fit):
   np.testing.assert_allclose(batch.scores[2, 0], 0.25)
   assert (batch.scores > 0).all() and (batch.scores < 1).all()
   assert batch.has_score[:, 0].tolist() == [True, True, True, True, False]
-  # Later rows beyond [0, 1] are cut off.
-  later = encode(features, SCORED, p=[-3.0, 7.0])
-  np.testing.assert_allclose(later.scores[:, 0], [0, 1], atol=1e-6)
-  assert later.scores[0, 0] > 0 and later.scores[1, 0] < 1
+  # Later rows beyond [0, 1] are scores of another kind.
+  with pytest.raises(schema_lib.DataError, match=r"were probab.*got 7"):
+    encode(features, SCORED, p=[0.3, 7.0])
 
 
 def test_real_scores_become_probabilities_in_order(fit):
@@ -286,7 +285,7 @@ def test_some_of_the_objectives_that_were_fitted(fit):
 def test_only_training_rows_are_looked_at(fit):
   schema = Schema((Objective("click", "click", "p"),),
                   categorical=("c",), numeric=("x",))
-  columns = {"p": [0.1, 0.9, 50.0, -50.0] * 3, "c": ["a", "b", "z", "z"] * 3,
+  columns = {"p": [-0.5, 1.5, 50.0, -50.0] * 3, "c": ["a", "b", "z", "z"] * 3,
              "x": [1.0, 2.0, 1e9, 1e9] * 3}
 
   def is_training(table):
@@ -298,10 +297,11 @@ def test_only_training_rows_are_looked_at(fit):
       for name, values in columns.items()})
   assert features == kept
   assert features.vocabularies["c"] == ["a", "b"]
-  assert features.score_scales["click"] is None
+  assert features.score_scales["click"] == (0.5, 1.0)
   assert batch.numeric.shape == (12, 1)
   # No training row at all is a model that knows nothing, not an error.
-  features, batch = fit(schema, lambda t: ~every_row(t), **columns)
+  features, batch = fit(
+      schema, lambda t: ~every_row(t), **columns | {"p": [0.5] * 12})
   assert features.vocabulary_sizes == (1,)
   np.testing.assert_array_equal(batch.numeric, np.zeros((12, 1)))
 

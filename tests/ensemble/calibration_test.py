@@ -130,12 +130,39 @@ def test_without_a_valid_row_it_is_the_identity():
       calibration.calibrate(platt, scores)[:, 1], scores[:, 1], rtol=1e-5)
 
 
-def test_value_labels_are_positives_above_zero_and_where_may_be_none():
+def test_where_may_be_none_and_labels_numbers():
   scores, labels = sample()
-  values = labels * np.random.default_rng(1).exponential(size=SHAPE)
   jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-      fit_platt(scores, values), fit_platt(scores, labels, where=EVERYWHERE))
+      fit_platt(scores, 1.0 * labels),
+      fit_platt(scores, labels, where=EVERYWHERE))
+
+
+def test_values_are_calibrated_as_fractions_of_the_largest():
+  # The expected value is a share of 7 that the scores know exactly.
+  rng = np.random.default_rng(1)
+  scores = np.float32(rng.uniform(0.1, 0.9, SHAPE))
+  values = 7 * rng.beta(20 * scores, 20 * (1 - scores))
+  values[0] = 7
+  where = EVERYWHERE.copy()
+  where[5:50] = False
+  garbage = np.where(where, values, 1e6)
+  platt = fit_platt(scores, garbage, where=where)
+  np.testing.assert_allclose(platt.unit, 7, rtol=1e-6)
+  np.testing.assert_allclose(platt.scale, 1, atol=0.1)
+  np.testing.assert_allclose(platt.shift, 0, atol=0.1)
+  for m in range(SHAPE[1]):
+    y = values[where[:, m], m] / 7
+    rate = y.mean()
+    half_gap = np.abs(y[:, None] - y[None]).mean() / 2
+    np.testing.assert_allclose(
+        platt.pair_share[m], half_gap / (rate * (1 - rate)), rtol=1e-3)
+  # Every pair by the difference of its values, relative to all differences.
+  unit = np.float64(platt.pair_share * platt.base_rate * (1 - platt.base_rate))
+  calibrated = np.asarray(calibration.calibrate(platt, scores))
+  np.testing.assert_allclose(
+      calibration.platt_score(platt, scores, np.ones(SHAPE[1])),
+      (calibrated / unit).sum(axis=1), rtol=1e-4)
 
 
 def test_closed_form_by_hand():

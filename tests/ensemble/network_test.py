@@ -21,7 +21,7 @@ ABLATIONS = {
     "no relation-agnostic branch": {"relation_agnostic": False},
     "no self-attention": {"self_attention": False},
 }
-CALIBRATION = {"scale", "shift", "base_rate"}
+CALIBRATION = {"scale", "shift", "base_rate", "pair_share"}
 CASES = {(head, name): network.HarmonRankConfig(
     num_objectives=OBJECTIVES, head=head, token_size=8, **switches)
          for head in network.HEADS for name, switches in ABLATIONS.items()}
@@ -50,6 +50,7 @@ def random_params(config):
   params = jax.tree.map(
       lambda x: np.float32(0.5 * rng.normal(size=x.shape)), shapes_of(config))
   params["params"]["base_rate"] = np.float32([0.3, 0.1, 0.6])
+  params["params"]["pair_share"] = np.float32([1, 0.5, 0.8])
   return params
 
 
@@ -97,9 +98,10 @@ def by_hand(params, scores, profile, weights):
   """The closed form with gains, written out."""
   p = 1 / (1 + np.exp(-np.float64(apply_logits(params, scores, profile))))
   rate = np.float64(params["params"]["base_rate"])
+  share = np.float64(params["params"]["pair_share"])
   layer = jax.tree.map(np.float64, params["params"][network.GAIN])
   gain = np.exp(profile @ layer["kernel"] + layer["bias"])
-  return (weights * gain * p / (rate * (1 - rate))).sum(axis=-1)
+  return (weights * gain * p / (share * rate * (1 - rate))).sum(axis=-1)
 
 
 @pytest.mark.parametrize("head", network.HEADS)
@@ -136,7 +138,7 @@ def test_every_parameter_and_input_matters():
             if not np.any(gradient)}
     # The base rate is data; a softmax does not see what all keys share.
     assert {name for name in dead if "'key']['bias']" not in name} == {
-        "['params']['base_rate']"}
+        "['params']['base_rate']", "['params']['pair_share']"}
 
 
 def test_garbage_in_missing_scores_changes_nothing():
@@ -189,12 +191,11 @@ def test_starts_as_the_closed_form_of_the_calibrated_scores():
   params = initial_params()
   platt = calibration.Platt(
       jnp.array([0.5, 1.0, 2.0]), jnp.array([-1.0, 0.0, 0.3]),
-      jnp.array([0.2, 0.05, 0.7]))
+      jnp.array([0.2, 0.05, 0.7]), jnp.ones(3), jnp.array([1, 0.5, 1]))
   fitted = network.with_platt(params, platt)
   np.testing.assert_array_equal(params["params"]["scale"], [1, 1, 1])
   weights = jnp.array([1.0, 0.5, 3.0])
-  expected = calibration.closed_form_score(
-      calibration.calibrate(platt, scores), platt.base_rate, weights)
+  expected = calibration.platt_score(platt, scores, weights)
   np.testing.assert_allclose(
       apply_weighted(fitted, scores, profile, weights), expected, rtol=1e-5)
   # Without a fit, a score is its own calibration.

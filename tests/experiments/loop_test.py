@@ -118,6 +118,21 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
   assert_same_end(state, tmp_path, uninterrupted)
 
 
+def test_a_whole_checkpoint_of_something_else_is_no_broken_one(tmp_path):
+  checkpoints = checkpointing.Checkpoints(tmp_path / "checkpoints")
+  checkpoints.save(1, {"x": np.zeros(3), "none": np.zeros((0, 2))}, {})
+  with pytest.raises(flags.UserError, match="step 1 is one of another"):
+    checkpoints.restore({"x": np.zeros(4), "none": np.zeros((0, 2))})
+  checkpoints.close()
+  reader = checkpointing.Checkpoints(tmp_path / "checkpoints", read_only=True)
+  _, tree, _ = reader.restore({"x": np.ones(3), "none": np.ones((0, 2))})
+  assert tree["none"].shape == (0, 2) and (tree["x"] == 0).all()
+  damage(tmp_path / "checkpoints" / "1")
+  assert reader.restore(tree) is None
+  reader.close()
+  assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
 def damage(folder):
   """Flips the bytes in the middle of every file that holds arrays."""
   files = [f for f in folder.rglob("*") if f.is_file() and "/d/" in str(f)]

@@ -214,6 +214,14 @@ def test_columns_that_are_not_there(tmp_path, frame):
   assert "no objective found" in refusal(tmp_path, frame)
 
 
+def test_a_misspelt_score_does_not_make_its_label_a_feature(tmp_path, frame):
+  frame |= {"like": frame["click"], "scor_like": frame["score_click"]}
+  assert "did you mean 'score_like'" in refusal(tmp_path, frame)
+  del frame["scor_like"], frame["like"]
+  frame["true_click"] = frame["score_click"]
+  assert "looks like the truth" in refusal(tmp_path, frame)
+
+
 def test_zero_rows_and_wrong_types(tmp_path, frame):
   assert "no rows" in refusal(
       tmp_path, {name: values[:0] for name, values in frame.items()})
@@ -243,6 +251,46 @@ def test_evaluation_rows_are_checked_too(tmp_path, frame):
   assert "eval.parquet" in message and "row 2" in message
 
 
+@pytest.mark.parametrize("column, value, said", [
+    ("age", 3, "'age' has type int64, which is not what"),
+    ("score_click", 2.5, "were probabilities in the training rows, got 2.5")])
+def test_evaluation_rows_are_of_the_same_kind(
+    tmp_path, frame, column, value, said):
+  pq.write_table(pa.table({**frame, column: [value] * 60}),
+                 tmp_path / "eval.parquet")
+  assert said in refusal(
+      tmp_path, frame, eval_data=str(tmp_path / "eval.parquet"))
+
+
+def test_a_schema_without_data_is_refused(tmp_path):
+  assert "--schema needs --data" in refusal(tmp_path, None, schema="x.json")
+
+
+def test_one_class_in_a_part_is_warned_about(tmp_path, frame, capsys):
+  frame["click"][:38] = 0
+  pq.write_table(pa.table(frame), tmp_path / "log.parquet")
+  config = train_auc.Config(data=str(tmp_path / "log.parquet"), batch_size=4)
+  train_auc.read_inputs(config, tmp_path)
+  assert "'click' has one class only in the rows to train on" in (
+      capsys.readouterr().err)
+
+
+def test_other_data_under_the_same_name_is_refused(tmp_path, frame):
+  config = train_auc.Config(data=str(tmp_path / "log.parquet"), batch_size=4)
+
+  def begin():
+    pq.write_table(pa.table(frame), tmp_path / "log.parquet")
+    inputs = train_auc.read_inputs(config, tmp_path)
+    train_auc._check_same_data(
+        tmp_path, inputs, train_auc.read_test(config, inputs))
+
+  begin()
+  begin()
+  frame["age"] = ["x", "y"] * 30
+  with pytest.raises(flags.UserError, match="the data has changed"):
+    begin()
+
+
 @pytest.mark.parametrize("texts", [["1", "x"], ["-1"], ["nan"], ["0", "0"]])
 def test_weights_are_numbers(texts):
   with pytest.raises(flags.UserError, match="objective_weights"):
@@ -264,6 +312,32 @@ def test_every_way_to_train_runs(tmp_path, config):
   summary = train_auc.train(
       train_auc.Config(**{**SMALL, **config}), tmp_path / "run")
   assert 0.5 < summary["auc"]["click"] < 1
+
+
+@pytest.mark.slow
+def test_values_rank_by_their_size_and_a_profile_may_be_empty(tmp_path):
+  rng = np.random.default_rng(0)
+  rows = 6000
+  liking, patience = rng.normal(size=(2, rows))
+  seconds = np.exp(1 + patience + 0.3 * rng.normal(size=rows))
+  pq.write_table(pa.table({
+      "user": rng.integers(0, 500, rows), "time": np.arange(rows),
+      "click": rng.random(rows) < 1 / (1 + np.exp(-liking)),
+      "pclick": 1 / (1 + np.exp(-liking)), "seconds": seconds,
+      "pwatch": patience}), tmp_path / "log.parquet")
+  (tmp_path / "roles.json").write_text(json.dumps({
+      "user": "user", "time": "time", "objectives": {
+          "click": {"label": "click", "score": "pclick"},
+          "watch": {"label": "seconds", "score": "pwatch", "value": True}}}))
+  summary = train_auc.train(train_auc.Config(
+      data=str(tmp_path / "log.parquet"), schema=str(tmp_path / "roles.json"),
+      batch_size=1024), tmp_path / "run")
+  own = summary["baselines"]["own_watch"]["auc"]["watch"]
+  assert own > 0.9
+  # Two independent wishes: each keeps most of what its own score knows.
+  for ranked in (summary, summary["baselines"]["closed_form"]):
+    assert ranked["auc"]["watch"] > 0.5 + 0.6 * (own - 0.5)
+    assert ranked["auc_sum"] > summary["baselines"]["equal_sum"]["auc_sum"]
 
 
 def command(workdir, **config):
@@ -346,6 +420,8 @@ def test_a_signal_and_a_full_disk_damage_nothing(tmp_path):
 def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path):
   for arguments, said in ((["--lossy=1"], "lossy"),
                           (["--num_steps=-3"], "num_steps"),
+                          (["--relative_strength=nan"], "relative_strength"),
+                          (["--seed=99999999999999999999"], "seed"),
                           (["--data=/nowhere"], "no such file")):
     ended = subprocess.run(
         [sys.executable, "-m", "experiments.train_auc",

@@ -38,6 +38,25 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_killed_while_it_began_leaves_no_obstacle(tmp_path):
+  (tmp_path / "config.json.writing").write_text("{")
+  assert not workdir_lib.open_workdir(tmp_path, {"seed": 1})
+
+
+def test_what_fails_on_its_inputs_leaves_the_workdir_as_it_was(tmp_path):
+  for _ in range(2):
+    with (pytest.raises(KeyboardInterrupt),
+          workdir_lib.claimed(tmp_path / "run", {"seed": 1})):
+      (tmp_path / "run" / "log.parquet").write_text("half")
+      raise KeyboardInterrupt
+    assert not list((tmp_path / "run").iterdir())
+  workdir_lib.open_workdir(tmp_path / "run", {"seed": 1})
+  with (pytest.raises(ValueError),
+        workdir_lib.claimed(tmp_path / "run", {"seed": 1})):
+    raise ValueError
+  assert (tmp_path / "run" / "config.json").exists()
+
+
 def test_a_workdir_that_cannot_be_written_to_is_said(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(flags.UserError, match="cannot be written to"):
@@ -100,6 +119,14 @@ def test_an_error_of_ours_is_not_hidden(parsed):
 
   with pytest.raises(ZeroDivisionError):
     flags._guarded(main, ["binary"])
+
+
+def test_ctrl_c_is_one_line(parsed, capsys):
+  def main():
+    raise KeyboardInterrupt
+
+  assert ends(main) == 130
+  assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_stray_argument_is_refused(parsed, capsys):
