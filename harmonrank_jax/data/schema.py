@@ -273,12 +273,13 @@ def _check_no_objective(
     name: str, others: list[str], objectives: list[str]
 ) -> None:
   """A column that was meant to be a score would make its label a feature."""
-  meant = difflib.get_close_matches(
-      name, [SCORE_PREFIX + other for other in others], n=1, cutoff=0.85)
-  if meant:
+  prefix, _, rest = name.partition("_")
+  if rest in others and difflib.get_close_matches(
+      prefix, [SCORE_PREFIX.rstrip("_")], cutoff=0.7):
     raise DataError(
-        f"column {name!r} looks like a score (did you mean {meant[0]!r}?); if "
-        "it is none, name the roles with --schema.")
+        f"column {name!r} looks like a score (did you mean "
+        f"{SCORE_PREFIX + rest!r}?); if it is none, name the roles with "
+        "--schema.")
   if name.removeprefix("true_") in objectives:
     raise DataError(
         f"column {name!r} looks like the truth of an objective and would tell "

@@ -297,3 +297,16 @@ def test_nearest_says_nothing_where_nothing_is_near():
       " (did you mean 'click'?)")
   assert schema_lib.nearest("zzz", ["click", "like"]) == ""
   assert schema_lib.nearest("click", []) == ""
+
+
+@pytest.mark.parametrize("name, fails", [
+    ("scor_like", True), ("socre_like", True), ("user_like", False),
+    ("like_score", False), ("other", False), ("true_click", True)])
+def test_a_score_with_a_slip_is_no_feature(name, fails):
+  columns = pa.schema([(column, pa.float64()) for column in (
+      "click", "score_click", "like", name)])
+  if fails:
+    with pytest.raises(schema_lib.DataError, match=f"{name}.*looks like"):
+      schema_lib.schema_from_names(columns)
+  else:
+    assert name in schema_lib.schema_from_names(columns).numeric
