@@ -38,30 +38,25 @@ class Progress:
       self._bar = rich_progress.Progress(
           rich_progress.TextColumn("step"),
           rich_progress.MofNCompleteColumn(), rich_progress.BarColumn(),
-          rich_progress.TimeRemainingColumn(),
-          rich_progress.TextColumn("{task.fields[note]}"), transient=True)
-      self._task = self._bar.add_task(
-          "", total=total, completed=start, note="")
+          rich_progress.TimeRemainingColumn(), transient=True)
+      self._task = self._bar.add_task("", total=total, completed=start)
       self._bar.start()
 
-  def update(self, step: int, note: str = "") -> None:
+  def update(self, step: int) -> None:
     """Says that `step` steps are done."""
     now = time.perf_counter()
     if self._began is None:
       self._began, self._start, self._last_line = now, step, now
     if self._bar is not None:
-      if note:
-        self._bar.update(self._task, note=note)
       self._bar.update(self._task, completed=step)
       return
-    if step > self._start and (
-        now - self._last_line >= _SECONDS_BETWEEN_LINES or note):
+    if step > self._start and now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._last_line = now
       rate = (step - self._start) * self._examples / max(
           now - self._began, 1e-9)
       left = (self._total - step) * self._examples / max(rate, 1e-9)
       print(f"step {step}/{self._total}, {rate:,.0f} examples/s, "
-            f"{left:.0f} s left{', ' + note if note else ''}", flush=True)
+            f"{left:.0f} s left", flush=True)
 
   def close(self) -> None:
     if self._bar is not None:

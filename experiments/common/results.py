@@ -193,25 +193,28 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
 def print_table(run: Run, results: Results) -> None:
   """The last thing on the terminal."""
   comparison = results.comparison
-  table = rich_table.Table(
-      title=f"AUC on {len(run.test.labels):,} held-out rows", box=None)
-  table.add_column("")
-  for name in (*run.schema.names, "sum"):
-    table.add_column(name, justify="right")
-  table.add_column("lead of harmonrank", justify="right")
-  for k, name in enumerate(comparison.names):
-    lead = "" if not k else with_error(
-        comparison.lead[k], comparison.lead_error[k], signed=True)
-    table.add_row(
-        name, *(number(value) for value in comparison.auc[k]),
-        number(comparison.auc_sum[k]), lead, style="bold" if not k else None)
-  # Not cut to 80 columns where nobody looks.
   console = rich_console.Console()
   if not console.is_terminal:
+    # Not cut to 80 columns where nobody looks.
     console = rich_console.Console(width=200)
+  digits = 4 if console.width >= 36 + 7 * len(run.schema.names) else 3
+  table = rich_table.Table(
+      title=f"AUC on {len(run.test.labels):,} held-out rows", box=None,
+      padding=(0, 1, 0, 0), pad_edge=False)
+  table.add_column("", no_wrap=True)
+  for name in (*run.schema.names, "sum", "lead", "s.e."):
+    table.add_column(name, justify="right", overflow="fold")
+  for k, name in enumerate(comparison.names):
+    lead = ("", "") if not k else (
+        number(comparison.lead[k], digits, signed=True),
+        number(comparison.lead_error[k], digits))
+    table.add_row(
+        name, *(number(value, digits) for value in comparison.auc[k]),
+        number(comparison.auc_sum[k], digits), *lead,
+        style="bold" if not k else None)
   console.print(table)
-  print(f"± one standard error, {comparison.clusters} resampled. "
-        + verdict(comparison))
+  print("lead: of harmonrank, with its standard error "
+        f"({comparison.clusters} resampled).\n{verdict(comparison)}")
   for value, (rows, sums) in results.slices.items():
     best = ", ".join(f"{name} {number(s)}" for name, s in zip(
         comparison.names, sums, strict=True) if not name.startswith("own_"))
