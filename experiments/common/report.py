@@ -135,17 +135,25 @@ def _color(name: str) -> str:
 
 
 def _lead_figure(comparison: Any) -> mpl_figure.Figure:
-  rows = range(1, len(comparison.names))
-  figure = mpl_figure.Figure(figsize=(9, 0.6 + 0.28 * len(rows)))
-  axes = figure.subplots()
-  places = np.arange(len(rows))[::-1]
-  for place, k in zip(places, rows, strict=True):
-    axes.errorbar(comparison.lead[k], place, fmt="o", ms=4,
-                  xerr=1.96 * comparison.lead_error[k],
-                  color=_color(comparison.names[k]))
-  axes.axvline(0, color=_OURS, lw=1)
-  axes.set_yticks(places, [comparison.names[k] for k in rows])
-  axes.set_xlabel("sum of AUCs of harmonrank minus that of the baseline")
+  """Ensembles on a scale of their own: they are close, single scores far."""
+  ensembles: list[int] = []
+  others: list[int] = []
+  for k, name in enumerate(comparison.names):
+    if k:
+      is_ensemble = not name.startswith("own_") and name != results_lib.CEILING
+      (ensembles if is_ensemble else others).append(k)
+  figure = mpl_figure.Figure(figsize=(
+      10, 0.8 + 0.28 * max(len(ensembles), len(others))))
+  for axes, rows in zip(figure.subplots(1, 2), (ensembles, others),
+                        strict=True):
+    places = np.arange(len(rows))[::-1]
+    for place, k in zip(places, rows, strict=True):
+      axes.errorbar(comparison.lead[k], place, fmt="o", ms=4,
+                    xerr=1.96 * comparison.lead_error[k],
+                    color=_color(comparison.names[k]))
+    axes.axvline(0, color=_OURS, lw=1)
+    axes.set_yticks(places, [comparison.names[k] for k in rows])
+    axes.set_xlabel("sum of AUCs of harmonrank minus that of the other")
   return figure
 
 
