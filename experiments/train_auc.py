@@ -12,6 +12,7 @@ form on Platt-calibrated scores. Results go to --workdir; the same command
 again goes on where it stopped.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
@@ -143,11 +144,8 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
         model.features, schema, logs.read_rows(log, schema.columns, keep))
 
   sample, validation = read(logs.TRAIN), read(logs.VALIDATION)
-  for where, rows in (("train", sample), ("validate", validation)):
-    for name, labels in zip(schema.names, rows.labels.T, strict=True):
-      if (labels == labels[0]).all():
-        flags.warn(f"objective {name!r} has one class only in the rows to "
-                   f"{where} on.")
+  logs.warn_of_one_class(schema, sample.labels, "train")
+  logs.warn_of_one_class(schema, validation.labels, "validate")
   batch_size = config.batch_size or min(_DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return auc_task.Inputs(
@@ -252,11 +250,11 @@ def read_test(config: Config, inputs: auc_task.Inputs) -> Test:
   """Reads the held-out rows."""
   schema = inputs.model.schema
   keep = None if config.eval_data else inputs.split.rows(logs.TEST)
-  true = tuple(f"true_{name}" for name in schema.names
-               if config.data is None)
+  is_embedded = config.data is None and config.eval_data is None
+  true = tuple(f"true_{name}" for name in schema.names if is_embedded)
   table = logs.read_rows(inputs.eval_log, (*schema.columns, *true), keep)
   truth, slices = None, None
-  if true and config.eval_data is None:
+  if is_embedded:
     truth = np.stack([table[name].to_numpy() for name in true], axis=1)
   if config.slice_by:
     slices = (config.slice_by, logs.as_slices(
@@ -333,17 +331,13 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs what the flags say."""
-  values: dict[str, Any] = {
-      field.name: absl_flags.FLAGS[field.name].value
-      for field in dataclasses.fields(Config)}
-  if values["objectives"] is not None:
-    values["objectives"] = tuple(values["objectives"])
+  values = flags.values_of(Config)
   if values["objective_weights"] is not None:
     values["objective_weights"] = _weights(values["objective_weights"])
   train(Config(**values), flags.workdir("train_auc"))
 
 
-def _weights(texts: list[str]) -> tuple[float, ...]:
+def _weights(texts: Sequence[str]) -> tuple[float, ...]:
   """Numbers of --objective_weights."""
   try:
     weights = tuple(float(text) for text in texts)

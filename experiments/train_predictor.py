@@ -315,10 +315,7 @@ def publish(
                         task.base_rates[out_of_fold.FULL])
   summary = _summary(config, inputs, task, fitted, logits, test)
   workdir_lib.write_json(workdir / "summary.json", summary)
-  for name, value in zip(schema.names, test.auc, strict=True):
-    if np.isnan(value):
-      flags.warn(f"objective {name!r} has one class only in the rows to test "
-                 "on; its AUC is undefined.")
+  logs.warn_of_one_class(schema, inputs.test.labels > 0, "test")
   report.write_predictor_report(
       workdir, schema.names, test, len(test_logits), summary["config"])
   scored.print_table(schema.names, test, len(test_logits))
@@ -386,13 +383,7 @@ def define_flags() -> None:
 
 def main() -> None:
   """Runs what the flags say."""
-  values: dict[str, Any] = {
-      field.name: absl_flags.FLAGS[field.name].value
-      for field in dataclasses.fields(Config)}
-  for name in ("objectives", "domain"):
-    if values[name] is not None:
-      values[name] = tuple(values[name])
-  train(Config(**values), flags.workdir("train_predictor"))
+  train(Config(**flags.values_of(Config)), flags.workdir("train_predictor"))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import optax
 from experiments.common import checkpointing
 from experiments.common import flags
 from experiments.common import logs
+from experiments.common import loop
 from experiments.common import ranker as ranker_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
@@ -71,16 +72,6 @@ class Inputs(NamedTuple):
   validation: features_lib.Batch
 
 
-class State(NamedTuple):
-  """What training changes, and the best on validation rows so far."""
-
-  params: Any
-  opt_state: Any
-  best_params: Any
-  best_value: np.float32
-  best_step: np.int32
-
-
 class AucTask:
   """The training of a ranker: a `loop.Task`."""
 
@@ -101,13 +92,13 @@ class AucTask:
     self._update = self._make_update()
     self.seek([0, 0, 0])
 
-  def init(self) -> State:
+  def init(self) -> loop.State:
     """Fresh parameters, or those of the run to start from."""
     rows = self._rows(features_lib.Batch(*(
         x[:2] for x in self._inputs.sample)))
     params = self._ranker.init(
         jax.random.key(self._recipe.seed), rows, self.platt)
-    state = State(params, self._optimizer.init(params), params,
+    state = loop.State(params, self._optimizer.init(params), params,
                   np.float32(-1), np.int32(0))
     if self._recipe.init_from is None:
       return state
@@ -123,13 +114,15 @@ class AucTask:
         earlier[1].best_params["network"], self.platt)}
     return state._replace(params=best, best_params=best)
 
-  def step(self, state: State) -> tuple[State, dict[str, Any]]:
+  def step(self, state: loop.State) -> tuple[loop.State, dict[str, Any]]:
     """One batch."""
     params, opt_state, measured = self._update(
         state.params, state.opt_state, self._rows(next(self._reader)))
     return state._replace(params=params, opt_state=opt_state), measured
 
-  def evaluate(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
+  def evaluate(
+      self, state: loop.State, step: int
+  ) -> tuple[loop.State, dict[str, Any]]:
     """Exact AUC on validation rows, remembering the best parameters.
 
     What is ranked against what in training is what the best is judged by.
@@ -142,9 +135,9 @@ class AucTask:
              "auc_sum": np.nansum(auc)}
     judged = auc
     if self._list_of:
-      ids = np.unique(self._list_of(rows), return_inverse=True)[1]
       judged = np.asarray(self._group_auc(
-          scores, rows.labels, ids.astype(np.int32)).value)
+          scores, rows.labels,
+          ranker_lib.list_numbers(self._list_of(rows))).value)
       found["group_auc"] = dict(zip(names, judged, strict=True))
     value = np.float32(np.nansum(self._weights * judged, dtype=np.float32))
     if value > state.best_value:

@@ -5,9 +5,11 @@ A wrong flag, file, column or value ends with exit code 2 and one line.
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import dataclasses
 import errno
 import os
 import sys
+from typing import Any
 from typing import NoReturn
 
 from absl import app
@@ -54,6 +56,14 @@ WORLD = flags.DEFINE_enum(
 
 class UserError(Exception):
   """Something the user can mend, said in one line."""
+
+
+def values_of(config: type) -> dict[str, Any]:
+  """Values of the flags named like the fields of a dataclass; no lists."""
+  values = {field.name: flags.FLAGS[field.name].value
+            for field in dataclasses.fields(config)}
+  return {name: tuple(value) if isinstance(value, list) else value
+          for name, value in values.items()}
 
 
 def workdir(name: str) -> str:

@@ -154,6 +154,16 @@ def read_rows(
   return pa.concat_tables(tables, promote_options="default")
 
 
+def warn_of_one_class(
+    schema: schema_lib.Schema, labels: np.ndarray, purpose: str
+) -> None:
+  """Names the objectives `[N, M]` without an AUC in the rows for a purpose."""
+  for name, column in zip(schema.names, labels.T, strict=True):
+    if (column == column[0]).all():
+      flags.warn(f"objective {name!r} has one class only in the rows to "
+                 f"{purpose} on; its AUC is undefined.")
+
+
 def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:
   """Values as text: the most frequent ones, or quarters of a numeric column."""
   if is_numeric:

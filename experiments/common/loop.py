@@ -7,6 +7,7 @@ from typing import NamedTuple
 from typing import Protocol
 
 import jax
+import numpy as np
 
 from experiments.common import checkpointing
 from experiments.common import flags
@@ -39,6 +40,16 @@ class Task(Protocol):
 
   def seek(self, cursor: list[int]) -> None:
     """Goes on reading there."""
+
+
+class State(NamedTuple):
+  """What most tasks train, with the best on validation rows so far."""
+
+  params: Any
+  opt_state: Any
+  best_params: Any
+  best_value: np.float32
+  best_step: np.int32
 
 
 class Fitted(NamedTuple):

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 
 from experiments.common import flags
+from experiments.common import loop
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.predictor import pepnet
@@ -69,16 +70,6 @@ def deal(is_validation: np.ndarray, *, num_folds: int, seed: int) -> Folds:
   return Folds(fold, trains)
 
 
-class State(NamedTuple):
-  """What training changes; trees have a leading axis of K + 2 models."""
-
-  params: Any
-  opt_state: Any
-  best_params: Any
-  best_value: np.float32
-  best_step: np.int32
-
-
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """How the models are trained.
@@ -102,6 +93,8 @@ class Recipe:
 
 class FoldTask:
   """The training of all models: a `loop.Task`.
+
+  Trees of its state have a leading axis of K + 2 models.
 
   Attributes:
     recipe: how they are trained.
@@ -132,13 +125,14 @@ class FoldTask:
     for array in self._arrays:
       self._checksum = zlib.crc32(np.asarray(array).data, self._checksum)
 
-  def init(self) -> State:
+  def init(self) -> loop.State:
     """Each model its own draw, at the base rates of its own rows."""
     one = tuple(array[:1] for array in self._arrays[:2])
     params, opt_state = _init(self.recipe, one, jnp.asarray(self.base_rates))
-    return State(params, opt_state, params, np.float32(np.inf), np.int32(0))
+    return loop.State(
+        params, opt_state, params, np.float32(np.inf), np.int32(0))
 
-  def step(self, state: State) -> tuple[State, dict[str, Any]]:
+  def step(self, state: loop.State) -> tuple[loop.State, dict[str, Any]]:
     """One batch, the same for all models."""
     indices = jnp.asarray(self._indices(self._next), jnp.int32)
     params, opt_state, loss = _update(
@@ -147,7 +141,9 @@ class FoldTask:
     self._next += 1
     return state._replace(params=params, opt_state=opt_state), {"loss": loss}
 
-  def evaluate(self, state: State, step: int) -> tuple[State, dict[str, Any]]:
+  def evaluate(
+      self, state: loop.State, step: int
+  ) -> tuple[loop.State, dict[str, Any]]:
     """Judges by log-loss over that of the base rate, averaged."""
     labels = self._validation.labels
     logits = self._logits(state.params, JUDGED, self._validation)

@@ -55,11 +55,14 @@ def rows_of(
     batch: features_lib.Batch, lists: np.ndarray | None = None
 ) -> Rows:
   """Rows of a batch; lists are any integers."""
-  if lists is not None:
-    lists = np.unique(lists, return_inverse=True)[1].astype(np.int32)
   return jax.tree.map(jnp.asarray, Rows(
       batch.labels, batch.scores, batch.has_score, batch.categorical,
-      batch.numeric, lists))
+      batch.numeric, None if lists is None else list_numbers(lists)))
+
+
+def list_numbers(ids: np.ndarray) -> np.ndarray:
+  """Ids as int32 from 0, which is what the device holds."""
+  return np.unique(ids, return_inverse=True)[1].astype(np.int32)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from experiments.common import evaluation
-from experiments.common import flags
+from experiments.common import logs
+from experiments.common import ranker
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import baselines
@@ -88,17 +89,14 @@ def evaluate(run: Run) -> Results:
   comparison = evaluation.compare(
       methods, run.test.labels, run.test.user if schema.user else None,
       objective_weights=run.objective_weights, seed=run.config["seed"])
-  for name, value in zip(schema.names, comparison.auc[0], strict=True):
-    if np.isnan(value):
-      flags.warn(f"objective {name!r} has one class only in the rows to test "
-                 "on; its AUC is undefined.")
+  logs.warn_of_one_class(schema, run.test.labels, "test")
   group_by = "request" if run.config["lists"] == "request" else next(
       (role for role in ("user", "request") if getattr(schema, role)), None)
   group_auc = None
   if group_by:
-    _, ids = np.unique(getattr(run.test, group_by), return_inverse=True)
     group_auc = jax.jit(metrics.group_auc)(
-        methods[ENSEMBLE], run.test.labels, ids.astype(np.int32))
+        methods[ENSEMBLE], run.test.labels,
+        ranker.list_numbers(getattr(run.test, group_by)))
   return Results(methods, comparison, group_by, group_auc,
                  run.slices[0] if run.slices else None,
                  _slice_sums(run, methods))

@@ -34,7 +34,6 @@ OBJECTIVES = {
     "like": "is_like", "profile_enter": "is_profile_enter",
     "comment": "is_comment", "forward": "is_forward", "follow": "is_follow"}
 _OUTCOMES = {*OBJECTIVES.values(), "is_hate", *schema_lib.OUTCOMES}
-_REQUIRED = ("user_id", "video_id", "time_ms", "hourmin", "duration_ms")
 _ITEM_COLUMNS = ("author_id", "video_type", "upload_type", "tag", "music_id")
 
 # Files of a folder, by the first pattern that any file has.

@@ -129,6 +129,16 @@ def test_a_second_call_shows_the_same_again(finished, capsys):
   assert "harmonrank" in out and "closed_form" in out
 
 
+def test_rows_of_ones_own_to_test_on_need_no_truth(finished, tmp_path):
+  workdir, _ = finished
+  table = pq.read_table(workdir / "embedded_log.parquet")
+  keep = [name for name in table.column_names if not name.startswith("true_")]
+  pq.write_table(table.select(keep), tmp_path / "eval.parquet")
+  config = train_auc.Config(**SMALL, eval_data=str(tmp_path / "eval.parquet"))
+  test = train_auc.read_test(config, train_auc.read_inputs(config, tmp_path))
+  assert test.truth is None and len(test.batch.labels) == table.num_rows
+
+
 def test_another_configuration_is_refused(finished):
   workdir, _ = finished
   with pytest.raises(flags.UserError, match="--num_steps was 20, now 21"):
