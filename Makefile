@@ -6,18 +6,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_FLAGS ?=
 
-.PHONY: train test test-slow clean
+.PHONY: train test test-slow kernel clean
+.NOTPARALLEL:
 
-train: $(VENV)/.installed
+train: $(VENV)/.kernel
 	$(BIN)/python -m experiments.train_auc $(TRAIN_FLAGS)
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev $(VENV)/.kernel
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed-dev
+test-slow: $(VENV)/.installed-dev $(VENV)/.kernel
 	$(BIN)/python -m pytest -m slow
+
+# The fast forms for the CPU, built beside their source; without a compiler
+# there is nothing to build, and the library works all the same.
+kernel: $(VENV)/.kernel
+
+$(VENV)/.kernel: $(VENV)/.installed setup.py harmonrank_jax/ordering/kernel.cc
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
 
 $(VENV)/.installed: requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
@@ -32,3 +41,4 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -f harmonrank_jax/ordering/_kernel*.so

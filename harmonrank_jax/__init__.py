@@ -21,6 +21,7 @@ from harmonrank_jax.ensemble.network import HarmonRankConfig
 from harmonrank_jax.ensemble.network import ProfileEncoder
 from harmonrank_jax.ensemble.network import with_platt
 from harmonrank_jax.ordering.isotonic import isotonic_regression
+from harmonrank_jax.ordering.kernel import backends
 from harmonrank_jax.ordering.permutahedron import soft_rank
 from harmonrank_jax.ordering.permutahedron import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
@@ -39,6 +40,7 @@ __all__ = [
     "SoftAucDiagnostics",
     "auc",
     "auc_margin_loss",
+    "backends",
     "balanced_bce_loss",
     "bce_loss",
     "calibrate",

@@ -2,12 +2,17 @@
 
 Every loss has one signature,
 
-    loss(scores, labels, *, objective_weights, where, segment_ids)
+    loss(scores, labels, *, objective_weights, where, segment_ids, axis_name)
         -> (loss, diagnostics),
 
 so that one takes the place of another. Scores are logits. Objectives that
 have no loss in a batch (an AUC without a positive, say) leave the sum, and
 the weights of the rest are renormalised: value and gradient stay finite.
+
+With `axis_name`, inside `jax.shard_map`, the lists are those of the global
+batch: every device holds a shard of the N items, gathers the others' scores
+and labels, and computes the whole loss. Value, diagnostics and gradient are
+those of one device; `sharding.gather` says what holds for the gradient.
 """
 
 from typing import NamedTuple
@@ -18,8 +23,8 @@ import jax.numpy as jnp
 
 from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.ordering import permutahedron
-from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
+import harmonrank_jax.sharding as sharding
 
 # Rows of a block of pairs: bounds the memory of the pairwise loss.
 _PAIR_ROWS = 256
@@ -64,6 +69,7 @@ def multi_objective_auc_loss(
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     relative_strength: float | jax.Array = 2.0,
+    axis_name: sharding.AxisName | None = None,
 ) -> tuple[jax.Array, SoftAucDiagnostics]:
   """`1 - weighted mean soft AUC` of one score for M objectives.
 
@@ -89,6 +95,10 @@ def multi_objective_auc_loss(
     where: `[..., N]` bool, True = valid.
     segment_ids: `[..., N]` integers, the list of each item.
     relative_strength: c, scalar, at least 0.
+    axis_name: inside `jax.shard_map`, the mesh axes over which the items of
+      the lists are sharded: scores, labels, `where` and `segment_ids` are
+      shards of N (pad with masked items to make them even), and all results
+      are those of the whole lists, on every device. See `sharding.gather`.
 
   Returns:
     The loss, a scalar in [0, 1] (0 with gradient 0 if no objective is live,
@@ -107,57 +117,58 @@ def multi_objective_auc_loss(
   ...     jnp.array([2.0, -1.0, 0.5, 0.0]),
   ...     jnp.array([[1, 0], [0, 0], [1, 1], [0, 0]]), relative_strength=0.1)
   >>> loss
-  Array(0.16666663, dtype=float32)
+  Array(0.16666666, dtype=float32)
   >>> diagnostics.soft_auc
   Array([1.       , 0.6666667], dtype=float32)
+
+  Over a mesh (of one device here):
+
+  >>> from jax.sharding import AxisType, PartitionSpec as P
+  >>> mesh = jax.make_mesh((1,), ("items",), axis_types=(AxisType.Auto,))
+  >>> sharded_loss = jax.jit(jax.shard_map(
+  ...     lambda scores, labels: multi_objective_auc_loss(
+  ...         scores, labels, relative_strength=0.1, axis_name="items")[0],
+  ...     mesh=mesh, in_specs=P("items"), out_specs=P()))
+  >>> sharded_loss(
+  ...     jnp.array([2.0, -1.0, 0.5, 0.0]),
+  ...     jnp.array([[1, 0], [0, 0], [1, 1], [0, 0]]))
+  Array(0.16666666, dtype=float32)
   """
   if isinstance(relative_strength, (int, float)) and not relative_strength >= 0:
     raise ValueError(
         f"relative_strength must be at least 0, got {relative_strength}.")
-  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
-  labels, _ = metrics.check_labels(labels, scores)
+  scores, labels, where, segment_ids, _ = metrics.check_items(
+      scores, labels, where, segment_ids, axis_name)
   rate, live = _pair_rate(labels, scores.dtype, where, segment_ids)
-  gains = rate * metrics.valid_labels(labels, scores.dtype, where)
+  labels = metrics.valid_labels(labels, scores.dtype, where)
   weights = _normalised_weights(objective_weights, live, scores.dtype)
+  # What an item's rank is worth: all that the gradient needs of the labels.
+  worth = jnp.sum(labels * (rate * _rows(weights, rate)), axis=-1)
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
-  slots = segments.permute(scores.reshape(-1), laid_out.order)
-  slots = jnp.where(laid_out.valid, slots, 0)
-  spread = jnp.sqrt(segments.block_mean(
-      jnp.square(slots - segments.block_mean(slots, laid_out.lists)),
-      laid_out.lists))
-  strength = lax.stop_gradient(
-      relative_strength * jnp.maximum(spread, 1e-6)
-      / laid_out.lists.size.astype(scores.dtype))
-
-  def rank(slots):
-    ranks, blocks = permutahedron.rank_slots(
-        slots, laid_out, strength, row_size=scores.shape[-1])
-    middle = (laid_out.lists.size.astype(scores.dtype) + 1) / 2
-    return jnp.where(laid_out.valid, ranks - middle, 0), blocks
-
-  ranks, blocks = rank(slots)
-  # The gains of an item meet its rank in the order of the items.
-  ranks = segments.unpermute(ranks, laid_out.order).reshape(scores.shape)
-  soft_auc = 0.5 + _sum_items(ranks[..., None] * gains)
-  loss = jnp.where(
-      jnp.any(live), 1 - jnp.sum(weights * jnp.where(live, soft_auc, 0)), 0)
   bad = jnp.isnan(scores) if where is None else jnp.isnan(scores) & where
+  valid = ~bad if where is None else where & ~bad
+  scores = jnp.where(valid, scores, 0)
+  size = metrics.list_sizes(scores, scores.dtype, where, segment_ids)
+  strength = lax.stop_gradient(
+      relative_strength / jnp.maximum(size, 1)
+      * jnp.maximum(_spread(scores, size, where, segment_ids), 1e-6))
+  ranks, blocks = permutahedron.rank_lists(scores, laid_out, strength)
+  middle = jnp.where(valid, (size + 1) / 2, 0)
+  centred = ranks - middle
+  loss = jnp.where(jnp.any(live), 0.5 - jnp.sum(centred * worth), 0)
   loss = jnp.where(jnp.any(bad), jnp.nan, loss)
 
-  _, pull = jax.vjp(lambda x: rank(x)[0], lax.stop_gradient(slots))
-  cotangent = jnp.sum(gains * _rows(weights, gains), axis=-1)
-  cotangent = segments.permute(cotangent.reshape(-1), laid_out.order)
-  gradient, = pull(cotangent)
-  dead = jnp.abs(gradient) * strength <= 1e-6 * jnp.abs(cotangent)
-  count = jnp.maximum(jnp.sum(laid_out.valid, dtype=jnp.int32), 1)
-  fraction = lambda flags: jnp.sum(
-      flags & laid_out.valid, dtype=jnp.int32) / count
-  first = blocks.start == jnp.arange(slots.shape[0], dtype=jnp.int32)
+  soft_auc = 0.5 + _sum_items(centred[..., None] * (labels * rate))
+  moved = permutahedron.deviations(worth, laid_out, blocks)
+  count = jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1)
+  fraction = lambda flags: jnp.sum(flags, dtype=jnp.int32) / count
+  first = blocks.start == jnp.arange(scores.size, dtype=jnp.int32)
   diagnostics = SoftAucDiagnostics(
       soft_auc=jnp.where(live, soft_auc, jnp.nan), live_objectives=live,
       num_blocks=jnp.sum(first & laid_out.valid, dtype=jnp.int32),
-      pooled_fraction=fraction(blocks.size > 1),
-      dead_gradient_fraction=fraction(dead))
+      pooled_fraction=fraction((blocks.size > 1) & laid_out.valid),
+      dead_gradient_fraction=fraction(
+          (jnp.abs(moved) <= 1e-6 * jnp.abs(worth)) & valid))
   return loss, lax.stop_gradient(diagnostics)
 
 
@@ -168,6 +179,7 @@ def bce_loss(
     objective_weights: jax.Array | None = None,
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> tuple[jax.Array, LossDiagnostics]:
   """Binary cross-entropy of one score shared by all objectives.
 
@@ -181,6 +193,8 @@ def bce_loss(
     objective_weights: `[M]`, not negative; None for equal weights.
     where: `[..., N]` bool, True = valid.
     segment_ids: not used; every loss takes the same arguments.
+    axis_name: mesh axes over which the items are sharded, or None; see
+      `multi_objective_auc_loss`.
 
   Returns:
     The loss (0 if nothing is valid) and `LossDiagnostics`.
@@ -196,7 +210,7 @@ def bce_loss(
   Array(0.6931472, dtype=float32)
   """
   del segment_ids
-  scores, positive, negative = _classes(scores, labels, where)
+  scores, positive, negative = _classes(scores, labels, where, axis_name)
   losses = _sum_items(positive * jax.nn.softplus(-scores)
                       + negative * jax.nn.softplus(scores))
   count = _sum_items((positive > 0) | (negative > 0))
@@ -210,6 +224,7 @@ def balanced_bce_loss(
     objective_weights: jax.Array | None = None,
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> tuple[jax.Array, LossDiagnostics]:
   """Class-balanced cross-entropy: positives and negatives weigh a half each.
 
@@ -221,7 +236,7 @@ def balanced_bce_loss(
   Array(0.6931472, dtype=float32)
   """
   del segment_ids
-  scores, positive, negative = _classes(scores, labels, where)
+  scores, positive, negative = _classes(scores, labels, where, axis_name)
   losses = 0.5 * (_mean(jax.nn.softplus(-scores), positive)
                   + _mean(jax.nn.softplus(scores), negative))
   return _reduce(losses, _both(positive, negative), objective_weights)
@@ -234,6 +249,7 @@ def auc_margin_loss(
     objective_weights: jax.Array | None = None,
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> tuple[jax.Array, LossDiagnostics]:
   """AUC min-max margin loss (AUCM), its inner problem solved on the batch.
 
@@ -253,7 +269,7 @@ def auc_margin_loss(
   Array(1., dtype=float32)
   """
   del segment_ids
-  scores, positive, negative = _classes(scores, labels, where)
+  scores, positive, negative = _classes(scores, labels, where, axis_name)
   probability = jax.nn.sigmoid(scores)
   high, low = _mean(probability, positive), _mean(probability, negative)
   losses = (
@@ -270,12 +286,14 @@ def pairwise_loss(
     objective_weights: jax.Array | None = None,
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> tuple[jax.Array, LossDiagnostics]:
   """Logistic loss of all pairs of a positive and a negative (RankNet).
 
   The mean of `log(1 + exp(s_j - s_i))` over the pairs that an AUC counts,
   lists weighted by their size. Quadratic in N, in blocks of rows that the
-  backward pass computes anew: memory stays linear in N.
+  backward pass computes anew: memory stays linear in N. With `axis_name`
+  every device counts all the pairs: more devices make it no faster.
 
   Args:
     scores: `[..., N]` logits, any real dtype.
@@ -284,6 +302,8 @@ def pairwise_loss(
     objective_weights: `[M]`, not negative; None for equal weights.
     where: `[..., N]` bool, True = valid.
     segment_ids: `[..., N]` integers, the list of each item.
+    axis_name: mesh axes over which the items are sharded, or None; see
+      `multi_objective_auc_loss`.
 
   Returns:
     The loss (0 if no objective is live) and `LossDiagnostics`.
@@ -298,16 +318,16 @@ def pairwise_loss(
   >>> pairwise_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
   Array(0.6931472, dtype=float32)
   """
-  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
-  labels, _ = metrics.check_labels(labels, scores)
+  scores, labels, where, segment_ids, _ = metrics.check_items(
+      scores, labels, where, segment_ids, axis_name)
   rate, live = _pair_rate(labels, scores.dtype, where, segment_ids)
   valid = jnp.ones(scores.shape, bool) if where is None else where
   if segment_ids is None:
     segment_ids = jnp.zeros(scores.shape, jnp.int32)
   items = _PairItems(
       jnp.where(valid, scores, 0),
-      metrics.valid_labels(labels, scores.dtype, where), rate, valid,
-      segment_ids)
+      metrics.valid_labels(labels, scores.dtype, where),
+      jnp.broadcast_to(rate, labels.shape), valid, segment_ids)
   axes = scores.ndim
   rows = _PairItems(*(
       x.reshape((-1, scores.shape[-1], *x.shape[axes:])) for x in items))
@@ -369,24 +389,30 @@ def _pair_rate(
   """Weights that make a mean over pairs, and lists weigh by their size.
 
   Returns:
-    `[..., N, M]` rates with which `sum_ij rate_i relu(y_i - y_j) = 1` over
-    the pairs of a list, for every live objective; and `[M]`, which are live.
+    Rates with which `sum_ij rate_i relu(y_i - y_j) = 1` over the pairs of a
+    list, for every live objective: `[..., 1, M]` if the rows are the lists,
+    else `[..., N, M]`. And `[M]`, which objectives are live.
   """
   pairs = metrics.pair_counts(labels, dtype, where, segment_ids)
   has_pairs = pairs > 0
-  size = metrics.list_sizes(pairs[..., 0], where, segment_ids)[..., None]
-  count = _sum_items(has_pairs.astype(dtype))
+  size = metrics.list_sizes(labels[..., 0], dtype, where, segment_ids)
+  size = size[..., None]
+  items = size if segment_ids is None else 1
+  count = _sum_items(jnp.where(has_pairs, items, jnp.zeros((), dtype)))
   rate = size / jnp.where(has_pairs, pairs, 1) / _rows(
       jnp.maximum(count, 1), pairs)
   return jnp.where(has_pairs, rate, 0), count > 0
 
 
 def _classes(
-    scores: jax.Array, labels: jax.Array, where: jax.Array | None
+    scores: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    axis_name: sharding.AxisName | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Scores `[..., N, 1]`; weights as a positive and as a negative."""
-  scores, where, _ = sorting.check_lists(scores, where, None)
-  labels, _ = metrics.check_labels(labels, scores)
+  scores, labels, where, _, _ = metrics.check_items(
+      scores, labels, where, None, axis_name)
   positive = metrics.valid_labels(labels, scores.dtype, where)
   negative = (labels == 0).astype(scores.dtype)
   negative = metrics.valid_labels(negative, scores.dtype, where)
@@ -413,6 +439,23 @@ def _sum_items(array: jax.Array) -> jax.Array:
 def _rows(objectives: jax.Array, like: jax.Array) -> jax.Array:
   """`[M]` with leading axes of one, to meet `[..., N, M]`."""
   return objectives.reshape((1,) * (like.ndim - 1) + objectives.shape)
+
+
+def _spread(
+    scores: jax.Array, size: jax.Array, where: jax.Array | None,
+    segment_ids: jax.Array | None,
+) -> jax.Array:
+  """Standard deviation of each item's list; `[..., 1]` if that is the row."""
+  if segment_ids is None:
+    total = lambda x: jnp.sum(x, axis=-1, keepdims=True)
+  else:
+    total = lambda x: metrics.list_sum(
+        x[..., None], where, segment_ids)[..., 0]
+  mean = lambda x: total(x) / jnp.maximum(size, 1)
+  deviation = scores - mean(scores)
+  if where is not None:
+    deviation = jnp.where(where, deviation, 0)
+  return jnp.sqrt(mean(jnp.square(deviation)))
 
 
 def _normalised_weights(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
+import harmonrank_jax.sharding as sharding
 
 
 class GroupAuc(NamedTuple):
@@ -29,6 +30,7 @@ def auc(
     labels: jax.Array,
     *,
     where: jax.Array | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> jax.Array:
   """Exact area under the ROC curve; ties count half.
 
@@ -48,6 +50,9 @@ def auc(
     scores: `[..., N]`, any real dtype; higher means more likely positive.
     labels: `[..., N]` or `[..., N, M]`: bool, or 0 and 1, or values.
     where: `[..., N]` bool, True = valid. Masked items do not exist.
+    axis_name: inside `jax.shard_map`, the mesh axes over which the items of
+      the lists are sharded: every argument is a shard of N, and the result is
+      that of the whole lists, on every device. See `sharding.gather`.
 
   Returns:
     `[...]` or `[..., M]` in [0, 1], float32 (float64 for float64 scores).
@@ -66,8 +71,8 @@ def auc(
   >>> auc(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1]))
   Array(0.75, dtype=float32)
   """
-  scores, where, _ = sorting.check_lists(scores, where, None)
-  labels, squeeze = check_labels(labels, scores)
+  scores, labels, where, _, squeeze = check_items(
+      scores, labels, where, None, axis_name)
   ranks = sorting.hard_rank(scores, where=where)
   pairs = pair_counts(labels, scores.dtype, where, None)
   pairs = jnp.max(pairs, axis=-2, initial=0)
@@ -85,6 +90,7 @@ def group_auc(
     *,
     where: jax.Array | None = None,
     weighting: str = "impressions",
+    axis_name: sharding.AxisName | None = None,
 ) -> GroupAuc:
   """AUC within lists (users, sessions, requests), averaged over them.
 
@@ -96,6 +102,8 @@ def group_auc(
     where: `[..., N]` bool, True = valid.
     weighting: what a list weighs: "impressions" (its number of items),
       "positives" (the sum of its labels) or "uniform".
+    axis_name: mesh axes over which the items are sharded, as for `auc`; a
+      list may have items on several devices.
 
   Returns:
     `GroupAuc`. A list whose labels are all equal has no AUC and is skipped,
@@ -117,13 +125,13 @@ def group_auc(
     raise ValueError(
         "weighting must be 'impressions', 'positives' or 'uniform', got "
         f"{weighting!r}.")
-  scores, where, ids = sorting.check_lists(scores, where, segment_ids)
-  labels, squeeze = check_labels(labels, scores)
+  scores, labels, where, ids, squeeze = check_items(
+      scores, labels, where, segment_ids, axis_name)
   ranks = sorting.hard_rank(scores, where=where, segment_ids=ids)
   labels_of_valid = valid_labels(labels, scores.dtype, where)
   pairs = pair_counts(labels, scores.dtype, where, ids)
   live = pairs > 0
-  size = list_sizes(scores, where, ids)[..., None]
+  size = list_sizes(scores, scores.dtype, where, ids)[..., None]
   if weighting == "impressions":
     weight = jnp.broadcast_to(size, pairs.shape)
   elif weighting == "positives":
@@ -144,18 +152,34 @@ def group_auc(
   return GroupAuc(*(x[..., 0] for x in result)) if squeeze else result
 
 
-def check_labels(
-    labels: jax.Array, scores: jax.Array
-) -> tuple[jax.Array, bool]:
-  """Labels as `[..., N, M]`, and whether M was not there."""
+def check_items(
+    scores: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    segment_ids: jax.Array | None,
+    axis_name: sharding.AxisName | None,
+) -> tuple[
+    jax.Array, jax.Array, jax.Array | None, jax.Array | None, bool]:
+  """Checks the arguments, and gathers them if the lists are sharded.
+
+  Returns:
+    Scores `[..., N]`, labels `[..., N, M]`, `where` and `segment_ids`
+    `[..., N]` if given, and whether the labels came without M.
+  """
+  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
   labels = jnp.asarray(labels)
-  if labels.shape == scores.shape:
-    return labels[..., None], True
-  if labels.shape[:-1] != scores.shape or labels.ndim == scores.ndim:
+  squeeze = labels.shape == scores.shape
+  if squeeze:
+    labels = labels[..., None]
+  elif labels.shape[:-1] != scores.shape or labels.ndim == scores.ndim:
     raise ValueError(
         f"labels has shape {labels.shape}; scores of shape {scores.shape} "
         f"need {scores.shape} or {(*scores.shape, 'M')}.")
-  return labels, False
+  labels = sharding.gather(labels, axis_name, axis=-2)
+  # Once more: the whole list, too, must be short enough for int32.
+  scores, where, segment_ids = sorting.check_lists(*sharding.gather(
+      (scores, where, segment_ids), axis_name, axis=-1))
+  return scores, labels, where, segment_ids, squeeze
 
 
 def valid_labels(
@@ -178,13 +202,15 @@ def pair_counts(
   sum of the labels ranked by themselves, the best any ranking can reach.
 
   Returns:
-    `[..., N, M]`, 0 where an AUC is undefined and where masked.
+    `[..., 1, M]` if the rows are the lists, else `[..., N, M]`; 0 where an AUC
+    is undefined.
   """
   values = valid_labels(labels, dtype, where)
 
   def classes(values):
     positives = list_sum(values, where, segment_ids)
-    size = list_sizes(values[..., 0], where, segment_ids)[..., None]
+    size = list_sizes(
+        values[..., 0], dtype, where, segment_ids)[..., None]
     return positives * (size - positives)
 
   def graded(values):
@@ -201,7 +227,7 @@ def pair_counts(
   else:
     is_class = jnp.all((values == 0) | (values == 1))
     pairs = lax.cond(is_class, classes, graded, values)
-  return pairs if where is None else jnp.where(where[..., None], pairs, 0)
+  return pairs
 
 
 def centred(
@@ -210,18 +236,21 @@ def centred(
     segment_ids: jax.Array | None,
 ) -> jax.Array:
   """`r - (n + 1) / 2` with n the size of the item's list; 0 where masked."""
-  middle = (list_sizes(ranks, where, segment_ids) + 1) / 2
+  middle = (list_sizes(ranks, ranks.dtype, where, segment_ids) + 1) / 2
   result = ranks - middle
   return result if where is None else jnp.where(where, result, 0)
 
 
 def list_sizes(
-    like: jax.Array, where: jax.Array | None, segment_ids: jax.Array | None
+    like: jax.Array,
+    dtype: jnp.dtype,
+    where: jax.Array | None,
+    segment_ids: jax.Array | None,
 ) -> jax.Array:
-  """Number of valid items of each item's list, `[..., N]`."""
+  """Valid items of each list: `[..., 1]` if rows are lists, else `[..., N]`."""
   if where is None and segment_ids is None:
-    return jnp.full(like.shape, like.shape[-1], like.dtype)
-  ones = jnp.ones(like.shape, like.dtype)
+    return jnp.full((*like.shape[:-1], 1), like.shape[-1], dtype)
+  ones = jnp.ones(like.shape, dtype)
   if where is not None:
     ones = jnp.where(where, ones, 0)
   return list_sum(ones[..., None], where, segment_ids)[..., 0]
@@ -232,10 +261,14 @@ def list_sum(
     where: jax.Array | None,
     segment_ids: jax.Array | None,
 ) -> jax.Array:
-  """Sums `[..., N, M]`, 0 where masked, over each item's list."""
+  """Sums `[..., N, M]`, 0 where masked, over lists.
+
+  Returns:
+    `[..., 1, M]` if the rows are the lists, else `[..., N, M]`, at each item
+    the sum of its list (0 where masked).
+  """
   if segment_ids is None:
-    total = jnp.sum(values, axis=-2, keepdims=True)
-    return jnp.broadcast_to(total, values.shape)
+    return jnp.sum(values, axis=-2, keepdims=True)
   shape = values.shape[:-1]
   laid_out = sorting.sort_lists(None, where, segment_ids, shape=shape)
   slots = values.reshape(-1, values.shape[-1])

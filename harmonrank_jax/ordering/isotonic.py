@@ -24,6 +24,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmonrank_jax.ordering import kernel
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 
@@ -139,7 +140,18 @@ def isotonic_blocks(
     The `Blocks` on which the fit is constant. Neighbours of equal value are
     not pooled. Not differentiable (piecewise constant).
   """
-  values = lax.stop_gradient(values)
+  arrays = (values,) if weights is None else (values, weights)
+  return segments.Blocks(*_isotonic(
+      *lists, *map(lax.stop_gradient, arrays), row_size=row_size))
+
+
+@kernel.form_of(
+    "isotonic", results=((0, jnp.int32), (1, jnp.int32)))
+def _isotonic(
+    list_start: jax.Array, list_end: jax.Array, values: jax.Array,
+    weights: jax.Array | None = None, *, row_size: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Starts and ends of the blocks of `isotonic_blocks`."""
   rows = values.shape[0] // row_size
   tiles = -(-row_size // _TILE)
   padded = tiles * _TILE
@@ -156,20 +168,19 @@ def isotonic_blocks(
   is_pad = padded_slots % padded >= row_size
   problem = _Problem(
       values=pad(values, 0),
-      weights=None if weights is None else pad(lax.stop_gradient(weights), 1),
+      weights=None if weights is None else pad(weights, 1),
       # A pad slot is a list of its own.
       list_start=jnp.where(
-          is_pad, padded_slots, pad(lists.start + shift, 0)),
+          is_pad, padded_slots, pad(list_start + shift, 0)),
       list_end=jnp.where(
-          is_pad, padded_slots + 1, pad(lists.end + shift, 0)),
+          is_pad, padded_slots + 1, pad(list_end + shift, 0)),
       rows=rows)
   fit = _merge_tiles(problem, _fit_tiles(problem))
 
   def unpad(array):
     return array.reshape(rows, padded)[:, :row_size].reshape(-1) - shift
 
-  return segments.Blocks(
-      unpad(fit.start), unpad(segments.take(fit.end, fit.start)))
+  return unpad(fit.start), unpad(segments.take(fit.end, fit.start))
 
 
 class _Problem(NamedTuple):

@@ -1,10 +1,12 @@
 """Soft ranks and soft sorts: exact projections onto the permutahedron."""
 
+import functools
+
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from harmonrank_jax.ordering import isotonic
+from harmonrank_jax.ordering import kernel
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 
@@ -75,54 +77,133 @@ def soft_rank(
   if not scores.size:
     return scores
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
-  slots = segments.permute(scores.reshape(-1), laid_out.order)
-  ranks, _ = rank_slots(
-      slots, laid_out, _strength_of_slots(strength, scores),
-      row_size=scores.shape[-1])
-  ranks = segments.unpermute(ranks, laid_out.order).reshape(scores.shape)
+  ranks, _ = rank_lists(scores, laid_out, strength)
   return sorting.mark_nan(ranks, scores, where)
 
 
-def rank_slots(
-    sorted_scores: jax.Array,
-    laid_out: sorting.SortedLists,
-    strength: jax.Array,
-    *,
-    row_size: int,
+def rank_lists(
+    scores: jax.Array, laid_out: sorting.SortedLists, strength: jax.Array
 ) -> tuple[jax.Array, segments.Blocks]:
-  """Soft ranks of lists that are laid out in ascending slots.
+  """Soft ranks of lists whose order is known.
 
   Args:
-    sorted_scores: `[S]` floating, `scores[laid_out.order]`.
-    laid_out: the lists.
-    strength: `[S]` or scalar, eps of the list of each slot, not negative.
-    row_size: slots of a row; see `isotonic_blocks`.
+    scores: `[..., N]` floating.
+    laid_out: the lists, in ascending slots.
+    strength: `[..., 1]` or `[..., N]`, or what broadcasts to the first: eps
+      of the list of each item; what is not positive is taken as 0.
 
   Returns:
-    `[S]` soft ranks (0 where not valid) and the blocks that pooled.
+    `[..., N]` soft ranks (0 where an item takes no part) and the blocks that
+    pooled, by slots. Ties that are ranked hard (infinite, or at strength 0)
+    are blocks of their own.
   """
-  hard_ranks, ties = sorting.mid_ranks(
-      lax.stop_gradient(sorted_scores), laid_out)
-  soft = strength > 0
+  if strength.shape != scores.shape:
+    strength = jnp.broadcast_to(strength, (*scores.shape[:-1], 1))
+  ranks, blocks = _project(
+      scores.reshape(-1), jnp.where(strength > 0, strength, 0).reshape(-1),
+      laid_out, scores.shape[-1])
+  return ranks.reshape(scores.shape), blocks
+
+
+def deviations(
+    values: jax.Array, laid_out: sorting.SortedLists, blocks: segments.Blocks
+) -> jax.Array:
+  """Items less the mean of their block; 0 for what is alone in it.
+
+  Args:
+    values: `[..., N]` floating, in the order of the items.
+    laid_out: says which item each slot holds.
+    blocks: partition of the slots.
+
+  Returns:
+    `[..., N]`. Linear in `values`; its own transpose.
+  """
+  result, = _deviation(values.reshape(-1), laid_out.order, *blocks)
+  return result.reshape(values.shape)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _project(
+    scores: jax.Array, strength: jax.Array, laid_out: sorting.SortedLists,
+    row_size: int,
+) -> tuple[jax.Array, segments.Blocks]:
+  """`rank_lists` of flat items `[S]`; strengths `[S]` or one for each row."""
+  ranks, start, end = _soft_rank(
+      scores, laid_out.order, *laid_out.lists, laid_out.valid, strength,
+      row_size=row_size)
+  return ranks, segments.Blocks(start, end)
+
+
+@functools.partial(_project.defjvp, symbolic_zeros=True)
+def _project_jvp(row_size, primals, tangents):
+  scores, strength, laid_out = primals
+  scores_dot, strength_dot, _ = tangents
+  ranks, blocks = _project(scores, strength, laid_out, row_size)
+  # With z = s / eps, dz = (ds - z deps) / eps; within a block z and the rank
+  # differ by a constant.
+  is_zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)
+  z_dot = jnp.zeros_like(scores) if is_zero(scores_dot) else scores_dot
+  if not is_zero(strength_dot):
+    z_dot = z_dot - ranks * _of_items(strength_dot, ranks)
+  ranks_dot = deviations(z_dot, laid_out, blocks) / _of_items(
+      jnp.where(strength > 0, strength, 1), ranks)
+  no_tangent = jax.tree.map(
+      jax.custom_derivatives.zero_from_primal, blocks)
+  return (ranks, blocks), (ranks_dot, no_tangent)
+
+
+@kernel.form_of(
+    "soft_rank", results=((0, None), (1, jnp.int32), (1, jnp.int32)))
+def _soft_rank(
+    scores: jax.Array, order: jax.Array, list_start: jax.Array,
+    list_end: jax.Array, valid: jax.Array, strength: jax.Array, *,
+    row_size: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Ranks in the order of the items; starts and ends of the blocks."""
+  laid_out = sorting.SortedLists(
+      order, segments.Blocks(list_start, list_end), valid)
+  slots = segments.permute(scores, order)
+  hard_ranks, ties = sorting.mid_ranks(slots, laid_out)
+  strength = segments.permute(_of_items(strength, scores), order)
+  soft = (strength > 0) & jnp.isfinite(slots) & valid
   scale = jnp.where(soft, strength, 1)
-  # Ties always pool, so their mean rank may stand for their ranks.
   lists = laid_out.lists
-  middle = segments.take(sorted_scores, (lists.start + lists.end) // 2)
-  centred = sorted_scores - jnp.where(jnp.isfinite(middle), middle, 0)
+  middle = segments.take(slots, (lists.start + lists.end) // 2)
+  centred = slots - jnp.where(jnp.isfinite(middle), middle, 0)
+  # Ties always pool, so their mean rank may stand for their ranks.
   blocks = isotonic.isotonic_blocks(
       centred / scale - hard_ranks, lists, row_size=row_size)
-  blocks = segments.Blocks(jnp.where(soft, blocks.start, ties.start),
-                           jnp.where(soft, blocks.end, ties.end))
+  index = jnp.arange(slots.shape[0], dtype=jnp.int32)
+  blocks = segments.Blocks(jnp.where(soft, blocks.start, index),
+                           jnp.where(soft, blocks.end, index + 1))
   # A run of ties may stand in parts, each a block of the same mean.
-  slots = jnp.arange(sorted_scores.shape[0], dtype=jnp.int32)
-  blocks = segments.join_blocks(blocks, ties.start != slots)
+  blocks = segments.join_blocks(blocks, soft & (ties.start != index))
   # Differences from the block's first score: exact where scores are large.
-  first = lax.stop_gradient(segments.take(sorted_scores, blocks.start))
-  inside = soft & (blocks.size > 1) & jnp.isfinite(first)
-  above = jnp.where(inside, sorted_scores - first, 0) / scale
-  ranks = (sorting.middle_rank(blocks, laid_out, sorted_scores.dtype)
+  inside = blocks.size > 1
+  above = jnp.where(
+      inside, slots - segments.take(slots, blocks.start), 0) / scale
+  ranks = (sorting.middle_rank(blocks, laid_out, slots.dtype)
            + above - segments.block_mean(above, blocks))
-  return ranks, blocks
+  ranks = jnp.where(inside, ranks, hard_ranks)
+  return segments.unpermute(ranks, order), blocks.start, blocks.end
+
+
+@kernel.form_of("deviation", results=((0, None),), linear=True)
+def _deviation(
+    values: jax.Array, order: jax.Array, start: jax.Array, end: jax.Array
+) -> tuple[jax.Array]:
+  blocks = segments.Blocks(start, end)
+  slots = segments.permute(values, order)
+  slots = jnp.where(blocks.size > 1, slots, 0)
+  return (segments.unpermute(
+      slots - segments.block_mean(slots, blocks), order),)
+
+
+def _of_items(lists: jax.Array, items: jax.Array) -> jax.Array:
+  """One value for each item `[S]`, from one for each item or each row."""
+  return jnp.broadcast_to(
+      lists[:, None], (lists.shape[0], items.shape[0] // lists.shape[0])
+  ).reshape(-1)
 
 
 def soft_sort(

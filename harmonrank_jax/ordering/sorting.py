@@ -7,6 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmonrank_jax.ordering import kernel
 from harmonrank_jax.ordering import segments
 
 
@@ -71,7 +72,11 @@ def sort_lists(
     keys.append(jnp.where(valid, 0, 1))
   if segment_ids is not None:
     keys.append(_integer_key(segment_ids.reshape(rows)))
-  order = (_argsort(keys, rows) + offset).reshape(size)
+  if keys:
+    order, = _argsort(*keys)
+  else:
+    order = lax.broadcasted_iota(jnp.int32, rows, 1)
+  order = (order + offset).reshape(size)
   valid = segments.permute(valid.reshape(size), order)
   slots = jnp.arange(size, dtype=jnp.int32)
   is_first = (slots % max(num_items, 1) == 0) | ~valid
@@ -204,14 +209,13 @@ def broadcast(
         f"shape {scores.shape} of {target}.") from None
 
 
-def _argsort(keys: list[jax.Array], shape: tuple[int, int]) -> jax.Array:
-  """Stable argsort of each row; the last key decides first."""
-  if not keys:
-    return lax.broadcasted_iota(jnp.int32, shape, 1)
+@kernel.form_of("argsort", results=((0, jnp.int32),), rows=True)
+def _argsort(*keys: jax.Array) -> tuple[jax.Array]:
+  """Stable argsort of each row of `[R, N]`; the last key decides first."""
   if all(key.dtype == jnp.int32 for key in keys):
-    return lax.platform_dependent(
-        *keys, cpu=_argsort_packed, default=_argsort_by_keys)
-  return _argsort_by_keys(*keys)
+    return (lax.platform_dependent(
+        *keys, cpu=_argsort_packed, default=_argsort_by_keys),)
+  return (_argsort_by_keys(*keys),)
 
 
 def _argsort_packed(*keys: jax.Array) -> jax.Array:

@@ -102,11 +102,11 @@ def test_eager_jit_vmap_and_scan_agree():
 
 
 def test_one_trace():
+  traces.clear()
   for seed in range(3):
     scores, where, ids = oracles.random_lists(SHAPE, 5 + seed, seed)
     rank(np.float32(scores), where, np.int32(ids))
-  # One more under 64 bits, another configuration.
-  assert traces.count((jnp.float32, jnp.int32)) <= 2
+  assert len(traces) <= 1
 
 
 def test_has_no_gradient():
@@ -146,4 +146,4 @@ def test_exports_for_every_platform():
 ])
 def test_errors_name_the_argument(arguments, message):
   with pytest.raises(ValueError, match=message):
-    harmonrank_jax.hard_rank(arguments.pop("scores"), **arguments)
+    harmonrank_jax.hard_rank(**arguments)

@@ -1,0 +1,39 @@
+"""Builds the CPU kernel where there is a compiler; all else is in setup.cfg."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+
+import setuptools
+from setuptools.command import build_ext
+
+SOURCE = "harmonrank_jax/ordering/kernel.cc"
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
+
+
+class BuildKernel(build_ext.build_ext):
+  """Builds the kernel, or nothing: the library works without it."""
+
+  def build_extension(self, ext):
+    compilers = os.environ.get("CXX", "c++ g++ clang++").split()
+    compiler = next(filter(None, map(shutil.which, compilers)), None)
+    # The headers of XLA's foreign function interface lie inside jaxlib.
+    jaxlib = importlib.util.find_spec("jaxlib")
+    if compiler is None or jaxlib is None:
+      return
+    target = pathlib.Path(self.get_ext_fullpath(ext.name))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    include = pathlib.Path(jaxlib.origin).parent / "include"
+    built = subprocess.run(
+        [compiler, *FLAGS, f"-isystem{include}", *ext.sources, "-o", target],
+        check=False)
+    if built.returncode:
+      self.warn("the CPU kernel does not compile here and is left out")
+
+
+setuptools.setup(
+    ext_modules=[setuptools.Extension(
+        "harmonrank_jax.ordering._kernel", [SOURCE], optional=True)],
+    cmdclass={"build_ext": BuildKernel})
