@@ -73,7 +73,14 @@ class Inputs(NamedTuple):
 
 
 class AucTask:
-  """The training of a ranker: a `loop.Task`."""
+  """The training of a ranker: a `loop.Task`.
+
+  Attributes:
+    platt: fitted on the sample.
+    score: scores rows by some parameters.
+    update: parameters, state of the optimiser and rows to these after a step,
+      and what was measured in it; jitted.
+  """
 
   def __init__(self, recipe: Recipe, inputs: Inputs):
     self._recipe, self._inputs = recipe, inputs
@@ -89,7 +96,7 @@ class AucTask:
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.cosine_decay_schedule(
             recipe.learning_rate, inputs.num_steps)))
-    self._update = self._make_update()
+    self.update = self._make_update()
     self.seek([0, 0, 0])
 
   def init(self) -> loop.State:
@@ -116,7 +123,7 @@ class AucTask:
 
   def step(self, state: loop.State) -> tuple[loop.State, dict[str, Any]]:
     """One batch."""
-    params, opt_state, measured = self._update(
+    params, opt_state, measured = self.update(
         state.params, state.opt_state, self._rows(next(self._reader)))
     return state._replace(params=params, opt_state=opt_state), measured
 

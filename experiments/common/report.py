@@ -14,6 +14,7 @@ import matplotlib
 from matplotlib import figure as mpl_figure
 import numpy as np
 
+from experiments.common import benchmarking
 from experiments.common import metric_writer
 from experiments.common import results as results_lib
 from experiments.common import scored
@@ -106,6 +107,42 @@ def write_predictor_report(
       html_table(scored.COLUMNS, scored.table_rows(names, measures)),
       "<h2>Configuration</h2>",
       f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>"])
+
+
+def write_benchmark_report(
+    workdir: pathlib.Path, content: dict[str, Any],
+    tables: Sequence[benchmarking.Table],
+) -> None:
+  """Writes `report.html` of a benchmark; the first table's note leads."""
+  machine = content["machine"]
+  left_out = "".join(
+      f"<p>{html.escape(line)}</p>" for line in content["left_out"])
+  parts = [
+      f"<h1>Benchmark: {html.escape(content['suite'])}</h1>",
+      f"<p class=lead>{html.escape(tables[0].note)}</p>{left_out}",
+      f"<p>{html.escape(machine['processor'])}, {machine['cores']} cores, on "
+      f"{html.escape(machine['device'])}; load average "
+      f"{machine['load_average']:.1f} when it began. Bands and bars are "
+      "quartiles.</p>"]
+  measured = content["measurements"]
+  if content["suite"] == "train_auc":
+    parts.append(_svg(_throughput_figure(measured)))
+  else:
+    single = [m for m in measured if m["batch"] == 1]
+    batched = [m for m in measured if m["batch"] > 1]
+    if single:
+      parts += ["<h2>One list</h2>",
+                "<p>Time of forward and backward, and how far the worst rank "
+                "is off. Dashed: what does less, to be ranked by.</p>",
+                _svg(_time_figure(single))]
+    if batched:
+      parts += ["<h2>Many lists</h2>", _svg(_batch_figure(batched))]
+  for table in tables:
+    parts += [f"<h2>{html.escape(table.title)}</h2>",
+              html_table(table.header, table.rows)]
+  parts += ["<h2>Machine and configuration</h2>", "<pre>" + html.escape(
+      json.dumps({**machine, **content["config"]}, indent=2)) + "</pre>"]
+  write_page(workdir / "report.html", "Benchmark", parts)
 
 
 def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
@@ -302,6 +339,114 @@ def _slice_table(results: results_lib.Results) -> str:
   rows = [[value, f"{count:,}", *(results_lib.number(sums[k]) for k in chosen)]
           for value, (count, sums) in results.slices.items()]
   return html_table(["", "rows", *names], rows)
+
+
+class _Methods:
+  """A colour and a line for each method; ours are blue, floors dashed."""
+
+  def __init__(self, measured: Sequence[dict[str, Any]]):
+    self.names = list(dict.fromkeys(m["method"] for m in measured))
+    self._whole = {m["method"] for m in measured
+                   if "rank_error" in m or "work" not in m}
+    ours = iter((_OURS, "#7fb2f0"))
+    rivals = iter(("#d9742b", "#2a8a4a", "#8a5fbf", "#b8860b"))
+    floors = iter(("#222222", "#999999"))
+    self.color = {
+        name: next(floors if self.is_floor(name) else
+                   ours if name.startswith("harmonrank") else rivals)
+        for name in self.names}
+
+  def is_floor(self, name: str) -> bool:
+    return name not in self._whole
+
+  def of(
+      self, name: str, measured: Sequence[dict[str, Any]]
+  ) -> list[dict[str, Any]]:
+    """What to show of a method: all of its work, of a floor what it does."""
+    return [m for m in measured if m["method"] == name and (
+        self.is_floor(name) or m.get("work") != "forward")]
+
+  def label(self, name: str) -> str:
+    return f"{name} (floor)" if self.is_floor(name) else name
+
+
+def _time_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+  """Time, and error in ranks, against the length of the list."""
+  methods = _Methods(measured)
+  figure = mpl_figure.Figure(figsize=(10, 4.6))
+  times, errors = figure.subplots(1, 2)
+  for name in methods.names:
+    found = sorted(methods.of(name, measured), key=lambda m: m["n"])
+    sizes = [m["n"] for m in found]
+    line = {"color": methods.color[name], "label": methods.label(name),
+            "ls": "--" if methods.is_floor(name) else "-"}
+    times.plot(sizes, [1e3 * m["median_seconds"] for m in found], "o", ms=3,
+               lw=1.4, **line)
+    low, high = 1e3 * np.asarray([m["quartiles_seconds"] for m in found]).T
+    times.fill_between(sizes, low, high, color=line["color"], alpha=0.2, lw=0)
+    if not methods.is_floor(name):
+      # An error of 0 has no place on the axis.
+      errors.plot(sizes, [m["rank_error"] or np.nan for m in found], "o",
+                  ms=3, lw=1.4, **line)
+  for axes, label in ((times, "milliseconds"),
+                      (errors, "largest error, in ranks")):
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("items n")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.25, lw=0.5)
+  figure.legend(*times.get_legend_handles_labels(), loc="outside lower center",
+                ncols=4, fontsize=8, frameon=False)
+  return figure
+
+
+def _batch_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+  """A panel for each size, a line in it for each method."""
+  methods = _Methods(measured)
+  sizes = list(dict.fromkeys((m["batch"], m["n"]) for m in measured))
+  figure = mpl_figure.Figure(figsize=(
+      10, 1.0 + 0.26 * len(methods.names)))
+  grid = figure.subplots(1, len(sizes), squeeze=False, sharey=True)
+  places = np.arange(len(methods.names))[::-1]
+  for (batch, size), axes in zip(sizes, grid.flat, strict=True):
+    for place, name in zip(places, methods.names, strict=True):
+      for m in methods.of(name, measured):
+        if (m["batch"], m["n"]) == (batch, size):
+          low, high = 1e3 * np.asarray(m["quartiles_seconds"])
+          axes.plot([low, high], [place, place], color=methods.color[name])
+          axes.plot(1e3 * m["median_seconds"], place, "o", ms=4,
+                    color=methods.color[name])
+    axes.set_xscale("log")
+    axes.set_title(f"{batch:,} lists of {size:,}", fontsize=10)
+    axes.set_xlabel("milliseconds, forward and backward")
+    axes.grid(axis="x", which="both", alpha=0.25, lw=0.5)
+  grid.flat[0].set_yticks(places, [methods.label(x) for x in methods.names])
+  return figure
+
+
+def _throughput_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+  """Examples per second against the batch size."""
+  methods = _Methods(measured)
+  figure = mpl_figure.Figure(figsize=(8, 4))
+  axes = figure.subplots()
+  for name in methods.names:
+    found = methods.of(name, measured)
+    sizes = [m["batch_size"] for m in found]
+    axes.plot(sizes, [m["examples_per_second"] for m in found], "o-", ms=4,
+              color=methods.color[name], label=name)
+    low, high = np.asarray(
+        [m["quartiles_examples_per_second"] for m in found]).T
+    axes.fill_between(sizes, low, high, color=methods.color[name], alpha=0.2,
+                      lw=0)
+  axes.set_xscale("log", base=2)
+  ticks = sorted({m["batch_size"] for m in measured})
+  axes.set_xticks(ticks, [f"{size:,}" for size in ticks])
+  axes.set_ylim(0)
+  axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+  axes.set_xlabel("batch size")
+  axes.set_ylabel("examples per second")
+  axes.legend(fontsize=8, frameon=False)
+  return figure
 
 
 def _svg(figure: mpl_figure.Figure) -> str:

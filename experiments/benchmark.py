@@ -1,0 +1,176 @@
+"""Measures this library beside others, on this machine.
+
+    python -m experiments.benchmark                     # the soft rank
+    python -m experiments.benchmark --suite=train_auc   # a step of training
+
+Methods take turns, so that a load that comes and goes meets all of them. What
+they compute is compared before their times are. Peers are used where they are
+installed (requirements-bench.txt). Times and errors go to --workdir as
+`benchmark.json`, with every sample and the machine, and as `report.html`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags as absl_flags
+from rich import console as rich_console
+from rich import table as rich_table
+
+from experiments import train_auc
+from experiments.common import auc_task
+from experiments.common import benchmarking
+from experiments.common import flags
+from experiments.common import soft_rank_benchmark
+from experiments.common import train_benchmark
+from experiments.common import workdir as workdir_lib
+
+# Slots of a list are counted in int32.
+_MAX_ITEMS = 2**31 - 1
+# Of the flags that binaries share.
+_SHARED = ("workdir", "seed")
+# A training by default, on enough rows to draw larger batches from.
+_TRAINED = train_auc.Config(
+    num_exposures=50_000, num_steps=train_benchmark.NUM_STEPS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What is measured: the flags of these names."""
+
+  suite: str = "soft_rank"
+  sizes: tuple[str, ...] | None = None
+  repeats: int = 11
+  seed: int = 0
+
+
+def measure(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Measures and writes everything there is to see of it.
+
+  Args:
+    config: what is measured.
+    workdir: where it goes; earlier results of the same configuration there
+      are replaced.
+
+  Returns:
+    The content of `benchmark.json`.
+
+  Raises:
+    UserError: if a size is none, the workdir is another's, or what is compared
+      does not compute the same.
+  """
+  from experiments.common import report  # Slow to import.
+
+  workdir = pathlib.Path(workdir)
+  suite = SUITES[config.suite]
+  machine = benchmarking.machine()
+  with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
+    content = workdir_lib.finite({
+        "suite": config.suite, "machine": machine,
+        "config": dataclasses.asdict(config), **suite(config, workdir)})
+  workdir_lib.write_json(workdir / "benchmark.json", content)
+  tables = TABLES[config.suite](content)
+  report.write_benchmark_report(workdir, content, tables)
+  for line in content["left_out"]:
+    print(line)
+  _print_table(tables[0])
+  print(f"{workdir / 'report.html'}  {workdir / 'benchmark.json'}")
+  if machine["load_average"] > 0.5 * machine["cores"]:
+    flags.warn(f"the load average was {machine['load_average']:.1f} on "
+               f"{machine['cores']} cores; times are worth little.")
+  return content
+
+
+def _measure_soft_rank(
+    config: Config, workdir: pathlib.Path
+) -> dict[str, Any]:
+  del workdir
+  sizes = soft_rank_benchmark.SIZES
+  if config.sizes:
+    sizes = tuple(_size(text) for text in config.sizes)
+  return soft_rank_benchmark.run(sizes, config.repeats, config.seed)
+
+
+def _measure_train_auc(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+  sizes = train_benchmark.SIZES
+  if config.sizes:
+    sizes = tuple(_batch_size(text) for text in config.sizes)
+  trained = dataclasses.replace(_TRAINED, seed=config.seed)
+  recipe = auc_task.Recipe(**{
+      field.name: getattr(trained, field.name)
+      for field in dataclasses.fields(auc_task.Recipe)})
+  return train_benchmark.run(
+      sizes, config.repeats, config.seed,
+      train_auc.read_inputs(trained, workdir), recipe)
+
+
+SUITES: dict[str, Callable[[Config, pathlib.Path], dict[str, Any]]] = {
+    "soft_rank": _measure_soft_rank, "train_auc": _measure_train_auc}
+TABLES = {"soft_rank": soft_rank_benchmark.tables,
+          "train_auc": train_benchmark.tables}
+
+
+def _size(text: str) -> tuple[int, int]:
+  batch, _, size = text.partition("x")
+  if not (batch.isdecimal() and size.isdecimal()
+          and 1 <= int(batch) * int(size) <= _MAX_ITEMS):
+    raise flags.UserError(
+        f"--sizes={text}: expected lists x items of each, as in 128x1000.")
+  return int(batch), int(size)
+
+
+def _batch_size(text: str) -> int:
+  if not (text.isdecimal() and 1 <= int(text) <= _MAX_ITEMS):
+    raise flags.UserError(f"--sizes={text}: expected a batch size, as in 4096.")
+  return int(text)
+
+
+def _print_table(table: benchmarking.Table) -> None:
+  """The last thing on the terminal."""
+  console = rich_console.Console()
+  if not console.is_terminal:
+    # Not cut to 80 columns where nobody looks.
+    console = rich_console.Console(width=200)
+  shown = rich_table.Table(
+      title=table.title, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+  shown.add_column("", no_wrap=True)
+  for name in table.header[1:]:
+    shown.add_column(name, justify="right", overflow="fold")
+  for row in table.rows:
+    shown.add_row(*row)
+  console.print(shown)
+  print(table.note)
+
+
+def define_flags() -> None:
+  """Flags beside the shared ones; not on import, where two binaries clash."""
+  absl_flags.DEFINE_enum(
+      "suite", Config.suite, tuple(SUITES), "What is measured.")
+  absl_flags.DEFINE_list(
+      "sizes", None, "Sizes to measure: lists x items of each for soft_rank, "
+      "as in 1x1000,128x1000; batch sizes for train_auc.")
+  absl_flags.DEFINE_integer(
+      "repeats", Config.repeats, "Samples of each time.", lower_bound=3,
+      upper_bound=100_000)
+  for name in _SHARED:
+    absl_flags.declare_key_flag(name)
+
+
+def main() -> None:
+  """Runs what the flags say."""
+  for flag in absl_flags.FLAGS.flags_by_module_dict()[flags.__name__]:
+    if flag.present and flag.name not in _SHARED:
+      raise flags.UserError(f"--{flag.name} is no flag of the benchmark.")
+  config = Config(**flags.values_of(Config))
+  try:
+    measure(config, flags.WORKDIR.value or f"runs/benchmark_{config.suite}")
+  except KeyboardInterrupt:
+    print("interrupted; nothing is written.", file=sys.stderr)
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  define_flags()
+  flags.run(main)

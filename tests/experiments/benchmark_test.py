@@ -1,0 +1,325 @@
+"""The benchmark: what it writes, that it compares like with like."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import benchmark
+from experiments import train_auc
+from experiments.common import auc_task
+from experiments.common import benchmarking
+from experiments.common import flags
+from experiments.common import soft_rank_benchmark
+from experiments.common import soft_rank_methods as methods_lib
+from experiments.common import train_benchmark
+from harmonrank_jax.ordering import kernel
+from tests import oracles
+
+ROOT = pathlib.Path(__file__).parents[2]
+BOTH = soft_rank_benchmark.BOTH
+
+
+def without_torch(monkeypatch):
+  """As where PyTorch is not installed."""
+  monkeypatch.setitem(sys.modules, "torch", None)
+
+
+def with_one_form(monkeypatch):
+  """The form used by default, alone: another one takes long to compile."""
+  name, trace = next(iter(benchmarking.forms().items()))
+  monkeypatch.setattr(benchmarking, "forms", lambda: {name: trace})
+
+
+@pytest.fixture(scope="module")
+def ranked(tmp_path_factory):
+  """A small run on the soft rank: its workdir and content."""
+  workdir = tmp_path_factory.mktemp("benchmark") / "soft_rank"
+  config = benchmark.Config(sizes=("1x12", "3x10"), repeats=2)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    with_one_form(monkeypatch)
+    return workdir, benchmark.measure(config, workdir)
+
+
+def test_every_sample_and_the_machine_are_written(ranked):
+  workdir, content = ranked
+  assert json.loads((workdir / "benchmark.json").read_text()) == content
+  assert content["suite"] == "soft_rank"
+  assert content["config"]["repeats"] == 2
+  machine = content["machine"]
+  assert machine["cores"] >= 1 and machine["processor"] and machine["jax"]
+  assert machine["backend"] == "cpu" and "soft_rank" in machine["forms"]
+  for m in content["measurements"]:
+    low, high = m["quartiles_seconds"]
+    assert 0 < low <= m["median_seconds"] <= high
+    assert len(m["samples_seconds"]) == 2 and m["calls_per_sample"] >= 1
+
+
+def test_every_method_ranks_right_at_every_size(ranked):
+  _, content = ranked
+  ours = next(iter(benchmarking.forms()))
+  found = {(m["method"], m["batch"], m["n"]): m
+           for m in content["measurements"] if m["work"] == BOTH}
+  for size in ((1, 12), (3, 10)):
+    methods = {name for name, *at in found if tuple(at) == size}
+    assert methods >= {ours, "sequential loop", "scipy, float64"}
+    for method in methods:
+      assert found[method, *size]["rank_error"] < 1e-4
+      assert found[method, *size]["gradient_error"] < 1e-5
+    assert found[ours, *size]["compile_seconds"] > 0
+  floors = {m["method"] for m in content["measurements"]
+            if "rank_error" not in m}
+  assert floors == {"numpy argsort", "jnp.sort"}
+
+
+def test_forms_are_what_they_are_called():
+  problem = methods_lib.make_problem(1, 12, 0)
+  forms = benchmarking.forms()
+  assert len(forms) == 1 + kernel.available()
+  for name, trace in forms.items():
+    with trace():
+      text = jax.jit(methods_lib.soft_rank).lower(
+          problem.scores, problem.strength).as_text()
+    assert ("custom_call @harmonrank" in text) == (
+        name == "harmonrank (kernel)")
+
+
+def test_the_report_is_one_file_with_every_method(ranked):
+  workdir, content = ranked
+  page = (workdir / "report.html").read_text()
+  assert page.count("<svg") == 2 and page.count("<table") == 5
+  assert "src=" not in page and "href=\"http" not in page
+  for m in content["measurements"]:
+    assert m["method"] in page
+
+
+def test_the_reference_is_that_of_theory():
+  problem = methods_lib.make_problem(2, 40, 0)
+  spread = problem.scores.std(axis=1)
+  np.testing.assert_allclose(problem.strength[:, 0], 2 * spread / 40, 1e-6)
+  ranks, gradient = methods_lib.reference(problem)
+  for row in range(2):
+    scores, strength = problem.scores[row], problem.strength[row, 0]
+    np.testing.assert_allclose(
+        ranks[row], oracles.soft_rank(scores, strength), atol=1e-9)
+    np.testing.assert_allclose(
+        gradient[row], problem.cotangent[row]
+        @ oracles.soft_rank_jacobian(scores, strength), atol=1e-9)
+
+
+@pytest.mark.parametrize("strength", [1e-3, 0.1, 10.0])
+def test_the_sequential_loop_keeps_lists_apart(strength):
+  rng = np.random.default_rng(0)
+  problem = methods_lib.Problem(
+      rng.integers(-8, 8, (5, 13)).astype(np.float32) / 4,
+      np.full((5, 1), strength, np.float32),
+      rng.standard_normal((5, 13), np.float32))
+  prepare = methods_lib.find_methods()[0]["sequential loop"]
+  ranks, gradient = prepare(problem).both()
+  expected = methods_lib.reference(problem)
+  np.testing.assert_allclose(ranks, expected[0], atol=2e-3)
+  np.testing.assert_allclose(gradient, expected[1], rtol=1e-4, atol=2e-3)
+
+
+def test_a_peer_that_is_not_installed_is_left_out_in_words(monkeypatch):
+  without_torch(monkeypatch)
+  methods, left_out = methods_lib.find_methods()
+  assert "torchsort" not in methods and "scipy, float64" in methods
+  line, = left_out
+  assert "torchsort" in line and "requirements-bench.txt" in line
+
+
+def test_what_is_too_slow_is_a_dash(monkeypatch):
+  without_torch(monkeypatch)
+  clock = benchmarking.Clock(1, 0)
+  methods = {name: prepare for name, prepare
+             in methods_lib.find_methods()[0].items()
+             if name in ("scipy, float64", "numpy argsort")}
+  monkeypatch.setattr(benchmarking, "LIMIT_SECONDS", 0.0)
+  problem = methods_lib.make_problem(1, 50, 0)
+  assert not soft_rank_benchmark.measure(problem, methods, clock)
+  # Known to be slow by now, it is not even tried.
+  monkeypatch.setattr(benchmarking, "LIMIT_SECONDS", 1e-12)
+  assert not clock.is_worth_it(("scipy, float64", BOTH), 50)
+  assert clock.is_worth_it(("another", BOTH), 50)
+  slow = {"batch": 1, "n": 50, "compile_seconds": 0.0, "rank_error": 0.0,
+          "median_seconds": 1.0, "quartiles_seconds": [1.0, 1.0]}
+  table = soft_rank_benchmark.tables({"peak_memory_bytes": {}, "measurements": [
+      {**slow, "method": "a", "work": BOTH},
+      {**slow, "method": "b", "work": BOTH},
+      {**slow, "method": "b", "work": BOTH, "n": 60}]})[0]
+  assert table.header == ["", "1 x 50", "1 x 60"]
+  assert table.rows == [["a", "1,000 (0)", "-"],
+                        ["b", "1,000 (0)", "1,000 (0)"]]
+
+
+def test_calls_take_turns(monkeypatch):
+  monkeypatch.setattr(benchmarking, "_SAMPLE_SECONDS", 0.0)
+  monkeypatch.setattr(benchmarking, "_PAUSE_SECONDS", 0.0)
+  called = []
+  timings = benchmarking.Clock(20, 0).interleaved(
+      {name: lambda name=name: called.append(name) for name in "abc"}, 1)
+  assert called[:6] == list("aabbcc")
+  rounds = [tuple(called[k:k + 3]) for k in range(6, len(called), 3)]
+  assert all(sorted(turn) == list("abc") for turn in rounds)
+  assert len(rounds) == 20 and len(set(rounds)) > 1
+  assert len(timings["a"].samples) == 20
+
+
+@pytest.mark.parametrize("text", [
+    "", "x", "1x", "x5", "0x5", "-1x3", "1e3x2", "99999x99999", "10"])
+def test_a_size_that_is_none_is_refused(tmp_path, text):
+  config = benchmark.Config(sizes=(text,))
+  with pytest.raises(flags.UserError, match=f"--sizes={text}: expected lists"):
+    benchmark.measure(config, tmp_path / "run")
+  # Left as it was: with the flag mended, the same workdir will do.
+  assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "0", "1x10", "-4", "4e3"])
+def test_a_batch_size_that_is_none_is_refused(tmp_path, text):
+  config = benchmark.Config(suite="train_auc", sizes=(text,))
+  with pytest.raises(flags.UserError, match="expected a batch size"):
+    benchmark.measure(config, tmp_path / "run")
+
+
+# The step of training. Compiling it takes most of the time here.
+
+
+SMALL = train_auc.Config(
+    num_exposures=2000, token_size=4, num_steps=1000, batch_size=64)
+
+
+def test_a_step_of_training_is_timed(tmp_path, monkeypatch):
+  with_one_form(monkeypatch)
+  # What compiles soon.
+  monkeypatch.setattr(benchmark, "_TRAINED", dataclasses.replace(
+      SMALL, loss="bce", relation_aware=False))
+  without_torch(monkeypatch)
+  config = benchmark.Config(suite="train_auc", sizes=("64",), repeats=2)
+  content = benchmark.measure(config, tmp_path)
+  assert json.loads((tmp_path / "benchmark.json").read_text()) == content
+  assert content["agreement"] is None
+  assert "PyTorch is left out" in content["left_out"][0]
+  assert [m["method"] for m in content["measurements"]] == list(
+      benchmarking.forms())
+  for m in content["measurements"]:
+    assert m["batch_size"] == 64
+    assert m["examples_per_second"] == pytest.approx(64 / m["median_seconds"])
+  assert (tmp_path / "report.html").read_text().count("<svg") == 1
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+  """Of a training on a small embedded log."""
+  return train_auc.read_inputs(SMALL, tmp_path_factory.mktemp("log"))
+
+
+def test_drawn_rows_are_probabilities_and_no_two_are_the_same(inputs):
+  rows = train_benchmark.make_rows(inputs, 5000, 0)
+  scores = np.asarray(rows.scores)
+  assert rows.labels.shape == scores.shape == (5000, 6)
+  assert np.all((scores > 0) & (scores < 1))
+  assert len(np.unique(scores, axis=0)) == 5000
+
+
+@pytest.fixture(scope="module")
+def twins(inputs):
+  """Training on both sides, and where it begins."""
+  pytest.importorskip("torch")
+  pytest.importorskip("torchsort")
+  recipe = auc_task.Recipe(
+      "soft_auc", "batch", SMALL.relative_strength, SMALL.learning_rate, 0,
+      None)
+  task = auc_task.AucTask(recipe, inputs)
+  return task, task.init(), train_benchmark.Twins(task, inputs, recipe)
+
+
+@pytest.fixture(scope="module")
+def rows(inputs):
+  """An objective without a positive, another with scores missing."""
+  rows = train_benchmark.make_rows(inputs, 200, 0)
+  return rows._replace(labels=rows.labels.at[:, 2].set(False),
+                       has_score=rows.has_score.at[:50, 1].set(False))
+
+
+def test_the_twin_computes_the_same(twins, rows):
+  _, state, both = twins
+  found = both.compare(state.params, rows, 0)
+  assert set(found) == {"logits", "log_score", "loss", "gradient"}
+  assert max(found.values()) < 1e-4
+
+
+def test_unequal_twins_are_not_compared(twins, rows, monkeypatch):
+  _, state, both = twins
+  monkeypatch.setattr(
+      both, "_recipe", both._recipe._replace(relative_strength=0.1))
+  with pytest.raises(flags.UserError, match="the loss of the network in PyT"):
+    both.compare(state.params, rows, 0)
+
+
+def test_unequal_losses_are_not_timed():
+  with pytest.raises(flags.UserError, match=r"the loss of b is 2\.0"):
+    train_benchmark._check_losses({"a": lambda: 1.0, "b": lambda: 2.0}, [])
+
+
+def test_a_network_that_does_not_compile_is_left_out():
+  def fails():
+    raise RuntimeError("no compiler\nand much more")
+
+  steps = {"harmonrank": lambda: 1.0, train_benchmark.COMPILED: fails}
+  left_out = []
+  train_benchmark._check_losses(steps, left_out)
+  assert set(steps) == {"harmonrank"}
+  assert left_out == ["torch.compile is left out: no compiler"]
+
+
+# Slow: other processes, and what compiles long.
+
+
+@pytest.mark.slow
+def test_the_twin_stays_the_same_while_it_is_trained(twins, rows):
+  task, state, both = twins
+  step = both.steps(state.params, rows)[train_benchmark.EAGER]
+  params, opt_state = state.params, state.opt_state
+  losses = []
+  for _ in range(5):
+    params, opt_state, measured = task.update(params, opt_state, rows)
+    losses.append(float(measured["loss"]))
+    assert float(step()) == pytest.approx(losses[-1], abs=1e-4)
+  assert losses[-1] < losses[0] - 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argument, said", [
+    ("--suite=soft_rang", "suite"), ("--sizes=1000", "--sizes=1000"),
+    ("--repeats=0", "repeats"), ("--data=log.parquet", "--data is no flag")])
+def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path, argument, said):
+  ended = subprocess.run(
+      [sys.executable, "-m", "experiments.benchmark",
+       f"--workdir={tmp_path / 'run'}", argument], cwd=ROOT, text=True,
+      capture_output=True, check=False)
+  assert ended.returncode == 2
+  assert said in ended.stderr and ended.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_a_process_of_its_own():
+  for name in benchmarking.forms():
+    many = soft_rank_benchmark.peak_memory(name, 1, 4_000_000)
+    # At least the results, and a few times that.
+    assert 2 * 4 * 4_000_000 < many < 4e9
+
+
+@pytest.mark.slow
+def test_pytorch_trains_beside_it(tmp_path):
+  pytest.importorskip("torchsort")
+  config = benchmark.Config(suite="train_auc", sizes=("512",), repeats=2)
+  content = benchmark.measure(config, tmp_path)
+  methods = [m["method"] for m in content["measurements"]]
+  assert "torch, eager" in methods and content["agreement"]["loss"] < 1e-4
