@@ -33,6 +33,36 @@ def soft_sort(values, strength):
   return rho - isotonic(rho - w)
 
 
+def log_isotonic(values, log_weights):
+  """Non-decreasing fit of logarithms: blocks of `LSE(y + w) - LSE(w)`."""
+  blocks = []  # (log of the weighted sum, log of the weight, size)
+  for value, log_weight in zip(values, log_weights, strict=True):
+    blocks.append((value + log_weight, log_weight, 1))
+    while len(blocks) > 1 and (
+        blocks[-2][0] - blocks[-2][1] > blocks[-1][0] - blocks[-1][1]):
+      (s1, w1, n1), (s2, w2, n2) = blocks[-2:]
+      blocks[-2:] = [(np.logaddexp(s1, s2), np.logaddexp(w1, w2), n1 + n2)]
+  return np.concatenate([np.full(n, s - w) for s, w, n in blocks])
+
+
+def entropic_soft_rank(scores, strength):
+  """`exp(z - v)` in sorted order, v the fit of `z - log(rho)`."""
+  scores = np.asarray(scores, np.float64)
+  order = np.argsort(scores, kind="stable")
+  z = (scores[order] - np.median(scores)) / strength
+  log_ranks = np.log(np.arange(1, len(z) + 1))
+  ranks = np.empty_like(z)
+  ranks[order] = np.exp(z - log_isotonic(z - log_ranks, log_ranks))
+  return ranks
+
+
+def entropic_soft_sort(values, strength):
+  """`rho - v`, v the fit of `rho - w` with weights `exp(w)`."""
+  w = np.sort(np.asarray(values, np.float64))
+  rho = np.arange(1, len(w) + 1) / strength
+  return rho - log_isotonic(rho - w, w)
+
+
 def isotonic_blocks(values, weights=None):
   """Label of the block of every item in the isotonic fit."""
   edges = optimize.isotonic_regression(
@@ -105,3 +135,23 @@ def padded_rows(lists, shape, fill=np.nan):
     values[row, :len(items)] = items
     where[row, :len(items)] = True
   return values, where
+
+
+def isotonic_logarithmic(values, log_weights):
+  """`log isotonic(exp(values))`, block after block by pool-adjacent-violators.
+
+  Returns:
+    The fit, and the label of the block of every item.
+  """
+  blocks = []  # Of each: how many items, log of sum, log of sum of weights.
+  for value, weight in zip(values, log_weights, strict=True):
+    block = (1, np.float64(value) + weight, np.float64(weight))
+    while blocks and blocks[-1][1] - blocks[-1][2] > block[1] - block[2]:
+      size, total, weight = blocks.pop()
+      block = (size + block[0], np.logaddexp(total, block[1]),
+               np.logaddexp(weight, block[2]))
+    blocks.append(block)
+  sizes, totals, weights = np.array(blocks, np.float64).T
+  sizes = sizes.astype(int)
+  return (np.repeat(totals - weights, sizes),
+          np.repeat(np.arange(len(sizes)), sizes))

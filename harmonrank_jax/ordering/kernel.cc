@@ -1,5 +1,5 @@
-// The CPU's own forms of the ordering room: argsort, soft ranks with their
-// derivative, and the partition of an isotonic fit.
+// The CPU's own forms of the ordering room: sorting lists, soft ranks with
+// their derivative, and the partition of an isotonic fit.
 //
 // What XLA does for these on a CPU is parallel in depth and pays for it in
 // passes over memory; a core would rather go once from left to right. Lists,
@@ -11,8 +11,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -132,24 +134,30 @@ void SortEntries(int64_t size, const Workers& workers, SortScratch& scratch) {
     const Entry* from = scratch.front.get();
     Entry* to = scratch.back.get();
     auto digit = [=](Entry entry) { return (entry >> shift) & (digits - 1); };
-    workers.RunParts(size, parts, [&](int64_t part, int64_t begin, int64_t end) {
-      int32_t* counts = &scratch.counts[part * digits];
-      std::fill(counts, counts + digits, 0);
-      for (int64_t i = begin; i < end; ++i) ++counts[digit(from[i])];
+    int32_t* counts = scratch.counts.data();
+    workers.RunParts(size, parts, [&](int64_t part, int64_t i, int64_t end) {
+      int32_t* own = counts + part * digits;
+      std::fill(own, own + digits, 0);
+      for (; i < end; ++i) ++own[digit(from[i])];
     });
-    int32_t sum = 0;
-    bool one_digit = false;
-    for (int64_t d = 0; d < digits; ++d) {
-      const int32_t before = sum;
-      for (int64_t part = 0; part < parts; ++part) {
-        sum += std::exchange(scratch.counts[part * digits + d], sum);
-      }
-      one_digit |= sum - before == size;
+    int64_t like_first = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      like_first += counts[part * digits + digit(from[0])];
     }
-    if (one_digit) continue;
-    workers.RunParts(size, parts, [&](int64_t part, int64_t begin, int64_t end) {
-      int32_t* next = &scratch.counts[part * digits];
-      for (int64_t i = begin; i < end; ++i) to[next[digit(from[i])]++] = from[i];
+    if (like_first == size) continue;  // All have this digit.
+    if (parts == 1) {
+      std::exclusive_scan(counts, counts + digits, counts, 0);
+    } else {
+      int32_t sum = 0;
+      for (int64_t d = 0; d < digits; ++d) {
+        for (int64_t part = 0; part < parts; ++part) {
+          sum += std::exchange(counts[part * digits + d], sum);
+        }
+      }
+    }
+    workers.RunParts(size, parts, [&](int64_t part, int64_t i, int64_t end) {
+      int32_t* next = counts + part * digits;
+      for (; i < end; ++i) to[next[digit(from[i])]++] = from[i];
     });
     scratch.front.swap(scratch.back);
   }
@@ -181,58 +189,155 @@ void SortPass(int64_t size, bool is_first, const Word& word, int32_t* order,
   });
 }
 
-// Keys `[R, N]`, int32 or int64, the last of them the first to decide.
-ffi::Error Argsort(ffi::ThreadPool pool, ffi::RemainingArgs keys,
-                   SlotsOut order) {
-  std::vector<ffi::AnyBuffer> columns;
-  for (size_t k = 0; k < keys.size(); ++k) {
-    auto key = keys.get<ffi::AnyBuffer>(k);
-    if (!key.has_value()) return key.error();
-    if (key->element_type() != ffi::S32 && key->element_type() != ffi::S64) {
-      return ffi::Error::InvalidArgument("a key must be int32 or int64");
-    }
-    columns.push_back(*key);
+// Integers in the order of the numbers: those of NaN are above all of them.
+uint32_t Key(float score) {
+  uint32_t bits;
+  if (score == 0) score = 0;  // -0 ties with 0.
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits >> 31 ? ~bits : bits | uint32_t{1} << 31;
+}
+
+uint64_t Key(double score) {
+  uint64_t bits;
+  if (score == 0) score = 0;
+  std::memcpy(&bits, &score, sizeof bits);
+  return bits >> 63 ? ~bits : bits | uint64_t{1} << 63;
+}
+
+// A row of items and of slots; what is not given is null.
+template <typename T, typename Id>
+struct Row {
+  const T* scores;
+  const bool* where;
+  const Id* ids;
+  int32_t* order;
+  int32_t* start;
+  int32_t* end;
+  bool* valid;
+
+  Row At(int64_t i) const {
+    return {scores ? scores + i : nullptr, where ? where + i : nullptr,
+            ids ? ids + i : nullptr, order + i, start + i, end + i, valid + i};
   }
+
+  bool TakesPart(int64_t i) const {
+    return (!where || where[i]) && !(scores && std::isnan(scores[i]));
+  }
+};
+
+// Sorts `size` items of a row, the first of which is item `offset` of all.
+template <typename T, typename Id>
+void SortRow(const Row<T, Id>& row, int64_t size, int64_t offset,
+             const Workers& workers, SortScratch& scratch) {
+  bool is_first = true;
+  auto pass = [&](const auto& word) {
+    SortPass(size, is_first, word, row.order, workers, scratch);
+    is_first = false;
+  };
+  // The last pass decides first: the list, then who takes part, the score.
+  if (row.scores) {
+    auto key = [&](int64_t i) {
+      auto found = Key(row.scores[i]);
+      return row.TakesPart(i) ? found : ~decltype(found){0};
+    };
+    if constexpr (sizeof(T) == 8) {
+      pass([&](int64_t i) { return static_cast<uint32_t>(key(i)); });
+      pass([&](int64_t i) { return static_cast<uint32_t>(key(i) >> 32); });
+    } else {
+      pass(key);
+    }
+  } else if (row.where) {
+    pass([&](int64_t i) { return uint32_t{!row.where[i]}; });
+  }
+  if (row.ids) {
+    pass([&](int64_t i) { return static_cast<uint32_t>(row.ids[i]); });
+    if constexpr (sizeof(Id) == 8) {
+      pass([&](int64_t i) { return static_cast<uint32_t>(row.ids[i] >> 32); });
+    }
+  }
+
+  const int64_t parts = scratch.parts;
+  if (!row.ids) {
+    // One list, and who takes no part is at the end.
+    std::vector<int64_t> counts(parts);
+    workers.RunParts(size, parts, [&](int64_t part, int64_t i, int64_t last) {
+      int64_t count = 0;
+      for (; i < last; ++i) count += row.TakesPart(i);
+      counts[part] = count;
+    });
+    int64_t count = 0;
+    for (int64_t part : counts) count += part;
+    workers.RunParts(size, parts, [&](int64_t, int64_t i, int64_t last) {
+      for (; i < last; ++i) {
+        const bool valid = i < count;
+        row.valid[i] = valid;
+        row.start[i] = static_cast<int32_t>(offset + (valid ? 0 : i));
+        row.end[i] = static_cast<int32_t>(offset + (valid ? count : i + 1));
+        row.order[i] += static_cast<int32_t>(offset);
+      }
+    });
+    return;
+  }
+  for (int64_t start = 0, end; start < size; start = end) {
+    const int32_t item = row.order[start];
+    const bool valid = row.TakesPart(item);
+    end = start + 1;
+    while (valid && end < size && row.ids[row.order[end]] == row.ids[item] &&
+           row.TakesPart(row.order[end])) {
+      ++end;
+    }
+    for (int64_t i = start; i < end; ++i) {
+      row.valid[i] = valid;
+      row.start[i] = static_cast<int32_t>(offset + start);
+      row.end[i] = static_cast<int32_t>(offset + end);
+    }
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    row.order[i] += static_cast<int32_t>(offset);
+  }
+}
+
+// Arrays `[R, N]`, or empty for what is not given: scores, float; `where`;
+// ids, int32 or int64. The results are those of `sort_lists`.
+ffi::Error SortLists(ffi::ThreadPool pool, ffi::AnyBuffer scores,
+                     ffi::Buffer<ffi::PRED> where, ffi::AnyBuffer ids,
+                     SlotsOut order, SlotsOut start, SlotsOut end,
+                     ffi::Result<ffi::Buffer<ffi::PRED>> valid) {
   const int64_t size = order->element_count();
   if (size == 0) return ffi::Error::Success();
   const int64_t row_size = order->dimensions().back();
   const int64_t num_rows = size / row_size;
   const Workers workers(pool, size);
 
-  auto sort_row = [&](int64_t row, SortScratch& scratch) {
-    int32_t* row_order = order->typed_data() + row * row_size;
-    bool is_first = true;
-    auto pass = [&](const auto& word) {
-      SortPass(row_size, is_first, word, row_order, workers, scratch);
-      is_first = false;
+  auto run = [&](auto score, auto id) {
+    using T = decltype(score);
+    using Id = decltype(id);
+    const Row<T, Id> rows{
+        scores.element_count() ? scores.typed_data<T>() : nullptr,
+        where.element_count() ? where.typed_data() : nullptr,
+        ids.element_count() ? ids.typed_data<Id>() : nullptr,
+        order->typed_data(), start->typed_data(), end->typed_data(),
+        valid->typed_data()};
+    auto sort_row = [&](int64_t row, SortScratch& scratch) {
+      const int64_t offset = row * row_size;
+      SortRow(rows.At(offset), row_size, offset, workers, scratch);
     };
-    // The sign bit turned, signed numbers are in the order of unsigned ones.
-    constexpr uint32_t kSign = uint32_t{1} << 31;
-    for (const ffi::AnyBuffer& column : columns) {
-      if (column.element_type() == ffi::S32) {
-        const uint32_t* key =
-            column.reinterpret_data<uint32_t>() + row * row_size;
-        pass([key](int64_t i) { return key[i] ^ kSign; });
-      } else {
-        const uint64_t* key =
-            column.reinterpret_data<uint64_t>() + row * row_size;
-        pass([key](int64_t i) { return static_cast<uint32_t>(key[i]); });
-        pass([key](int64_t i) {
-          return static_cast<uint32_t>(key[i] >> 32) ^ kSign;
-        });
-      }
+    if (row_size >= kLongList && num_rows < workers.size()) {
+      SortScratch scratch(row_size, workers.size());
+      for (int64_t row = 0; row < num_rows; ++row) sort_row(row, scratch);
+    } else {
+      const int64_t parts = std::min(num_rows, 4 * workers.size());
+      workers.RunParts(num_rows, parts, [&](int64_t, int64_t row, int64_t last) {
+        SortScratch scratch(row_size, 1);
+        for (; row < last; ++row) sort_row(row, scratch);
+      });
     }
   };
-
-  if (row_size >= kLongList && num_rows < workers.size()) {
-    SortScratch scratch(row_size, workers.size());
-    for (int64_t row = 0; row < num_rows; ++row) sort_row(row, scratch);
+  const bool wide = scores.element_type() == ffi::F64;
+  if (ids.element_type() == ffi::S64) {
+    wide ? run(double{}, int64_t{}) : run(float{}, int64_t{});
   } else {
-    const int64_t parts = std::min(num_rows, 4 * workers.size());
-    workers.RunParts(num_rows, parts, [&](int64_t, int64_t row, int64_t end) {
-      SortScratch scratch(row_size, 1);
-      for (; row < end; ++row) sort_row(row, scratch);
-    });
+    wide ? run(double{}, int32_t{}) : run(float{}, int32_t{});
   }
   return ffi::Error::Success();
 }
@@ -587,8 +692,16 @@ ffi::Error Isotonic(ffi::ThreadPool pool, Slots list_start, Slots list_end,
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    harmonrank_argsort, Argsort,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().Ret<Slots>());
+    harmonrank_sort_lists, SortLists,
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Arg<ffi::AnyBuffer>()
+        .Arg<ffi::Buffer<ffi::PRED>>()
+        .Arg<ffi::AnyBuffer>()
+        .Ret<Slots>()
+        .Ret<Slots>()
+        .Ret<Slots>()
+        .Ret<ffi::Buffer<ffi::PRED>>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     harmonrank_soft_rank, SoftRank,

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import importlib.util
+import math
 from typing import Any
 import warnings
 
@@ -36,7 +37,7 @@ def backends() -> dict[str, str]:
     "pure" (made of JAX operations).
 
   >>> sorted(backends())
-  ['argsort', 'deviation', 'isotonic', 'soft_rank']
+  ['deviation', 'isotonic', 'soft_rank', 'sort_lists']
   """
   form = "pure"
   if jax.default_backend() == "cpu" and available() and not _disabled.value:
@@ -81,22 +82,19 @@ def available() -> bool:
 def form_of(
     operation: str,
     *,
-    results: tuple[tuple[int, Any], ...],
-    rows: bool = False,
+    results: tuple[Any, ...],
     linear: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
   """Makes a pure function an operation that also has a kernel.
 
-  The function takes arrays, keyword-only static values that the kernel does
-  not need, and returns a tuple of arrays.
+  The function takes arrays, and keyword-only static values that the kernel
+  does not need; it returns a tuple of arrays, all of the shape of its largest
+  argument. The entries of int32 arrays are flat positions in arrays of that
+  shape: `vmap` makes longer arrays, with positions moved on.
 
   Args:
     operation: its name; the kernel's symbol is `harmonrank_<operation>`.
-    results: of each result, the argument whose shape it has, and its dtype
-      (None for that of the argument).
-    rows: arrays are `[rows, N]` and their rows independent, so that `vmap`
-      makes more rows. Otherwise arrays are flat and their int32 entries are
-      slots, so that `vmap` makes a longer array with slots moved on.
+    results: the dtype of each result; None for that of the first argument.
     linear: the result is linear in the first argument, by a symmetric matrix.
   """
   primitive = core.Primitive(_target(operation))
@@ -112,8 +110,9 @@ def form_of(
       return tuple(primitive.bind(*_vary_alike(args), **static))
 
     def abstract(*avals, **_):
-      like = [(avals[i], dtype or avals[i].dtype) for i, dtype in results]
-      return [x.update(shape=x.shape, dtype=dtype) for x, dtype in like]
+      like = max(avals, key=lambda x: x.size)
+      return [like.update(dtype=jnp.dtype(dtype or avals[0].dtype))
+              for dtype in results]
 
     def batch(args, axes, **static):
       pairs = list(zip(args, axes, strict=True))
@@ -125,18 +124,17 @@ def form_of(
       return ([unfold(x, size) for x in outputs], [0] * len(outputs))
 
     def fold(x):
-      flat = x.reshape(-1, *x.shape[2:])
-      return flat if rows or x.dtype != jnp.int32 else flat + offset(x)
+      x = x + offset(x) if x.dtype == jnp.int32 else x
+      return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
     def unfold(x, size):
-      x = x.reshape(size, -1, *x.shape[1:])
-      if rows or x.dtype != jnp.int32:
-        return x
-      return x - offset(x).reshape(x.shape)
+      x = x.reshape(size, x.shape[0] // size, *x.shape[1:])
+      return x - offset(x) if x.dtype == jnp.int32 else x
 
     def offset(x):
-      return jnp.repeat(
-          jnp.arange(x.shape[0], dtype=jnp.int32) * x.shape[1], x.shape[1])
+      step = math.prod(x.shape[1:])
+      offsets = step * jnp.arange(x.shape[0], dtype=jnp.int32)
+      return offsets.reshape(-1, *(1 for _ in x.shape[1:]))
 
     lower_pure = mlir.lower_fun(pure, multiple_results=True)
     lower_kernel = jax.ffi.ffi_lowering(_target(operation))

@@ -1,8 +1,10 @@
 """Soft ranks and soft sorts: exact projections onto the permutahedron."""
 
 import functools
+from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from harmonrank_jax.ordering import isotonic
@@ -17,6 +19,7 @@ def soft_rank(
     strength: jax.Array | float,
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    regularization: str = "quadratic",
 ) -> jax.Array:
   """Differentiable ascending ranks: the projection of `scores / strength`.
 
@@ -43,6 +46,19 @@ def soft_rank(
   the strength `dr_i / d strength = -(r_i - mean rank of i's block) /
   strength`. At strength 0 both are 0.
 
+  With `regularization="entropic"` the distance is the Kullback-Leibler
+  divergence: the point of the permutahedron nearest to `exp(z)`, up to scale.
+  Pool `z - log(1..n)` by log-sum-exp; inside a block its ranks are shared out
+  by a softmax,
+
+    r_i = (sum of the block's ranks) exp(z_i) / (sum of exp(z) over the block).
+
+  The limits and the invariances are the same. A pair of neighbours pools when
+  its gap is below `strength * log((k + 1) / k)`, k the rank of the lower: low
+  ranks pool first, and a useful strength is of the order of the scores'
+  spread itself. Derivative: for a cotangent u,
+  `ds_i = r_i (u_i - mean of u over i's block, weighted by r) / strength`.
+
   Args:
     scores: `[..., N]` scores, any real dtype. N may be 0. Infinite scores are
       ranked hard, at the ends. An item whose score is NaN has rank NaN, and
@@ -54,30 +70,43 @@ def soft_rank(
       gradient.
     segment_ids: `[..., N]` integers: the items of a row that share an id form
       one list. The ids need be neither sorted nor contiguous.
+    regularization: "quadratic" or "entropic".
 
   Returns:
     `[..., N]` soft ranks in [1, N], float32 (float64 for float64 scores).
 
   Raises:
-    ValueError: if shapes do not fit, or a static strength is negative.
+    ValueError: if shapes do not fit, a static strength is negative, or the
+      regularization is unknown.
 
   References:
     Blondel, Teboul, Berthet, Djolonga, "Fast differentiable sorting and
-    ranking", ICML 2020, arXiv 2002.08871, eq. 5 and proposition 3. There the
-    ranks descend; here they ascend.
+    ranking", ICML 2020, arXiv 2002.08871, eq. 5 and propositions 3 and 4.
+    There the ranks descend; here they ascend.
 
   >>> import jax.numpy as jnp
   >>> soft_rank(jnp.array([0.7, 0.2, 0.8, 0.1]), strength=0.2)
   Array([3.25, 1.75, 3.75, 1.25], dtype=float32)
   >>> soft_rank(jnp.array([0.7, 0.2, 0.8, 0.1]), strength=0.0)
   Array([3., 2., 4., 1.], dtype=float32)
+  >>> ranks = soft_rank(jnp.array([0.7, 0.2, 0.8, 0.1]), strength=1.0,
+  ...                   regularization="entropic")
+  >>> [round(float(rank), 2) for rank in ranks]
+  [3.07, 1.86, 3.39, 1.68]
   """
   scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
   strength = _check_strength(strength, scores)
+  _check_regularization(regularization)
   if not scores.size:
     return scores
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
-  ranks, _ = rank_lists(scores, laid_out, strength)
+  if regularization == "entropic":
+    strength = jnp.broadcast_to(strength, scores.shape)
+    ranks = _entropic_rank(
+        scores.reshape(-1), strength.reshape(-1), laid_out,
+        row_size=scores.shape[-1]).reshape(scores.shape)
+  else:
+    ranks, _ = rank_lists(scores, laid_out, strength)
   return sorting.mark_nan(ranks, scores, where)
 
 
@@ -152,8 +181,7 @@ def _project_jvp(row_size, primals, tangents):
   return (ranks, blocks), (ranks_dot, no_tangent)
 
 
-@kernel.form_of(
-    "soft_rank", results=((0, None), (1, jnp.int32), (1, jnp.int32)))
+@kernel.form_of("soft_rank", results=(None, jnp.int32, jnp.int32))
 def _soft_rank(
     scores: jax.Array, order: jax.Array, list_start: jax.Array,
     list_end: jax.Array, valid: jax.Array, strength: jax.Array, *,
@@ -162,33 +190,75 @@ def _soft_rank(
   """Ranks in the order of the items; starts and ends of the blocks."""
   laid_out = sorting.SortedLists(
       order, segments.Blocks(list_start, list_end), valid)
-  slots = segments.permute(scores, order)
-  hard_ranks, ties = sorting.mid_ranks(slots, laid_out)
-  strength = segments.permute(_of_items(strength, scores), order)
-  soft = (strength > 0) & jnp.isfinite(slots) & valid
+  pooled = _pool_sorted(
+      scores, _of_items(strength, scores), laid_out, row_size, "quadratic")
+  # Differences from the block's first score: exact where scores are large.
+  first = segments.take(pooled.scores, pooled.blocks.start)
+  above = jnp.where(pooled.inside, pooled.scores - first, 0) / pooled.scale
+  ranks = jnp.where(
+      pooled.inside, pooled.middle + above
+      - segments.block_mean(above, pooled.blocks), pooled.hard_ranks)
+  return segments.unpermute(ranks, order), *pooled.blocks
+
+
+@functools.partial(jax.jit, static_argnames="row_size")
+def _entropic_rank(
+    scores: jax.Array, strength: jax.Array, laid_out: sorting.SortedLists, *,
+    row_size: int,
+) -> jax.Array:
+  """Entropic soft ranks of flat items `[S]`, each with its strength."""
+  pooled = _pool_sorted(scores, strength, laid_out, row_size, "entropic")
+  share = jnp.exp(_log_share(pooled.scores, pooled.scale, pooled.blocks))
+  total = pooled.middle * pooled.blocks.size.astype(share.dtype)
+  ranks = jnp.where(pooled.inside, total * share, pooled.hard_ranks)
+  return segments.unpermute(ranks, laid_out.order)
+
+
+class _Pooled(NamedTuple):
+  """Sorted scores and the blocks that they pool into, by slots."""
+
+  scores: jax.Array  # [S]
+  scale: jax.Array  # [S], the strength, or 1 where ranks are hard
+  hard_ranks: jax.Array  # [S]
+  blocks: segments.Blocks
+  inside: jax.Array  # [S] bool, pooled with another
+  middle: jax.Array  # [S], mean rank of the block
+
+
+def _pool_sorted(
+    scores: jax.Array, strength: jax.Array, laid_out: sorting.SortedLists,
+    row_size: int, regularization: str,
+) -> _Pooled:
+  """Pools what items `[S]` of these strengths pool into."""
+  slots = segments.permute(scores, laid_out.order)
+  hard_ranks, ties = sorting.mid_ranks(lax.stop_gradient(slots), laid_out)
+  strength = segments.permute(strength, laid_out.order)
+  soft = (strength > 0) & jnp.isfinite(slots) & laid_out.valid
   scale = jnp.where(soft, strength, 1)
   lists = laid_out.lists
   middle = segments.take(slots, (lists.start + lists.end) // 2)
-  centred = slots - jnp.where(jnp.isfinite(middle), middle, 0)
-  # Ties always pool, so their mean rank may stand for their ranks.
-  blocks = isotonic.isotonic_blocks(
-      centred / scale - hard_ranks, lists, row_size=row_size)
+  z = jnp.where(
+      soft, slots - jnp.where(jnp.isfinite(middle), middle, 0), slots) / scale
   index = jnp.arange(slots.shape[0], dtype=jnp.int32)
+  if regularization == "entropic":
+    log_ranks = jnp.log((index - lists.start + 1).astype(z.dtype))
+    blocks = isotonic.isotonic_blocks(
+        z - log_ranks, lists, weights=log_ranks, row_size=row_size,
+        logarithmic=True)
+  else:
+    # Ties always pool, so their mean rank may stand for their ranks.
+    blocks = isotonic.isotonic_blocks(
+        z - hard_ranks, lists, row_size=row_size)
   blocks = segments.Blocks(jnp.where(soft, blocks.start, index),
                            jnp.where(soft, blocks.end, index + 1))
   # A run of ties may stand in parts, each a block of the same mean.
   blocks = segments.join_blocks(blocks, soft & (ties.start != index))
-  # Differences from the block's first score: exact where scores are large.
-  inside = blocks.size > 1
-  above = jnp.where(
-      inside, slots - segments.take(slots, blocks.start), 0) / scale
-  ranks = (sorting.middle_rank(blocks, laid_out, slots.dtype)
-           + above - segments.block_mean(above, blocks))
-  ranks = jnp.where(inside, ranks, hard_ranks)
-  return segments.unpermute(ranks, order), blocks.start, blocks.end
+  return _Pooled(
+      slots, scale, hard_ranks, blocks, blocks.size > 1,
+      sorting.middle_rank(blocks, laid_out, slots.dtype))
 
 
-@kernel.form_of("deviation", results=((0, None),), linear=True)
+@kernel.form_of("deviation", results=(None,), linear=True)
 def _deviation(
     values: jax.Array, order: jax.Array, start: jax.Array, end: jax.Array
 ) -> tuple[jax.Array]:
@@ -212,6 +282,7 @@ def soft_sort(
     strength: jax.Array | float,
     where: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
+    regularization: str = "quadratic",
 ) -> jax.Array:
   """Differentiable ascending sort: a projection onto the values' polytope.
 
@@ -228,6 +299,14 @@ def soft_sort(
   with respect to the strength `-(i - mean position) / eps^2`. At strength 0
   the derivative is that of the hard sort, and 0 for the strength.
 
+  With `regularization="entropic"` means are taken of exponentials: the blocks
+  are those of `(1..n) / eps - w` pooled by log-sum-exp, and inside a block
+
+    result_i = i / eps + log(sum of exp(w)) - log(sum of exp((1..n) / eps)),
+
+  so that as the strength grows every position holds the logarithm of the mean
+  of `exp(values)`.
+
   Args:
     values: `[..., N]`, any real dtype. Infinite values sort hard, to the
       ends. NaN takes no part: it stays where it is.
@@ -237,12 +316,14 @@ def soft_sort(
       ones, in order of appearance, get the list's values ascending.
     segment_ids: `[..., N]` integers: positions of a row that share an id form
       one list.
+    regularization: "quadratic" or "entropic".
 
   Returns:
     `[..., N]`, float32 (float64 for float64 values).
 
   Raises:
-    ValueError: if shapes do not fit, or a static strength is negative.
+    ValueError: if shapes do not fit, a static strength is negative, or the
+      regularization is unknown.
 
   References:
     Blondel et al., ICML 2020, arXiv 2002.08871, eq. 6 (descending there).
@@ -256,6 +337,7 @@ def soft_sort(
   values, where, segment_ids = sorting.check_lists(
       values, where, segment_ids, name="values")
   strength = _check_strength(strength, values)
+  _check_regularization(regularization)
   if not values.size:
     return values
   taking_part = ~jnp.isnan(values)
@@ -269,23 +351,61 @@ def soft_sort(
   slots = jnp.arange(values.size, dtype=jnp.int32)
   alone = segments.Blocks(slots, slots + 1)
   position = sorting.middle_rank(alone, laid_out, values.dtype)
-  target = position / jnp.where(soft, strength, 1)
+  scale = jnp.where(soft, strength, 1)
+  target = _over(position, scale)
   # An infinite value is already where it belongs, and must not pool.
-  gap = jnp.where(
-      jnp.isinf(sorted_values), sorted_values, target - sorted_values)
+  infinite = jnp.isinf(sorted_values)
+  gap = jnp.where(infinite, sorted_values, target - sorted_values)
   blocks = isotonic.isotonic_blocks(
-      gap, laid_out.lists, row_size=values.shape[-1])
+      gap, laid_out.lists, row_size=values.shape[-1],
+      **({"weights": jnp.where(infinite, 0, sorted_values),
+          "logarithmic": True} if regularization == "entropic" else {}))
   blocks = segments.Blocks(jnp.where(soft, blocks.start, alone.start),
                            jnp.where(soft, blocks.end, alone.end))
-  middle = sorting.middle_rank(blocks, laid_out, values.dtype)
-  result = (segments.block_mean(sorted_values, blocks)
-            + (position - middle) / jnp.where(soft, strength, 1))
+  if regularization == "entropic":
+    result = (sorted_values + _log_share(position, scale, blocks)
+              - _log_share(sorted_values, jnp.ones_like(scale), blocks))
+  else:
+    middle = sorting.middle_rank(blocks, laid_out, values.dtype)
+    result = (segments.block_mean(sorted_values, blocks)
+              + _over(position - middle, scale))
   # The places of a list, in order of appearance, take its sorted slots.
   places = sorting.sort_lists(
       None, taking_part, segment_ids, shape=values.shape)
   result = segments.unpermute(
       jnp.where(places.valid, result, 0), places.order).reshape(values.shape)
   return sorting.mark_nan(result, values, where)
+
+
+@jax.custom_jvp
+def _over(values: jax.Array, strength: jax.Array) -> jax.Array:
+  """`values / strength`; its derivative does not square a tiny strength."""
+  return values / strength
+
+
+@_over.defjvp
+def _over_jvp(primals, tangents):
+  result = _over(*primals)
+  values_dot, strength_dot = tangents
+  return result, (values_dot - result * strength_dot) / primals[1]
+
+
+def _log_share(
+    slots: jax.Array, scale: jax.Array, blocks: segments.Blocks
+) -> jax.Array:
+  """Logarithm of the softmax of `slots / scale` in each ascending block."""
+  # From differences to the last and largest: no exponential above 1.
+  last = segments.take(slots, blocks.end - 1)
+  below = _over(jnp.where(
+      blocks.size > 1, slots - lax.stop_gradient(last), 0), scale)
+  return below - jnp.log(segments.block_sum(jnp.exp(below), blocks))
+
+
+def _check_regularization(regularization: str) -> None:
+  if regularization not in ("quadratic", "entropic"):
+    raise ValueError(
+        "regularization must be 'quadratic' or 'entropic', got "
+        f"{regularization!r}.")
 
 
 def _check_strength(

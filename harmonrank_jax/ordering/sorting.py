@@ -55,42 +55,53 @@ def sort_lists(
   Returns:
     The `SortedLists` of all rows.
   """
-  num_items = shape[-1] if shape else 0
-  num_rows = max(1, _size(shape[:-1]))
-  rows = (num_rows, num_items)
-  size = num_rows * num_items
-  offset = jnp.arange(num_rows, dtype=jnp.int32)[:, None] * num_items
-  valid = jnp.ones(rows, bool) if where is None else where.reshape(rows)
-  keys = []
+  rows = (_size(shape[:-1]), shape[-1])
+  if segment_ids is not None:
+    segment_ids = _integer_key(segment_ids)
   if scores is not None:
-    scores = scores.reshape(rows)
+    scores = lax.stop_gradient(scores)
+  # An empty array stands for what is not given.
+  given = [jnp.zeros(0, dtype) if x is None else x.reshape(rows)
+           for x, dtype in ((scores, jnp.float32), (where, bool),
+                            (segment_ids, jnp.int32))]
+  if not any(x.size for x in given):
+    given[1] = jnp.ones(rows, bool)
+  order, start, end, valid = (x.reshape(-1) for x in _sort_rows(*given))
+  return SortedLists(order, segments.Blocks(start, end), valid)
+
+
+@kernel.form_of("sort_lists", results=(jnp.int32, jnp.int32, jnp.int32, bool))
+def _sort_rows(
+    scores: jax.Array, where: jax.Array, segment_ids: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """`SortedLists` of arrays `[R, N]`, or `[0]` for what is not given."""
+  rows = max((scores, where, segment_ids), key=lambda x: x.size).shape
+  valid = where if where.size else jnp.ones(rows, bool)
+  keys = []
+  if scores.size:
     valid &= ~jnp.isnan(scores)
     # No number has the largest key: it is free for those that take no part.
     key = _float_key(scores)
     keys.append(jnp.where(valid, key, jnp.iinfo(key.dtype).max))
-  elif where is not None:
+  elif where.size:
     keys.append(jnp.where(valid, 0, 1))
-  if segment_ids is not None:
-    keys.append(_integer_key(segment_ids.reshape(rows)))
-  if keys:
-    order, = _argsort(*keys)
-  else:
-    order = lax.broadcasted_iota(jnp.int32, rows, 1)
-  order = (order + offset).reshape(size)
-  valid = segments.permute(valid.reshape(size), order)
-  slots = jnp.arange(size, dtype=jnp.int32)
-  is_first = (slots % max(num_items, 1) == 0) | ~valid
-  if segment_ids is not None:
-    ids = segments.permute(segment_ids.reshape(size), order)
-    is_first |= ids != jnp.roll(ids, 1)
-    return SortedLists(order, segments.run_blocks(is_first), valid)
-  # One list a row: its bounds are known without looking for runs.
-  start = slots // max(num_items, 1) * max(num_items, 1)
-  count = jnp.sum(valid.reshape(rows), axis=-1, dtype=jnp.int32)
-  end = start + jnp.broadcast_to(count[:, None], rows).reshape(size)
-  lists = segments.Blocks(
-      jnp.where(valid, start, slots), jnp.where(valid, end, slots + 1))
-  return SortedLists(order, lists, valid)
+  if segment_ids.size:
+    keys.append(segment_ids)
+  slots = lax.broadcasted_iota(jnp.int32, (_size(rows),), 0).reshape(rows)
+  row_start = slots[:, :1]
+  order = _argsort(keys) + row_start
+  if segment_ids.size:
+    flat = order.reshape(-1)
+    valid = segments.permute(valid.reshape(-1), flat).reshape(rows)
+    ids = segments.permute(segment_ids.reshape(-1), flat).reshape(rows)
+    is_first = (slots == row_start) | ~valid | (ids != jnp.roll(ids, 1, axis=1))
+    lists = segments.run_blocks(is_first.reshape(-1))
+    return order, lists.start.reshape(rows), lists.end.reshape(rows), valid
+  # One list a row, and who takes no part is at its end: no need to look.
+  row_end = row_start + jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.int32)
+  valid = slots < row_end
+  return (order, jnp.where(valid, row_start, slots),
+          jnp.where(valid, row_end, slots + 1), valid)
 
 
 def hard_rank(
@@ -174,7 +185,7 @@ def check_lists(
     raise ValueError(f"{name} must be real, got {scores.dtype}.")
   if not scores.ndim:
     raise ValueError(f"{name} must have shape [..., N], got a scalar.")
-  if scores.size >= 2**31:
+  if isinstance(scores.size, int) and scores.size >= 2**31:
     raise ValueError(
         f"{name} must have fewer than 2^31 items, got shape {scores.shape}.")
   scores = scores.astype(rank_dtype(scores))
@@ -209,13 +220,12 @@ def broadcast(
         f"shape {scores.shape} of {target}.") from None
 
 
-@kernel.form_of("argsort", results=((0, jnp.int32),), rows=True)
-def _argsort(*keys: jax.Array) -> tuple[jax.Array]:
+def _argsort(keys: list[jax.Array]) -> jax.Array:
   """Stable argsort of each row of `[R, N]`; the last key decides first."""
   if all(key.dtype == jnp.int32 for key in keys):
-    return (lax.platform_dependent(
-        *keys, cpu=_argsort_packed, default=_argsort_by_keys),)
-  return (_argsort_by_keys(*keys),)
+    return lax.platform_dependent(
+        *keys, cpu=_argsort_packed, default=_argsort_by_keys)
+  return _argsort_by_keys(*keys)
 
 
 def _argsort_packed(*keys: jax.Array) -> jax.Array:

@@ -64,7 +64,7 @@ def test_is_built_where_there_is_a_compiler():
 def test_says_which_forms_are_active():
   form = "kernel" if kernel.available() else "pure"
   forms = harmonrank_jax.backends()
-  assert set(forms) == {"argsort", "soft_rank", "deviation", "isotonic"}
+  assert set(forms) == {"sort_lists", "soft_rank", "deviation", "isotonic"}
   assert set(forms.values()) == {form}
   with kernel.disabled():
     assert set(harmonrank_jax.backends().values()) == {"pure"}

@@ -4,8 +4,6 @@ Almost all of the time is compilation, so the cases of many tests are rows of
 two shapes: one with three tiles to merge, the last not full, and one without.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,53 +11,11 @@ import pytest
 
 import harmonrank_jax
 from tests import oracles
+from tests.ordering.calculus import ROWS
+from tests.ordering.calculus import make_calculus
 
-ROWS, SIZE, SMALL = 18, 40, 12
+SIZE, SMALL = 40, 12
 SHAPE, SMALL_SHAPE = (ROWS, SIZE), (ROWS, SMALL)
-
-
-class Calculus(NamedTuple):
-  """Values and the Jacobians of each row, by both modes."""
-
-  values: np.ndarray  # [R, N]
-  by_items: np.ndarray  # [R, N, N], of each result by each item
-  by_items_forward: np.ndarray  # [R, N, N]
-  by_strength: np.ndarray  # [R, N]
-  by_strength_forward: np.ndarray  # [R, N]
-
-
-def make_calculus(operator, size):
-  shape = (ROWS, size)
-
-  @jax.jit
-  def calculus(values, strength, where, ids):
-    call = lambda v, e: operator(
-        v, strength=e, where=where, segment_ids=ids)
-    units = jnp.broadcast_to(
-        jnp.eye(size, dtype=values.dtype)[:, None], (size, *shape))
-    result, pull = jax.vjp(call, values, strength)
-    by_items, by_strength = jax.vmap(pull)(units)
-    push = lambda unit: jax.jvp(
-        call, (values, strength), (unit, jnp.zeros_like(strength)))[1]
-    by_items_forward = jax.vmap(push)(units)
-    _, by_strength_forward = jax.jvp(
-        call, (values, strength),
-        (jnp.zeros_like(values), jnp.ones_like(strength)))
-    return Calculus(
-        result, jnp.swapaxes(by_items, 0, 1), jnp.moveaxis(
-            by_items_forward, 0, 2), by_strength[..., 0].T,
-        by_strength_forward)
-
-  def checked(values, strength, where=None, ids=None):
-    values = np.broadcast_to(values, shape)
-    strength = np.broadcast_to(strength, (ROWS, 1)).astype(values.dtype)
-    where = np.ones(shape, bool) if where is None else where
-    ids = np.zeros(shape, np.int32) if ids is None else ids
-    result = calculus(values, strength, where, np.asarray(ids, np.int32))
-    return Calculus(*(np.asarray(x) for x in result))
-
-  return checked
-
 
 rank = make_calculus(harmonrank_jax.soft_rank, SIZE)
 small_rank = make_calculus(harmonrank_jax.soft_rank, SMALL)
