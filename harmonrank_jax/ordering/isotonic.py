@@ -583,7 +583,8 @@ def _merge_level(
   violates = exists & (low < junction) & (
       _mean_at(fit, junction - 1) > segments.take(fit.mean[0], middle))
 
-  one = jnp.ones_like(junction)
+  # From the data, so that under shard_map it varies over devices as they do.
+  one = jnp.where(violates, 1, jnp.ones_like(junction))
   bracket = _Bracket(one, jnp.where(violates, junction - low, 1),
                      one, jnp.where(violates, high - junction, 1))
   found = search_fn(

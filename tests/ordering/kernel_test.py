@@ -123,17 +123,18 @@ def test_vmap_of_any_axis_and_scan_are_a_loop_over_lists():
   jax.tree.map(lambda x, y: check(x[1], y), by_strength, expected)
 
 
-@needs_kernel
 @pytest.mark.parametrize("check_vma", [True, False])
-def test_runs_inside_shard_map(check_vma):
+@pytest.mark.parametrize("context", [contextlib.nullcontext, kernel.disabled])
+def test_runs_inside_shard_map(context, check_vma):
   mesh = jax.make_mesh((2,), ("lists",), axis_types=(AxisType.Auto,))
-  scores = random_scores()
+  scores = jnp.tile(random_scores(), (1, 3))
   gradient = lambda s: jax.vjp(soft_rank, s)[1](jnp.cos(s))[0]
-  sharded = jax.jit(jax.shard_map(
-      gradient, mesh=mesh, in_specs=P("lists"), out_specs=P("lists"),
-      check_vma=check_vma))
-  np.testing.assert_allclose(
-      sharded(scores), gradient(scores), rtol=1e-4, atol=1e-5)
+  with context():
+    sharded = jax.jit(jax.shard_map(
+        gradient, mesh=mesh, in_specs=P("lists"), out_specs=P("lists"),
+        check_vma=check_vma))(scores)
+    np.testing.assert_allclose(
+        sharded, gradient(scores), rtol=1e-4, atol=1e-5)
 
 
 @needs_kernel
