@@ -135,23 +135,3 @@ def padded_rows(lists, shape, fill=np.nan):
     values[row, :len(items)] = items
     where[row, :len(items)] = True
   return values, where
-
-
-def isotonic_logarithmic(values, log_weights):
-  """`log isotonic(exp(values))`, block after block by pool-adjacent-violators.
-
-  Returns:
-    The fit, and the label of the block of every item.
-  """
-  blocks = []  # Of each: how many items, log of sum, log of sum of weights.
-  for value, weight in zip(values, log_weights, strict=True):
-    block = (1, np.float64(value) + weight, np.float64(weight))
-    while blocks and blocks[-1][1] - blocks[-1][2] > block[1] - block[2]:
-      size, total, weight = blocks.pop()
-      block = (size + block[0], np.logaddexp(total, block[1]),
-               np.logaddexp(weight, block[2]))
-    blocks.append(block)
-  sizes, totals, weights = np.array(blocks, np.float64).T
-  sizes = sizes.astype(int)
-  return (np.repeat(totals - weights, sizes),
-          np.repeat(np.arange(len(sizes)), sizes))

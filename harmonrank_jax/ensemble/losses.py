@@ -143,7 +143,7 @@ def multi_objective_auc_loss(
   labels = metrics.valid_labels(labels, scores.dtype, where)
   weights = _normalised_weights(objective_weights, live, scores.dtype)
   # What an item's rank is worth: all that the gradient needs of the labels.
-  worth = jnp.sum(labels * (rate * _rows(weights, rate)), axis=-1)
+  worth = _weigh(labels, rate * _rows(weights, rate))
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
   bad = jnp.isnan(scores) if where is None else jnp.isnan(scores) & where
   valid = ~bad if where is None else where & ~bad
@@ -439,6 +439,15 @@ def _sum_items(array: jax.Array) -> jax.Array:
 def _rows(objectives: jax.Array, like: jax.Array) -> jax.Array:
   """`[M]` with leading axes of one, to meet `[..., N, M]`."""
   return objectives.reshape((1,) * (like.ndim - 1) + objectives.shape)
+
+
+def _weigh(labels: jax.Array, weights: jax.Array) -> jax.Array:
+  """Sums labels `[..., N, M]` by weights, `[..., 1, M]` or `[..., N, M]`."""
+  if weights.shape == labels.shape:
+    return jnp.sum(labels * weights, axis=-1)
+  # One weight for all items: a product of matrices is faster.
+  return jnp.matmul(labels, jnp.swapaxes(weights, -1, -2),
+                    precision=lax.Precision.HIGHEST)[..., 0]
 
 
 def _spread(

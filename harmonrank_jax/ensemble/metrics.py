@@ -10,6 +10,9 @@ from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 import harmonrank_jax.sharding as sharding
 
+# So many flags that their number fits into a byte.
+_IN_BYTE = 64
+
 
 class GroupAuc(NamedTuple):
   """AUC averaged over lists; `[...]`, or `[..., M]` for M objectives.
@@ -208,7 +211,11 @@ def pair_counts(
   values = valid_labels(labels, dtype, where)
 
   def classes(values):
-    positives = list_sum(values, where, segment_ids)
+    if labels.dtype == jnp.bool_ and segment_ids is None:
+      positive = labels if where is None else labels & where[..., None]
+      positives = _count(positive).astype(dtype)
+    else:
+      positives = list_sum(values, where, segment_ids)
     size = list_sizes(
         values[..., 0], dtype, where, segment_ids)[..., None]
     return positives * (size - positives)
@@ -228,6 +235,18 @@ def pair_counts(
     is_class = jnp.all((values == 0) | (values == 1))
     pairs = lax.cond(is_class, classes, graded, values)
   return pairs
+
+
+def _count(flags: jax.Array) -> jax.Array:
+  """How many of `[..., N, M]` are True, `[..., 1, M]`.
+
+  In bytes first: columns of bytes add up many at a time, those of words not.
+  """
+  *lists, num_items, objectives = flags.shape
+  pad = [(0, 0)] * len(lists) + [(0, -num_items % _IN_BYTE), (0, 0)]
+  parts = jnp.pad(flags, pad).reshape(*lists, -1, _IN_BYTE, objectives)
+  counts = jnp.sum(parts, axis=-2, dtype=jnp.int8)
+  return jnp.sum(counts, axis=-2, keepdims=True, dtype=jnp.int32)
 
 
 def centred(

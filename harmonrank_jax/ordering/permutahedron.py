@@ -190,8 +190,11 @@ def _soft_rank(
   """Ranks in the order of the items; starts and ends of the blocks."""
   laid_out = sorting.SortedLists(
       order, segments.Blocks(list_start, list_end), valid)
-  pooled = _pool_sorted(
-      scores, _of_items(strength, scores), laid_out, row_size, "quadratic")
+  if strength.shape == scores.shape:
+    strength = segments.permute(strength, order)
+  else:
+    strength = _of_items(strength, scores)  # The slots of a row are its own.
+  pooled = _pool_sorted(scores, strength, laid_out, row_size, "quadratic")
   # Differences from the block's first score: exact where scores are large.
   first = segments.take(pooled.scores, pooled.blocks.start)
   above = jnp.where(pooled.inside, pooled.scores - first, 0) / pooled.scale
@@ -207,6 +210,7 @@ def _entropic_rank(
     row_size: int,
 ) -> jax.Array:
   """Entropic soft ranks of flat items `[S]`, each with its strength."""
+  strength = segments.permute(strength, laid_out.order)
   pooled = _pool_sorted(scores, strength, laid_out, row_size, "entropic")
   share = jnp.exp(_log_share(pooled.scores, pooled.scale, pooled.blocks))
   total = pooled.middle * pooled.blocks.size.astype(share.dtype)
@@ -229,10 +233,9 @@ def _pool_sorted(
     scores: jax.Array, strength: jax.Array, laid_out: sorting.SortedLists,
     row_size: int, regularization: str,
 ) -> _Pooled:
-  """Pools what items `[S]` of these strengths pool into."""
+  """Pools items `[S]`; strengths are those of the slots `[S]`."""
   slots = segments.permute(scores, laid_out.order)
   hard_ranks, ties = sorting.mid_ranks(lax.stop_gradient(slots), laid_out)
-  strength = segments.permute(strength, laid_out.order)
   soft = (strength > 0) & jnp.isfinite(slots) & laid_out.valid
   scale = jnp.where(soft, strength, 1)
   lists = laid_out.lists
