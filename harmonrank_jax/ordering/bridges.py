@@ -157,9 +157,13 @@ def _excess_logarithmic(more: jax.Array, less: jax.Array) -> jax.Array:
   lost in the difference of large numbers may be more than all there is on the
   other side; giving up some of the larger side is then the harmless mistake.
   """
-  hidden = _SLACK * jnp.finfo(more.dtype).eps * (
-      1 + jnp.maximum(jnp.abs(more), jnp.abs(less)))
+  hidden = _hidden(jnp.maximum(jnp.abs(more), jnp.abs(less)))
   return more + jnp.log(-jnp.expm1(-hidden - jnp.maximum(more - less, 0)))
+
+
+def _hidden(size: jax.Array) -> jax.Array:
+  """What rounding may hide in a sum of logarithms of some size."""
+  return _SLACK * jnp.finfo(size.dtype).eps * (1 + size)
 
 
 LINEAR = _Algebra(
@@ -323,8 +327,15 @@ def _merge_dense(
   last, first = value[:, half - 1:half], value[:, half:half + 1]
   is_left = (jnp.arange(2 * half) < half)[None, :, None]
   above = value - first
-  pooled = jnp.where(is_left, (above > level) | (value >= last),
-                     (above < level) | (value <= first))
+  near = jnp.zeros_like(above)
+  if algebra.absorbs:
+    # A block that has all the weight is on the level, and must pool.
+    # Alike for all of a block, so that it stays whole.
+    apart = jnp.abs(weight - weight[:, half:half + 1])
+    near = _hidden(jnp.abs(above) + jnp.max(
+        jnp.where(lists == list_here, apart, 0), axis=1, keepdims=True))
+  pooled = jnp.where(is_left, (above > level - near) | (value >= last),
+                     (above < level + near) | (value <= first))
   pooled &= (lists == list_here) & (last > first)
   pooled &= lists[:, half - 1:half] == list_here
   link = jnp.where(is_left, _TO_NEXT, _TO_PREVIOUS).astype(jnp.int32)

@@ -140,8 +140,8 @@ def assert_logarithmic_fits(dtype, form, tolerance):
       for family in families.values() for scale in (1, 1e6)]).astype(dtype)
   rng = np.random.default_rng(0)
   log_weights = np.stack([
-      # Every item of more weight than all before it; equal; anything.
-      np.arange(size, dtype=dtype), np.zeros(size), 3 * rng.normal(size=size),
+      # Every item of more weight than all before it; equal; of any size.
+      np.arange(size, dtype=dtype), np.zeros(size), 99 * rng.normal(size=size),
   ])[np.arange(len(values)) % 3].astype(dtype)
   # One list, or several; some of one item, some of parts of tiles.
   edges = [[0, size], [0, 300, 301, 302, 500, 512, 1024, size]]
@@ -172,9 +172,10 @@ def test_logarithmic_fits_by_fixed_steps_agree_with_the_oracle(x64):
   assert_logarithmic_fits(np.float64, "sect", 1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pure"], indirect=True)
 def test_float32_logarithmic_fits_by_bisection_agree_with_the_oracle():
-  assert_logarithmic_fits(np.float32, "bisect", 1e-6)
+  assert_logarithmic_fits(np.float32, "bisect", 4e-6)
 
 
 def test_steps_of_many_probes_are_few():

@@ -123,8 +123,9 @@ def test_vmap_of_any_axis_and_scan_are_a_loop_over_lists():
   jax.tree.map(lambda x, y: check(x[1], y), by_strength, expected)
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
-@pytest.mark.parametrize("context", [contextlib.nullcontext, kernel.disabled])
+@pytest.mark.parametrize("context, check_vma", [
+    (contextlib.nullcontext, True), (contextlib.nullcontext, False),
+    (kernel.disabled, True)])
 def test_runs_inside_shard_map(context, check_vma):
   mesh = jax.make_mesh((2,), ("lists",), axis_types=(AxisType.Auto,))
   scores = jnp.tile(random_scores(), (1, 3))
