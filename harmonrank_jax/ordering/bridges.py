@@ -73,7 +73,7 @@ def partition(
   is_pad = slots % padded >= row_size
 
   def pad(array, fill):
-    array = lax.stop_gradient(array).reshape(rows, row_size)
+    array = array.reshape(rows, row_size)
     return jnp.pad(array, ((0, 0), (0, grow)), constant_values=fill)
 
   def to_lanes(array):

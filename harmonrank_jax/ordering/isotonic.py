@@ -129,14 +129,13 @@ def isotonic_blocks(
     Blondel, Teboul, Berthet, Djolonga, ICML 2020, arXiv 2002.08871,
     proposition 4, for the logarithmic fit (it descends there).
   """
-  values = lax.stop_gradient(values)
+  values, weights = jax.tree.map(lax.stop_gradient, (values, weights))
   if logarithmic:
     return bridges.partition(
         values, lists, weights, row_size, bridges.LOGARITHMIC,
         bridges.find_bridges)
   arrays = (values,) if weights is None else (values, weights)
-  return segments.Blocks(*_isotonic(
-      *lists, *map(lax.stop_gradient, arrays), row_size=row_size))
+  return segments.Blocks(*_isotonic(*lists, *arrays, row_size=row_size))
 
 
 @kernel.form_of("isotonic", results=(jnp.int32, jnp.int32))
