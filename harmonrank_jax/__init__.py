@@ -1,5 +1,10 @@
 """Ranking-aligned multi-objective ensembles in JAX."""
 
+from harmonrank_jax.diversity.greedy import Slate
+from harmonrank_jax.diversity.greedy import greedy_dpp
+from harmonrank_jax.diversity.greedy import greedy_mmr
+from harmonrank_jax.diversity.greedy import greedy_ssd
+from harmonrank_jax.diversity.greedy import greedy_top_k
 from harmonrank_jax.ensemble.baselines import tune_weights
 from harmonrank_jax.ensemble.calibration import Platt
 from harmonrank_jax.ensemble.calibration import calibrate
@@ -37,6 +42,7 @@ __all__ = [
     "PepNetConfig",
     "Platt",
     "ProfileEncoder",
+    "Slate",
     "SoftAucDiagnostics",
     "auc",
     "auc_margin_loss",
@@ -46,6 +52,10 @@ __all__ = [
     "calibrate",
     "closed_form_score",
     "fit_platt",
+    "greedy_dpp",
+    "greedy_mmr",
+    "greedy_ssd",
+    "greedy_top_k",
     "group_auc",
     "hard_rank",
     "isotonic_regression",

@@ -1,0 +1,1 @@
+"""From scored candidates to a slate that is relevant and varied."""
