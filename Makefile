@@ -24,7 +24,7 @@ test-slow: $(VENV)/.installed-dev $(VENV)/.kernel
 # there is nothing to build, and the library works all the same.
 kernel: $(VENV)/.kernel
 
-$(VENV)/.kernel: $(VENV)/.installed setup.py harmonrank_jax/ordering/kernel.cc
+$(VENV)/.kernel: $(VENV)/.installed setup.py harmonrank_jax/workers.h $(wildcard harmonrank_jax/*/kernel.cc)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
@@ -41,4 +41,4 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	rm -f harmonrank_jax/ordering/_kernel*.so
+	rm -f harmonrank_jax/_kernel*.so

@@ -9,8 +9,11 @@ import subprocess
 import setuptools
 from setuptools.command import build_ext
 
-SOURCE = "harmonrank_jax/ordering/kernel.cc"
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared")
+SOURCES = ["harmonrank_jax/ordering/kernel.cc",
+           "harmonrank_jax/diversity/kernel.cc"]
+HEADERS = ["harmonrank_jax/workers.h"]
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno",
+         "-fno-trapping-math")
 
 
 class BuildKernel(build_ext.build_ext):
@@ -35,5 +38,5 @@ class BuildKernel(build_ext.build_ext):
 
 setuptools.setup(
     ext_modules=[setuptools.Extension(
-        "harmonrank_jax.ordering._kernel", [SOURCE], optional=True)],
+        "harmonrank_jax._kernel", SOURCES, depends=HEADERS, optional=True)],
     cmdclass={"build_ext": BuildKernel})

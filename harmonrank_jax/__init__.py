@@ -1,5 +1,8 @@
 """Ranking-aligned multi-objective ensembles in JAX."""
 
+from harmonrank_jax.diversity.flow_pool import Pool
+from harmonrank_jax.diversity.flow_pool import allocate_quotas
+from harmonrank_jax.diversity.flow_pool import flow_pool
 from harmonrank_jax.diversity.greedy import Slate
 from harmonrank_jax.diversity.greedy import greedy_dpp
 from harmonrank_jax.diversity.greedy import greedy_mmr
@@ -25,8 +28,8 @@ from harmonrank_jax.ensemble.network import HarmonRank
 from harmonrank_jax.ensemble.network import HarmonRankConfig
 from harmonrank_jax.ensemble.network import ProfileEncoder
 from harmonrank_jax.ensemble.network import with_platt
+from harmonrank_jax.kernel import backends
 from harmonrank_jax.ordering.isotonic import isotonic_regression
-from harmonrank_jax.ordering.kernel import backends
 from harmonrank_jax.ordering.permutahedron import soft_rank
 from harmonrank_jax.ordering.permutahedron import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
@@ -41,9 +44,11 @@ __all__ = [
     "PepNet",
     "PepNetConfig",
     "Platt",
+    "Pool",
     "ProfileEncoder",
     "Slate",
     "SoftAucDiagnostics",
+    "allocate_quotas",
     "auc",
     "auc_margin_loss",
     "backends",
@@ -52,6 +57,7 @@ __all__ = [
     "calibrate",
     "closed_form_score",
     "fit_platt",
+    "flow_pool",
     "greedy_dpp",
     "greedy_mmr",
     "greedy_ssd",

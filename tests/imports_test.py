@@ -9,12 +9,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = "harmonrank_jax"
 # What the modules of a room may import of the other rooms.
 ARROWS = {
-    "ordering": set(),
+    "kernel": set(),
+    "ordering": {"kernel"},
     "data": set(),
     "predictor": {"data"},
     "sharding": set(),
     "ensemble": {"ordering", "sharding"},
-    "diversity": {"ordering", "sharding"},
+    "diversity": {"kernel", "ordering", "sharding"},
     "reranker": {"diversity", "ordering", "sharding"},
 }
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from harmonrank_jax.ordering import kernel
+from harmonrank_jax import kernel
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "torchsort")
 # A sample is as many calls as take this long: no shorter than a clock can see.

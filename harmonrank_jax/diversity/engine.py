@@ -10,13 +10,16 @@ array, nor an N x K one without a window.
 
 from collections.abc import Callable
 import functools
+from typing import Any
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
-from harmonrank_jax import sharding
+import harmonrank_jax.kernel as kernel
+import harmonrank_jax.sharding as sharding
 
 _EXACT = lax.Precision.HIGHEST
 _einsum = functools.partial(jnp.einsum, precision=_EXACT)
@@ -207,14 +210,14 @@ class _Memory(NamedTuple):
   """What the next picks are compared with, in each list."""
 
   rows: jax.Array  # [B, G, R, D]
-  count: jax.Array  # [B, G] int32, picks and what was shown before
+  num_rows: jax.Array  # [B, G] int32, picks and what was shown before
   volume: jax.Array  # [B, G]
 
 
 class _Choice(NamedTuple):
   """The best candidate of each list."""
 
-  index: jax.Array  # [B, G] int32
+  item: jax.Array  # [B, G] int32
   key: jax.Array  # [B, G]
   feature: jax.Array  # [B, G, D], of unit length
   category: jax.Array  # [B, G] int32
@@ -249,12 +252,82 @@ def pick(
     fill: see above.
     axis_name: mesh axes over which the candidates of a row are sharded.
   """
-  p = problem
-  dtype = p.relevance.dtype
-  if not p.relevance.size:
-    shape = (*p.limits.shape, num_slots)
+  dtype = problem.relevance.dtype
+  if not (problem.relevance.size and problem.limits.size):
+    shape = (*problem.limits.shape, num_slots)
     return Picks(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, dtype),
-                 jnp.zeros(p.limits.shape, jnp.int32))
+                 jnp.zeros(problem.limits.shape, jnp.int32))
+  static: dict[str, Any] = {
+      "criterion": criterion, "num_slots": num_slots,
+      "windowed": windowed, "ridge": ridge, "fill": fill}
+  if axis_name is not None:
+    return Picks(*_loop(problem, axis_name=axis_name, **static))
+  if dtype == jnp.float64 or problem.features.dtype not in (
+      jnp.float32, jnp.bfloat16):
+    return Picks(*_loop(problem, axis_name=None, **static))
+  return Picks(*_greedy(*problem, **static))
+
+
+def subset(problem: Problem, chosen: jax.Array) -> Problem:
+  """The problem of some candidates of every row, as one list.
+
+  Args:
+    problem: of lists that are rows.
+    chosen: `[B, N']` int32, which; -1 for none.
+  """
+  index = jnp.maximum(chosen, 0)
+  return problem._replace(
+      features=_at(problem.features, index),
+      relevance=jnp.where(
+          chosen < 0, -jnp.inf, _at(problem.relevance, index)),
+      lists=jnp.zeros((1, chosen.shape[1]), jnp.int32),
+      categories=_at(problem.categories, index))
+
+
+def superset(picks: Picks, chosen: jax.Array) -> Picks:
+  """Picks of a `subset` with the indices of all candidates."""
+  shape = picks.indices.shape
+  index = jnp.maximum(picks.indices, 0).reshape(shape[0], -1)
+  index = jnp.take_along_axis(chosen, index, axis=1).reshape(shape)
+  return picks._replace(indices=jnp.where(picks.indices < 0, -1, index))
+
+
+def _results(*problem: jax.ShapeDtypeStruct, num_slots: int, **_):
+  relevance, limits = problem[1], problem[4]
+  shape = (max(x.shape[0] for x in problem), limits.shape[1])
+  return [((*shape, num_slots), jnp.int32),
+          ((*shape, num_slots), relevance.dtype), (shape, jnp.int32)]
+
+
+def _attributes(*, criterion, windowed, ridge, fill, **_):
+  return {"criterion": np.int32(criterion.code), "windowed": windowed,
+          "ridge": np.float32(-1 if ridge is None else ridge), "fill": fill}
+
+
+@kernel.form_of(
+    "greedy", layout=kernel.rows(_results), attributes=_attributes)
+def _greedy(*problem: jax.Array, **static):
+  """`_loop`, which has a kernel."""
+  count = max(x.shape[0] for x in problem)
+  p = Problem(*(jnp.broadcast_to(x, (count, *x.shape[1:]))
+                if x.shape[0] == 1 else x for x in problem))
+  # These are large, and may well be shared.
+  p = p._replace(features=problem[0], lists=problem[2], categories=problem[3])
+  return _loop(p, axis_name=None, **static)
+
+
+def _loop(
+    p: Problem,
+    *,
+    criterion: Criterion,
+    num_slots: int,
+    windowed: bool,
+    ridge: float | None,
+    fill: bool,
+    axis_name: sharding.AxisName | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """`pick` in operations of JAX."""
+  dtype = p.relevance.dtype
   lists = _lists_of(p, axis_name)
   compare = _Window if windowed else _Everything
   comparison = compare(lists, criterion, ridge, num_slots)
@@ -268,7 +341,7 @@ def pick(
 
     def key_at(value):
       term = criterion.term(value, lists.spread(volume),
-                            lists.spread(state.memory.count > 0))
+                            lists.spread(state.memory.num_rows > 0))
       return base + p.weight[:, None] * term
 
     choice = lists.choose(key_at(value))
@@ -283,14 +356,24 @@ def pick(
         relevance=jnp.where(
             lists.is_chosen(choice), -jnp.inf, state.relevance),
         remaining=state.remaining - lists.count_categories(choice)), choice)
-    return state, (jnp.where(choice.found, choice.index, -1),
+    return state, (jnp.where(choice.found, choice.item, -1),
                    jnp.where(choice.found, choice.key, 0), by_key)
 
-  start = comparison.start(p)
-  _, (indices, gains, by_key) = lax.scan(
-      step, start, jnp.arange(num_slots, dtype=jnp.int32))
-  return Picks(jnp.moveaxis(indices, 0, -1), jnp.moveaxis(gains, 0, -1),
-               jnp.sum(by_key, axis=0, dtype=jnp.int32))
+  def body(slot: jax.Array, carry):
+    state, indices, gains, num_valid = carry
+    state, (index, gain, by_key) = step(state, slot)
+    put = functools.partial(
+        lax.dynamic_update_index_in_dim, index=slot, axis=2)
+    return state, put(indices, index), put(gains, gain), num_valid + by_key
+
+  shape = p.limits.shape
+  start = (comparison.start(p), jnp.full((*shape, num_slots), -1, jnp.int32),
+           jnp.zeros((*shape, num_slots), dtype), jnp.zeros(shape, jnp.int32))
+  # Of one list the limit is the number of slots, a static trip count, which
+  # accelerators need not wait for; of many lists it may be far below.
+  last = num_slots if shape[1] == 1 else jnp.minimum(
+      jnp.max(p.limits, initial=0), num_slots)
+  return lax.fori_loop(0, last, body, start)[1:]
 
 
 class _Everything:
@@ -303,7 +386,7 @@ class _Everything:
 
   def start(self, p: Problem) -> _State:
     memory = self._lists.memory(p)
-    shown = jnp.arange(p.rows.shape[1]) < memory.count[..., None]
+    shown = jnp.arange(p.rows.shape[1]) < memory.num_rows[..., None]
     value = self._compared(
         jnp.full_like(p.relevance, self._criterion.start), memory.rows, shown)
     rows = jnp.pad(
@@ -409,8 +492,10 @@ class _OneList:
       found = _einsum("brd,nd->brn", rows[:, 0], features[0])
     else:
       found = _einsum("brd,bnd->brn", rows[:, 0], features)
-    return jnp.where(
-        present[:, 0, :, None], found * self._scale[:, None], nothing)
+    scale = self._scale[:, None]
+    # The product with a feature that is not finite may be NaN.
+    found = jnp.where(scale > 0, found * scale, 0)
+    return jnp.where(present[:, 0, :, None], found, nothing)
 
   def choose(self, keys: jax.Array) -> _Choice:
     """The first candidate of the largest of `[B, N]` keys, in each list."""
@@ -420,7 +505,7 @@ class _OneList:
   def is_chosen(self, choice: _Choice) -> jax.Array:
     """`[B, N]` bool."""
     items = jnp.arange(self._num_items, dtype=jnp.int32)
-    return (items == choice.index) & choice.found
+    return (items == choice.item) & choice.found
 
   def count_categories(self, choice: _Choice) -> jax.Array:
     """`[B, C]` int32, how many candidates of each were chosen."""
@@ -448,13 +533,17 @@ class _ManyLists(_OneList):
     return jnp.take_along_axis(values, self._lists, axis=1)
 
   def products(self, rows, present, nothing):
-    features = self._features.astype(rows.dtype)[:, :, None]
-    own = jnp.take_along_axis(rows, self._lists[..., None, None], axis=1)
-    # A sum of products that is fused with the gather, where a matrix product
-    # would need every candidate's row written out.
-    found = jnp.sum(features * own, axis=-1) * self._scale[..., None]
-    present = jnp.take_along_axis(present, self._lists[..., None], axis=1)
-    return jnp.moveaxis(jnp.where(present, found, nothing), -1, 1)
+    # With the rows of all lists, of which there are few, and then its own: a
+    # matrix product, where each with its own would have to gather its rows.
+    features = jnp.broadcast_to(
+        self._features, (self._num_rows, *self._features.shape[1:]))
+    every = _einsum("bgrd,bnd->bgrn", rows, features.astype(rows.dtype))
+    own = self._lists[:, None, None, :]
+    found = jnp.take_along_axis(every, own, axis=1)[:, 0]
+    present = jnp.take_along_axis(present[..., None], own, axis=1)[:, 0]
+    scale = self._scale[:, None]
+    return jnp.where(
+        present, jnp.where(scale > 0, found * scale, 0), nothing)
 
   def choose(self, keys):
     count = self._num_rows * self._num_lists
@@ -468,7 +557,7 @@ class _ManyLists(_OneList):
     return self._choice(index, best)
 
   def is_chosen(self, choice):
-    chosen = jnp.where(choice.found, choice.index, -1)
+    chosen = jnp.where(choice.found, choice.item, -1)
     return self.spread(chosen) == jnp.arange(self._num_items, dtype=jnp.int32)
 
 
@@ -485,7 +574,7 @@ class _ShardedList(_OneList):
     # Everything about a choice in words of one array: one collective a slot.
     word = jnp.int64 if keys.dtype == jnp.float64 else jnp.int32
     packed = jnp.concatenate([
-        (own.index + self._first).astype(word)[..., None],
+        (own.item + self._first).astype(word)[..., None],
         own.category.astype(word)[..., None],
         lax.bitcast_convert_type(own.key, word)[..., None],
         lax.bitcast_convert_type(own.feature, word)], axis=2)
@@ -500,7 +589,7 @@ class _ShardedList(_OneList):
 
   def is_chosen(self, choice):
     items = self._first + jnp.arange(self._num_items, dtype=jnp.int32)
-    return (items == choice.index) & choice.found
+    return (items == choice.item) & choice.found
 
 
 def _lists_of(p: Problem, axis_name: sharding.AxisName | None) -> _OneList:

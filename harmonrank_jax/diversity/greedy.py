@@ -11,12 +11,10 @@ from typing import NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
+from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import engine
-from harmonrank_jax.sharding import AxisName
-
-FILLS = ("none", "relevance")
+import harmonrank_jax.sharding as sharding
 
 
 class Slate(NamedTuple):
@@ -51,7 +49,7 @@ def greedy_dpp(
     ridge: float | None = None,
     fill: str = "none",
     prefilter: int | None = None,
-    axis_name: AxisName | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> Slate:
   """Greedy MAP of a determinantal point process: a relevant and varied slate.
 
@@ -130,16 +128,12 @@ def greedy_dpp(
   >>> greedy_dpp(features, relevance, num_selected=2, theta=0.95).indices
   Array([0, 1], dtype=int32)
   """
-  if fill not in FILLS:
-    raise ValueError(f"fill must be one of {FILLS}, got {fill!r}.")
-  if isinstance(ridge, (int, float)) and not 0 <= ridge <= 1:
-    raise ValueError(f"ridge must be in [0, 1], got {ridge}.")
-  request = _Request(
-      features, relevance, num_selected, where, shown_features, category_ids,
-      quotas, window, slot_bias)
-  theta = request.knob(theta, below_one=True)
-  problem, windowed = request.problem(
-      theta / (1 - theta), jnp.ones_like(theta), engine.DPP, ridge)
+  ridge = arguments.check_options(fill, ridge)
+  request = arguments.Arguments(
+      features, relevance, num_selected, where, shown_features=shown_features,
+      category_ids=category_ids, quotas=quotas, window=window,
+      slot_bias=slot_bias)
+  problem, windowed = request.dpp(theta, ridge)
 
   def pick(problem):
     return engine.pick(
@@ -148,12 +142,12 @@ def greedy_dpp(
         axis_name=axis_name)
 
   if prefilter is None:
-    return request.slate(pick(problem))
+    return _slate(request, pick(problem))
   if prefilter < 1:
     raise ValueError(f"prefilter must be at least 1, got {prefilter}.")
   if axis_name is not None:
     raise ValueError("prefilter is for candidates on one device.")
-  return request.slate(_prefiltered(problem, prefilter, pick))
+  return _slate(request, _prefiltered(problem, prefilter, pick))
 
 
 def greedy_mmr(
@@ -168,7 +162,7 @@ def greedy_mmr(
     quotas: jax.Array | None = None,
     window: int | None = None,
     slot_bias: jax.Array | None = None,
-    axis_name: AxisName | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> Slate:
   """Maximal marginal relevance: not too similar to any one pick before.
 
@@ -204,9 +198,10 @@ def greedy_mmr(
   ...            theta=0.5).indices
   Array([0, 2], dtype=int32)
   """
-  request = _Request(
-      features, relevance, num_selected, where, shown_features, category_ids,
-      quotas, window, slot_bias)
+  request = arguments.Arguments(
+      features, relevance, num_selected, where, shown_features=shown_features,
+      category_ids=category_ids, quotas=quotas, window=window,
+      slot_bias=slot_bias)
   return _penalised(request, theta, engine.MMR, axis_name)
 
 
@@ -222,7 +217,7 @@ def greedy_ssd(
     quotas: jax.Array | None = None,
     window: int | None = None,
     slot_bias: jax.Array | None = None,
-    axis_name: AxisName | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> Slate:
   """Sliding spectrum decomposition: relevance plus the volume of the window.
 
@@ -262,9 +257,10 @@ def greedy_ssd(
   ...            theta=0.5).indices
   Array([0, 2], dtype=int32)
   """
-  request = _Request(
-      features, relevance, num_selected, where, shown_features, category_ids,
-      quotas, window, slot_bias)
+  request = arguments.Arguments(
+      features, relevance, num_selected, where, shown_features=shown_features,
+      category_ids=category_ids, quotas=quotas, window=window,
+      slot_bias=slot_bias)
   return _penalised(request, theta, engine.SSD, axis_name)
 
 
@@ -276,7 +272,7 @@ def greedy_top_k(
     category_ids: jax.Array | None = None,
     quotas: jax.Array | None = None,
     slot_bias: jax.Array | None = None,
-    axis_name: AxisName | None = None,
+    axis_name: sharding.AxisName | None = None,
 ) -> Slate:
   """The most relevant candidates: the limit theta = 1 of the others.
 
@@ -305,174 +301,30 @@ def greedy_top_k(
   Array([1, 0], dtype=int32)
   """
   relevance = jnp.asarray(relevance)
-  request = _Request(
+  request = arguments.Arguments(
       jnp.zeros((*relevance.shape[-1:], 0)), relevance, num_selected, where,
-      None, category_ids, quotas, None, slot_bias)
+      category_ids=category_ids, quotas=quotas, slot_bias=slot_bias)
   one = request.knob(1.0, below_one=False)
   problem, _ = request.problem(one, one, engine.DPP, None)
-  return request.slate(engine.pick(
+  return _slate(request, engine.pick(
       problem, criterion=engine.DPP, num_slots=num_selected, windowed=False,
       ridge=None, fill=False, axis_name=axis_name))
+
+
+def _slate(request: arguments.Arguments, picks: engine.Picks) -> Slate:
+  """What was picked, in the shape of the arguments."""
+  shape = (*request.batch, request.num_selected)
+  return Slate(picks.indices.reshape(shape), picks.gains.reshape(shape),
+               picks.num_valid.reshape(request.batch))
 
 
 def _penalised(request, theta, criterion, axis_name) -> Slate:
   """`theta` times relevance against `1 - theta` times something in [-1, 1]."""
   theta = request.knob(theta, below_one=False)
   problem, windowed = request.problem(theta, 1 - theta, criterion, None)
-  return request.slate(engine.pick(
+  return _slate(request, engine.pick(
       problem, criterion=criterion, num_slots=request.num_selected,
       windowed=windowed, ridge=None, fill=False, axis_name=axis_name))
-
-
-class _Request:
-  """Arguments that all methods share, checked and brought to B rows."""
-
-  def __init__(
-      self, features, relevance, num_selected, where, shown_features,
-      category_ids, quotas, window, slot_bias):
-    features, relevance = jnp.asarray(features), jnp.asarray(relevance)
-    for name, array in (("features", features), ("relevance", relevance)):
-      if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} must be real, got {array.dtype}.")
-    if not relevance.ndim:
-      raise ValueError("relevance must have shape [..., N], got a scalar.")
-    if num_selected < 0:
-      raise ValueError(
-          f"num_selected must be at least 0, got {num_selected}.")
-    if window is not None and window < 1:
-      raise ValueError(f"window must be at least 1, got {window}.")
-    self._shape = relevance.shape
-    self._dtype = jnp.promote_types(
-        jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
-    self._batch, num_items = relevance.shape[:-1], relevance.shape[-1]
-    self._num_rows = int(np.prod(self._batch))
-    self.num_selected, self._window = num_selected, window
-    self._features = self._rows(
-        features, "features", (num_items, *features.shape[-1:]), shared=True)
-    finite = jnp.isfinite(relevance)
-    if where is not None:
-      finite &= self._broadcast(
-          jnp.asarray(where, bool), "where", relevance.shape)
-    self._relevance = jnp.where(
-        finite, relevance.astype(self._dtype), -jnp.inf).reshape(
-            self._num_rows, num_items)
-    self._shown = self._shown_rows(shown_features)
-    self._categories, self._quotas, self._bias = self._rules(
-        category_ids, quotas, slot_bias)
-
-  def knob(self, theta: jax.Array | float, *, below_one: bool) -> jax.Array:
-    """Theta of each row, `[B]`."""
-    if isinstance(theta, (int, float)) and not (
-        0 <= theta < 1 or (theta == 1 and not below_one)):
-      interval = "[0, 1)" if below_one else "[0, 1]"
-      raise ValueError(f"theta must be in {interval}, got {theta}.")
-    theta = self._broadcast(
-        jnp.asarray(theta, self._dtype), "theta", self._batch)
-    most = 1 - jnp.finfo(self._dtype).epsneg if below_one else 1
-    return jnp.clip(theta, 0, most).reshape(self._num_rows)
-
-  def problem(
-      self, of_relevance: jax.Array, of_term: jax.Array,
-      criterion: engine.Criterion, ridge: float | None,
-  ) -> tuple[engine.Problem, bool]:
-    """The problem, and whether picks are compared within a window only."""
-    rows, count = self._shown
-    volume = jnp.ones(self._num_rows, self._dtype)
-    # A window that nothing leaves is none.
-    windowed = (self._window is not None and
-                self._window <= rows.shape[1] + self.num_selected)
-    if windowed:
-      size = self._window - 1
-      # The newest stand last, and none before the first.
-      order = (jnp.arange(size) - size + count[:, None])
-      padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
-      rows = jnp.take_along_axis(
-          padded, jnp.where(order < 0, -1, order)[..., None], axis=1)
-      count = jnp.minimum(count, size)
-    elif criterion.is_orthogonal and rows.shape[1]:
-      rows, volume = engine.directions(rows, ridge)
-    relevance = jnp.where(  # 0 times -inf is not 0.
-        self._relevance > -jnp.inf,
-        of_relevance[:, None] * self._relevance, -jnp.inf)
-    return engine.Problem(
-        features=self._features, relevance=relevance,
-        lists=jnp.zeros((1, self._shape[-1]), jnp.int32),
-        categories=self._categories,
-        limits=jnp.full((self._num_rows, 1), self.num_selected, jnp.int32),
-        quotas=self._quotas,
-        slot_bias=jnp.where(
-            jnp.isfinite(self._bias),
-            of_relevance[:, None, None] * self._bias, -jnp.inf),
-        weight=of_term, rows=rows, num_rows=count, volume=volume), windowed
-
-  def slate(self, picks: engine.Picks) -> Slate:
-    """What was picked, in the shape of the arguments."""
-    shape = (*self._batch, self.num_selected)
-    return Slate(picks.indices.reshape(shape), picks.gains.reshape(shape),
-                 picks.num_valid.reshape(self._batch))
-
-  def _shown_rows(self, shown):
-    """Unit features `[B, S, D]`, the ones there are first; their number."""
-    num_features = self._features.shape[-1]
-    if shown is None:
-      return (jnp.zeros((self._num_rows, 0, num_features), self._dtype),
-              jnp.zeros(self._num_rows, jnp.int32))
-    shown = jnp.asarray(shown)
-    shown = self._rows(
-        shown, "shown_features", (*shown.shape[-2:-1], num_features))
-    scale = engine.inverse_norms(shown, self._dtype)
-    unit = jnp.where(
-        scale[..., None] > 0, shown.astype(self._dtype) * scale[..., None], 0)
-    order = jnp.argsort(scale == 0, axis=1, stable=True)
-    return (jnp.take_along_axis(unit, order[..., None], axis=1),
-            jnp.sum(scale > 0, axis=1, dtype=jnp.int32))
-
-  def _rules(self, category_ids, quotas, slot_bias):
-    """Categories `[B or 1, N]`, quotas `[B, C]` and bias `[B, K, C]`.
-
-    The last category is that of candidates without one.
-    """
-    num_items, slots = self._shape[-1], self.num_selected
-    free = jnp.full((self._num_rows, 1), num_items, jnp.int32)
-    unbiased = jnp.zeros((self._num_rows, slots, 1), self._dtype)
-    if quotas is None and slot_bias is None:
-      return jnp.zeros((1, num_items), jnp.int32), free, unbiased
-    if category_ids is None:
-      raise ValueError("quotas and slot_bias need category_ids.")
-    category_ids = jnp.asarray(category_ids)
-    if not jnp.issubdtype(category_ids.dtype, jnp.integer):
-      raise ValueError(
-          f"category_ids must be integers, got {category_ids.dtype}.")
-    count = jnp.shape(slot_bias if quotas is None else quotas)[-1:]
-    if quotas is None:
-      quotas = jnp.full(count, num_items, jnp.int32)
-    quotas = jnp.asarray(quotas)
-    if not jnp.issubdtype(quotas.dtype, jnp.integer):
-      raise ValueError(f"quotas must be integers, got {quotas.dtype}.")
-    quotas = self._rows(quotas, "quotas", count)
-    bias = jnp.zeros((slots, *count)) if slot_bias is None else (
-        jnp.asarray(slot_bias))
-    bias = self._rows(bias, "slot_bias", (slots, *count))
-    ids = self._rows(category_ids, "category_ids", (num_items,), shared=True)
-    ids = jnp.where((ids >= 0) & (ids < count[0]), ids, count[0])
-    return (ids.astype(jnp.int32),
-            jnp.concatenate([quotas.astype(jnp.int32), free], axis=1),
-            jnp.concatenate([bias.astype(self._dtype), unbiased], axis=2))
-
-  def _rows(self, array, name, last, *, shared=False):
-    """`[..., *last]` as `[B, *last]`; what all rows share `[1, *last]`."""
-    if shared and array.shape == last:
-      return array[None]
-    array = self._broadcast(array, name, (*self._batch, *last))
-    return array.reshape(self._num_rows, *last)
-
-  def _broadcast(self, array, name, shape):
-    try:
-      return jnp.broadcast_to(array, shape)
-    except ValueError:
-      raise ValueError(
-          f"{name} has shape {array.shape}, which does not broadcast to "
-          f"{shape}; relevance has shape {self._shape}.") from None
 
 
 def _prefiltered(problem: engine.Problem, size: int, pick) -> engine.Picks:
@@ -493,21 +345,10 @@ def _prefiltered(problem: engine.Problem, size: int, pick) -> engine.Picks:
   # In their order: of equal keys the lowest index is picked.
   chosen = jnp.sort(chosen[:, :-1], axis=1)
 
-  def of_chosen(array):
-    if array.shape[0] == 1 < chosen.shape[0]:
-      return array[0][chosen]
-    index = chosen.reshape(chosen.shape + (1,) * (array.ndim - 2))
-    return jnp.take_along_axis(array, index, axis=1)
-
-  picks = pick(problem._replace(
-      features=of_chosen(problem.features),
-      relevance=of_chosen(problem.relevance),
-      lists=jnp.zeros((1, size), jnp.int32),
-      categories=of_chosen(problem.categories)))
+  picks = pick(engine.subset(problem, chosen))
   bound = best[:, None, -1:]
   is_certain = (picks.indices >= 0) & (picks.gains > bound)
   is_certain = jnp.all(is_certain | (bound == -jnp.inf))
-  index = jnp.take_along_axis(
-      chosen[:, None], jnp.maximum(picks.indices, 0), axis=2)
-  picks = picks._replace(indices=jnp.where(picks.indices < 0, -1, index))
-  return lax.cond(is_certain, lambda: picks, lambda: pick(problem))
+  return lax.cond(
+      is_certain, lambda: engine.superset(picks, chosen),
+      lambda: pick(problem))

@@ -8,22 +8,23 @@
 // are those of the pure forms to rounding.
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <numeric>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "../workers.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
 
 namespace ffi = xla::ffi;
+
+using harmonrank::Uninitialised;
+using harmonrank::Workers;
 
 using Slots = ffi::Buffer<ffi::S32>;
 using SlotsOut = ffi::Result<Slots>;
@@ -34,66 +35,6 @@ constexpr int64_t kFewItems = 1 << 13;
 constexpr int64_t kLongList = 1 << 16;
 // So short a list sorts faster by counting than by digits.
 constexpr int64_t kShortList = 64;
-
-// The caller and whatever threads of the pool are idle.
-class Workers {
- public:
-  Workers(ffi::ThreadPool& pool, int64_t num_items)
-      : pool_(pool),
-        size_(num_items < kFewItems
-                  ? 1 : std::max<int64_t>(1, pool.num_threads())) {}
-
-  int64_t size() const { return size_; }
-
-  // Calls work(0), ..., work(count - 1), in any order, and returns after all.
-  // The caller takes what nobody else has begun, so it never waits for a
-  // thread that waits for it.
-  template <typename Work>
-  void Run(int64_t count, const Work& work) const {
-    if (size_ == 1 || count < 2) {
-      for (int64_t i = 0; i < count; ++i) work(i);
-      return;
-    }
-    auto state = std::make_shared<State>();
-    // A helper that comes too late finds nothing to take and must not touch
-    // `work`, which is gone by then.
-    auto take = [state, count, &work] {
-      int64_t i;
-      while ((i = state->next.fetch_add(1)) < count) {
-        work(i);
-        state->done.fetch_add(1, std::memory_order_release);
-      }
-    };
-    for (int64_t i = 1; i < std::min(size_, count); ++i) {
-      pool_.Schedule(std::function<void()>(take));
-    }
-    take();
-    while (state->done.load(std::memory_order_acquire) < count) {
-      std::this_thread::yield();
-    }
-  }
-
-  // Cuts [0, size) into parts for Run: part(i, begin, end).
-  template <typename Part>
-  void RunParts(int64_t size, int64_t parts, const Part& part) const {
-    Run(parts, [&](int64_t i) {
-      part(i, size * i / parts, size * (i + 1) / parts);
-    });
-  }
-
- private:
-  struct State {
-    std::atomic<int64_t> next{0}, done{0};
-  };
-
-  ffi::ThreadPool& pool_;
-  int64_t size_;
-};
-
-template <typename T>
-std::unique_ptr<T[]> Uninitialised(int64_t size) {
-  return std::unique_ptr<T[]>(new T[size]);
-}
 
 // ---- Argsort: a stable radix sort of `word << 32 | index`. ----
 
@@ -307,7 +248,7 @@ ffi::Error SortLists(ffi::ThreadPool pool, ffi::AnyBuffer scores,
   if (size == 0) return ffi::Error::Success();
   const int64_t row_size = order->dimensions().back();
   const int64_t num_rows = size / row_size;
-  const Workers workers(pool, size);
+  const Workers workers(pool, size >= kFewItems);
 
   auto run = [&](auto score, auto id) {
     using T = decltype(score);
@@ -581,7 +522,7 @@ ffi::Error SoftRank(ffi::ThreadPool pool, ffi::AnyBuffer scores, Slots order,
                     ffi::Result<ffi::AnyBuffer> ranks, SlotsOut block_start,
                     SlotsOut block_end) {
   const int64_t size = scores.element_count();
-  const Workers workers(pool, size);
+  const Workers workers(pool, size >= kFewItems);
   const Partition lists{list_start.typed_data(), list_end.typed_data(), size};
   auto run = [&](auto number) {
     using T = decltype(number);
@@ -626,7 +567,7 @@ ffi::Error Deviation(ffi::ThreadPool pool, ffi::AnyBuffer values, Slots order,
                      Slots block_start, Slots block_end,
                      ffi::Result<ffi::AnyBuffer> deviations) {
   const int64_t size = values.element_count();
-  const Workers workers(pool, size);
+  const Workers workers(pool, size >= kFewItems);
   const Partition blocks{block_start.typed_data(), block_end.typed_data(),
                          size};
   auto run = [&](auto number) {
@@ -672,7 +613,7 @@ ffi::Error Isotonic(ffi::ThreadPool pool, Slots list_start, Slots list_end,
                     ffi::AnyBuffer values, ffi::RemainingArgs weights,
                     SlotsOut block_start, SlotsOut block_end) {
   const int64_t size = values.element_count();
-  const Workers workers(pool, size);
+  const Workers workers(pool, size >= kFewItems);
   const Partition lists{list_start.typed_data(), list_end.typed_data(), size};
   const void* weight = nullptr;
   if (weights.size() > 0) {

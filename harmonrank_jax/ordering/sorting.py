@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ordering import kernel
+import harmonrank_jax.kernel as kernel
 from harmonrank_jax.ordering import segments
 
 
@@ -70,7 +70,9 @@ def sort_lists(
   return SortedLists(order, segments.Blocks(start, end), valid)
 
 
-@kernel.form_of("sort_lists", results=(jnp.int32, jnp.int32, jnp.int32, bool))
+@kernel.form_of(
+    "sort_lists",
+    layout=kernel.slots(jnp.int32, jnp.int32, jnp.int32, bool))
 def _sort_rows(
     scores: jax.Array, where: jax.Array, segment_ids: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

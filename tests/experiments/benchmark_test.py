@@ -18,7 +18,7 @@ from experiments.common import flags
 from experiments.common import soft_rank_benchmark
 from experiments.common import soft_rank_methods as methods_lib
 from experiments.common import train_benchmark
-from harmonrank_jax.ordering import kernel
+from harmonrank_jax import kernel
 from tests import oracles
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harmonrank_jax.ordering import kernel
+from harmonrank_jax import kernel
 
 
 @pytest.fixture(autouse=True, params=["pure", "kernel"])

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import harmonrank_jax
-from harmonrank_jax.ordering import kernel
+from harmonrank_jax import kernel
 from tests import oracles
 
 # Around the limits at which the kernel changes its way, and far from them.

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import harmonrank_jax
-from harmonrank_jax.ordering import kernel
+from harmonrank_jax import kernel
 from tests.ordering import fuzz_kernel
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -64,7 +64,8 @@ def test_is_built_where_there_is_a_compiler():
 def test_says_which_forms_are_active():
   form = "kernel" if kernel.available() else "pure"
   forms = harmonrank_jax.backends()
-  assert set(forms) == {"sort_lists", "soft_rank", "deviation", "isotonic"}
+  assert set(forms) == {
+      "sort_lists", "soft_rank", "deviation", "isotonic", "greedy"}
   assert set(forms.values()) == {form}
   with kernel.disabled():
     assert set(harmonrank_jax.backends().values()) == {"pure"}
@@ -185,7 +186,7 @@ def test_sanitisers_find_nothing(tmp_path):
   subprocess.run(
       [COMPILER, "-std=c++17", "-O1", "-g", "-fPIC", "-shared",
        "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
-       f"-isystem{include}", kernel.__file__.replace(".py", ".cc"),
+       f"-isystem{include}", *ROOT.glob("harmonrank_jax/*/kernel.cc"),
        "-o", library], check=True)
   runtime = [
       subprocess.run([COMPILER, f"-print-file-name={name}"], check=True,

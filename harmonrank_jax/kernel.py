@@ -1,9 +1,9 @@
-"""The CPU's own forms of this room, where they are built, and their choice.
+"""The CPU's own forms of operations, where they are built, and their choice.
 
-Every operation of this room has a pure form, made of JAX operations, that
-serves all platforms. `kernel.cc` holds faster forms for the CPU. Which one
-runs is decided when a computation is lowered: on a CPU the kernel if it is
-built, elsewhere and in exported artefacts the pure form.
+Every operation of a room has a pure form, made of JAX operations, that serves
+all platforms. The `kernel.cc` of the room holds faster forms for the CPU.
+Which one runs is decided when a computation is lowered: on a CPU the kernel if
+it is built, elsewhere and in exported artefacts the pure form.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ import functools
 import importlib.util
 import math
 from typing import Any
+from typing import NamedTuple
 import warnings
 
 import jax
@@ -37,7 +38,7 @@ def backends() -> dict[str, str]:
     "pure" (made of JAX operations).
 
   >>> sorted(backends())
-  ['deviation', 'isotonic', 'soft_rank', 'sort_lists']
+  ['deviation', 'greedy', 'isotonic', 'soft_rank', 'sort_lists']
   """
   form = "pure"
   if jax.default_backend() == "cpu" and available() and not _disabled.value:
@@ -54,7 +55,7 @@ def disabled() -> Iterator[None]:
 
 def library_path() -> str | None:
   """The built kernel, beside this file."""
-  found = importlib.util.find_spec("harmonrank_jax.ordering._kernel")
+  found = importlib.util.find_spec("harmonrank_jax._kernel")
   return None if found is None else found.origin
 
 
@@ -79,23 +80,101 @@ def available() -> bool:
   return True
 
 
+def slots(*dtypes: Any) -> "Layout":
+  """Arguments and results are flat slots, of one size or of none.
+
+  Results have the shape of the largest argument. The entries of int32 arrays
+  are positions in arrays of that shape: `vmap` makes longer arrays, with
+  positions moved on.
+
+  Args:
+    *dtypes: of each result; None for that of the first argument.
+  """
+  def results(*avals, **_):
+    like = max(avals, key=lambda x: x.size)
+    return [(like.shape, dtype or avals[0].dtype) for dtype in dtypes]
+
+  def offset(x):
+    step = math.prod(x.shape[1:])
+    offsets = step * jnp.arange(x.shape[0], dtype=jnp.int32)
+    return offsets.reshape(-1, *(1 for _ in x.shape[1:]))
+
+  def fold(args, is_mapped, size):
+    args = [x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            for x, mapped in zip(args, is_mapped, strict=True)]
+    return [_merged(x + offset(x) if x.dtype == jnp.int32 else x)
+            for x in args]
+
+  def unfold(x, size):
+    x = x.reshape(size, x.shape[0] // size, *x.shape[1:])
+    return x - offset(x) if x.dtype == jnp.int32 else x
+
+  return Layout(results, fold, unfold)
+
+
+def rows(results: Callable[..., list[tuple[tuple[int, ...], Any]]]) -> "Layout":
+  """The first axis of arguments and results is rows that know no other.
+
+  An argument of one row is shared by all; `vmap` makes more rows, and keeps
+  what it does not map shared.
+
+  Args:
+    results: from avals and static values to the shape and dtype of each.
+  """
+  def fold(args, is_mapped, size):
+    pairs = list(zip(args, is_mapped, strict=True))
+    count = max(x.shape[1 if mapped else 0] for x, mapped in pairs)
+
+    def folded(x, mapped):
+      if not mapped and x.shape[0] == 1:
+        return x
+      shape = x.shape[2 if mapped else 1:]
+      return _merged(jnp.broadcast_to(x, (size, count, *shape)))
+
+    return [folded(x, mapped) for x, mapped in pairs]
+
+  def unfold(x, size):
+    return x.reshape(size, x.shape[0] // size, *x.shape[1:])
+
+  return Layout(results, fold, unfold)
+
+
+class Layout(NamedTuple):
+  """How arguments and results of an operation lie, and how `vmap` folds them.
+
+  Attributes:
+    results: from avals and static values to the shape and dtype of each.
+    fold: from arguments, which of them are mapped (along their first axis)
+      and the size of the map, to arguments of one call.
+    unfold: from a result of that call, and the size, to that of the map.
+  """
+
+  results: Callable[..., list[tuple[tuple[int, ...], Any]]]
+  fold: Callable[..., list[jax.Array]]
+  unfold: Callable[[jax.Array, int], jax.Array]
+
+
+def _merged(x: jax.Array) -> jax.Array:
+  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
 def form_of(
     operation: str,
     *,
-    results: tuple[Any, ...],
+    layout: Layout,
     linear: bool = False,
+    attributes: Callable[..., dict[str, Any]] = lambda **_: {},
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
   """Makes a pure function an operation that also has a kernel.
 
-  The function takes arrays, and keyword-only static values that the kernel
-  does not need; it returns a tuple of arrays, all of the shape of its largest
-  argument. The entries of int32 arrays are flat positions in arrays of that
-  shape: `vmap` makes longer arrays, with positions moved on.
+  The function takes arrays, and keyword-only static values; it returns a tuple
+  of arrays.
 
   Args:
     operation: its name; the kernel's symbol is `harmonrank_<operation>`.
-    results: the dtype of each result; None for that of the first argument.
+    layout: of arguments and results.
     linear: the result is linear in the first argument, by a symmetric matrix.
+    attributes: from static values to what the kernel needs of them.
   """
   primitive = core.Primitive(_target(operation))
   primitive.multiple_results = True
@@ -109,32 +188,18 @@ def form_of(
         return pure(*args, **static)
       return tuple(primitive.bind(*_vary_alike(args), **static))
 
-    def abstract(*avals, **_):
-      like = max(avals, key=lambda x: x.size)
-      return [like.update(dtype=jnp.dtype(dtype or avals[0].dtype))
-              for dtype in results]
+    def abstract(*avals, **static):
+      return [avals[0].update(shape=shape, dtype=jnp.dtype(dtype))
+              for shape, dtype in layout.results(*avals, **static)]
 
     def batch(args, axes, **static):
       pairs = list(zip(args, axes, strict=True))
       size, = {x.shape[axis] for x, axis in pairs if axis is not None}
-      args = [
-          jnp.broadcast_to(x, (size, *x.shape)) if axis is None
-          else jnp.moveaxis(x, axis, 0) for x, axis in pairs]
-      outputs = call(*(fold(x) for x in args), **static)
-      return ([unfold(x, size) for x in outputs], [0] * len(outputs))
-
-    def fold(x):
-      x = x + offset(x) if x.dtype == jnp.int32 else x
-      return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-
-    def unfold(x, size):
-      x = x.reshape(size, x.shape[0] // size, *x.shape[1:])
-      return x - offset(x) if x.dtype == jnp.int32 else x
-
-    def offset(x):
-      step = math.prod(x.shape[1:])
-      offsets = step * jnp.arange(x.shape[0], dtype=jnp.int32)
-      return offsets.reshape(-1, *(1 for _ in x.shape[1:]))
+      args = [x if axis is None else jnp.moveaxis(x, axis, 0)
+              for x, axis in pairs]
+      args = layout.fold(args, [axis is not None for axis in axes], size)
+      outputs = call(*args, **static)
+      return ([layout.unfold(x, size) for x in outputs], [0] * len(outputs))
 
     lower_pure = mlir.lower_fun(pure, multiple_results=True)
     lower_kernel = jax.ffi.ffi_lowering(_target(operation))
@@ -142,7 +207,7 @@ def form_of(
     def lower_on_cpu(ctx, *args, **static):
       if ctx.module_context.lowering_parameters.for_export:
         return lower_pure(ctx, *args, **static)
-      return lower_kernel(ctx, *args)
+      return lower_kernel(ctx, *args, **attributes(**static))
 
     primitive.def_impl(
         lambda *args, **static: _jitted(primitive, **static)(*args))

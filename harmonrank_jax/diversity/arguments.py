@@ -1,0 +1,195 @@
+"""Arguments of slates: checked, broadcast, and brought to rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harmonrank_jax.diversity import engine
+
+FILLS = ("none", "relevance")
+
+
+class Arguments:
+  """What all methods take, checked and brought to B rows.
+
+  Attributes:
+    batch: the leading axes.
+    num_selected: K.
+  """
+
+  def __init__(
+      self,
+      features: jax.Array,
+      relevance: jax.Array,
+      num_selected: int,
+      where: jax.Array | None,
+      *,
+      shown_features: jax.Array | None = None,
+      category_ids: jax.Array | None = None,
+      quotas: jax.Array | None = None,
+      window: int | None = None,
+      slot_bias: jax.Array | None = None,
+  ):
+    features, relevance = jnp.asarray(features), jnp.asarray(relevance)
+    for name, array in (("features", features), ("relevance", relevance)):
+      if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} must be real, got {array.dtype}.")
+    if not relevance.ndim:
+      raise ValueError("relevance must have shape [..., N], got a scalar.")
+    if num_selected < 0:
+      raise ValueError(
+          f"num_selected must be at least 0, got {num_selected}.")
+    if window is not None and window < 1:
+      raise ValueError(f"window must be at least 1, got {window}.")
+    self._shape = relevance.shape
+    self._dtype = jnp.promote_types(
+        jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
+    self.batch, num_items = relevance.shape[:-1], relevance.shape[-1]
+    self._num_rows = int(np.prod(self.batch))
+    self.num_selected, self._window = num_selected, window
+    self._features = self.rows(
+        features, "features", (num_items, *features.shape[-1:]), shared=True)
+    finite = jnp.isfinite(relevance)
+    if where is not None:
+      finite &= self._broadcast(
+          jnp.asarray(where, bool), "where", relevance.shape)
+    self._relevance = jnp.where(
+        finite, relevance.astype(self._dtype), -jnp.inf).reshape(
+            self._num_rows, num_items)
+    self._shown = self._shown_rows(shown_features)
+    self._categories, self._quotas, self._bias = self._rules(
+        category_ids, quotas, slot_bias)
+
+  def knob(self, theta: jax.Array | float, *, below_one: bool) -> jax.Array:
+    """Theta of each row, `[B]`."""
+    if isinstance(theta, (int, float)) and not (
+        0 <= theta < 1 or (theta == 1 and not below_one)):
+      interval = "[0, 1)" if below_one else "[0, 1]"
+      raise ValueError(f"theta must be in {interval}, got {theta}.")
+    theta = self._broadcast(
+        jnp.asarray(theta, self._dtype), "theta", self.batch)
+    most = 1 - jnp.finfo(self._dtype).epsneg if below_one else 1
+    return jnp.clip(theta, 0, most).reshape(self._num_rows)
+
+  def problem(
+      self, of_relevance: jax.Array, of_term: jax.Array,
+      criterion: engine.Criterion, ridge: float | None,
+  ) -> tuple[engine.Problem, bool]:
+    """The problem, and whether picks are compared within a window only."""
+    rows, count = self._shown
+    volume = jnp.ones(self._num_rows, self._dtype)
+    # A window that nothing leaves is none.
+    size = rows.shape[1] + self.num_selected
+    windowed = self._window is not None and self._window <= size
+    if self._window is not None and windowed:
+      size = self._window - 1
+      # The newest stand last, and none before the first.
+      order = (jnp.arange(size) - size + count[:, None])
+      padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
+      rows = jnp.take_along_axis(
+          padded, jnp.where(order < 0, -1, order)[..., None], axis=1)
+      count = jnp.minimum(count, size)
+    elif criterion.is_orthogonal and rows.shape[1]:
+      rows, volume = engine.directions(rows, ridge)
+    relevance = jnp.where(  # 0 times -inf is not 0.
+        self._relevance > -jnp.inf,
+        of_relevance[:, None] * self._relevance, -jnp.inf)
+    return engine.Problem(
+        features=self._features, relevance=relevance,
+        lists=jnp.zeros((1, self._shape[-1]), jnp.int32),
+        categories=self._categories,
+        limits=jnp.full((self._num_rows, 1), self.num_selected, jnp.int32),
+        quotas=self._quotas,
+        slot_bias=jnp.where(
+            jnp.isfinite(self._bias),
+            of_relevance[:, None, None] * self._bias, -jnp.inf),
+        weight=of_term, rows=rows, num_rows=count, volume=volume), windowed
+
+  def dpp(
+      self, theta: jax.Array | float, ridge: float | None
+  ) -> tuple[engine.Problem, bool]:
+    """`problem` of a DPP: `2 alpha r + log s2` with 2 alpha of theta."""
+    theta = self.knob(theta, below_one=True)
+    return self.problem(
+        theta / (1 - theta), jnp.ones_like(theta), engine.DPP, ridge)
+
+  def _shown_rows(self, shown):
+    """Unit features `[B, S, D]`, the ones there are first; their number."""
+    num_features = self._features.shape[-1]
+    if shown is None:
+      return (jnp.zeros((self._num_rows, 0, num_features), self._dtype),
+              jnp.zeros(self._num_rows, jnp.int32))
+    shown = jnp.asarray(shown)
+    shown = self.rows(
+        shown, "shown_features", (*shown.shape[-2:-1], num_features))
+    scale = engine.inverse_norms(shown, self._dtype)
+    unit = jnp.where(
+        scale[..., None] > 0, shown.astype(self._dtype) * scale[..., None], 0)
+    order = jnp.argsort(scale == 0, axis=1, stable=True)
+    return (jnp.take_along_axis(unit, order[..., None], axis=1),
+            jnp.sum(scale > 0, axis=1, dtype=jnp.int32))
+
+  def _rules(self, category_ids, quotas, slot_bias):
+    """Categories `[B or 1, N]`, quotas `[B, C]` and bias `[B, K, C]`.
+
+    The last category is that of candidates without one.
+    """
+    num_items, slots = self._shape[-1], self.num_selected
+    free = jnp.full((self._num_rows, 1), num_items, jnp.int32)
+    unbiased = jnp.zeros((self._num_rows, slots, 1), self._dtype)
+    if quotas is None and slot_bias is None:
+      return jnp.zeros((1, num_items), jnp.int32), free, unbiased
+    if category_ids is None:
+      raise ValueError("quotas and slot_bias need category_ids.")
+    count = jnp.shape(slot_bias if quotas is None else quotas)[-1:]
+    if quotas is None:
+      quotas = jnp.full(count, num_items, jnp.int32)
+    quotas = self.rows(integers(quotas, "quotas"), "quotas", count)
+    bias = jnp.zeros((slots, *count)) if slot_bias is None else (
+        jnp.asarray(slot_bias))
+    bias = self.rows(bias, "slot_bias", (slots, *count))
+    ids = self.rows(integers(category_ids, "category_ids"), "category_ids",
+                    (num_items,), shared=True)
+    ids = jnp.where((ids >= 0) & (ids < count[0]), ids, count[0])
+    return (ids.astype(jnp.int32),
+            jnp.concatenate([quotas.astype(jnp.int32), free], axis=1),
+            jnp.concatenate([bias.astype(self._dtype), unbiased], axis=2))
+
+  def rows(
+      self, array: jax.Array, name: str, last: tuple[int, ...], *,
+      shared: bool = False,
+  ) -> jax.Array:
+    """`[..., *last]` as `[B, *last]`; if `shared`, `last` as `[1, *last]`."""
+    if shared and array.shape == last:
+      return array[None]
+    array = self._broadcast(array, name, (*self.batch, *last))
+    return array.reshape(self._num_rows, *last)
+
+  def _broadcast(self, array, name, shape):
+    try:
+      return jnp.broadcast_to(array, shape)
+    except ValueError:
+      raise ValueError(
+          f"{name} has shape {array.shape}, which does not broadcast to "
+          f"{shape}; relevance has shape {self._shape}.") from None
+
+
+def integers(array: jax.Array | int, name: str) -> jax.Array:
+  """An array of integers, or an error that names it."""
+  array = jnp.asarray(array)
+  if not jnp.issubdtype(array.dtype, jnp.integer):
+    raise ValueError(f"{name} must be integers, got {array.dtype}.")
+  return array
+
+
+def check_options(fill: str, ridge: float | None) -> float | None:
+  """The ridge, None for the 1 that is none.
+
+  Raises:
+    ValueError: if one of them is none there is.
+  """
+  if fill not in FILLS:
+    raise ValueError(f"fill must be one of {FILLS}, got {fill!r}.")
+  if ridge is not None and not 0 <= ridge <= 1:
+    raise ValueError(f"ridge must be in [0, 1], got {ridge}.")
+  return None if ridge == 1 else ridge

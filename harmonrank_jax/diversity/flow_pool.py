@@ -1,0 +1,273 @@
+"""The flow pool: one DPP for each category, side by side, and their union.
+
+Between pre-ranking and ranking every category picks a varied part of its own
+candidates. All categories pick at once, slot after slot, on one flat array of
+candidates; how many each may pick is a value, not a shape.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.diversity import arguments
+from harmonrank_jax.diversity import engine
+
+UNIONS = ("independent", "conditional")
+
+
+class Pool(NamedTuple):
+  """What goes on.
+
+  Attributes:
+    indices: `[..., P]` int32, of candidates, none twice; -1 after the last.
+      Of the independent union category by category, each in the order of its
+      picks; of the conditional one in the order of the second pass.
+    gains: `[..., P]`, the keys; 0 at -1. Those of different categories have
+      nothing to do with each other.
+    quotas: `[..., C]` int32, what each category was allowed.
+    num_valid: `[...]` int32, how many were picked by their key (the others
+      were filled in).
+  """
+
+  indices: jax.Array
+  gains: jax.Array
+  quotas: jax.Array
+  num_valid: jax.Array
+
+
+def flow_pool(
+    features: jax.Array,
+    relevance: jax.Array,
+    category_ids: jax.Array,
+    quotas: jax.Array,
+    *,
+    theta: jax.Array | float,
+    pool_size: int,
+    where: jax.Array | None = None,
+    subcategory_ids: jax.Array | None = None,
+    affinity: jax.Array | None = None,
+    union: str = "independent",
+    num_selected: int | None = None,
+    ridge: float | None = None,
+    fill: str = "relevance",
+) -> Pool:
+  """Picks from every category by its own DPP, and unites the picks.
+
+  Each category's picks are those of `greedy_dpp` on its candidates alone. That
+  is not the joint DPP: a category does not know what the others pick, and
+  their gains are never compared. Where that matters, `union="conditional"`
+  runs a second, joint DPP over the union.
+
+  What a category cannot fill, having fewer candidates than its quota, goes to
+  those that can, in proportion to their quotas (`allocate_quotas`); quotas
+  that sum to more than `pool_size` are scaled down to it.
+
+  Args:
+    features: `[..., N, D]` or `[N, D]`, as in `greedy_dpp`.
+    relevance: `[..., N]`, on a log scale.
+    category_ids: `[..., N]` or `[N]` integers in [0, C), in any order.
+      Candidates of other ids are in no category and are not picked.
+    quotas: `[..., C]` or `[C]` integers, picks of each category; 0 or less
+      for none, not even what others leave.
+    theta: in [0, 1), towards 1 relevance, a scalar or `[...]`.
+    pool_size: P, candidates of the union at most.
+    where: `[..., N]` bool, True = may be picked.
+    subcategory_ids: `[..., N]` or `[N]` integers in [0, S), for `affinity`;
+      others have none.
+    affinity: `[..., S]`, the user's affinity to each sub-category, added to
+      the relevance of its candidates.
+    union: "independent", the union as it is; "conditional", the slate that a
+      second DPP selects from it.
+    num_selected: K of the second pass; with `union="conditional"` only.
+    ridge: rho of the kernel, as in `greedy_dpp`, in both passes.
+    fill: what a category does when nothing but copies is left to it:
+      "relevance" takes the most relevant ones, "none" leaves its places.
+
+  Returns:
+    The `Pool`, of K places if there was a second pass. Places that nothing
+    could be found for are -1, at the end.
+
+  Raises:
+    ValueError: if shapes do not fit, or a static argument is out of range.
+
+  >>> import jax.numpy as jnp
+  >>> features = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 1.0]])
+  >>> pool = flow_pool(
+  ...     features, jnp.array([0.3, 0.2, 0.1, 0.0]), jnp.array([0, 0, 0, 1]),
+  ...     jnp.array([2, 2]), theta=0.5, pool_size=4)
+  >>> pool.indices, pool.quotas
+  (Array([0, 2, 1, 3], dtype=int32), Array([3, 1], dtype=int32))
+  """
+  if union not in UNIONS:
+    raise ValueError(f"union must be one of {UNIONS}, got {union!r}.")
+  if (num_selected is None) != (union == "independent"):
+    raise ValueError(
+        "num_selected is for union='conditional', which needs it, got "
+        f"num_selected={num_selected} and union={union!r}.")
+  ridge = arguments.check_options(fill, ridge)
+  if pool_size < 0:
+    raise ValueError(f"pool_size must be at least 0, got {pool_size}.")
+  relevance = jnp.asarray(relevance)
+  if affinity is not None or subcategory_ids is not None:
+    relevance = relevance + _affinities(relevance, subcategory_ids, affinity)
+  request = arguments.Arguments(features, relevance, pool_size, where)
+  problem, _ = request.dpp(theta, ridge)
+  num_items, num_categories = problem.relevance.shape[1], jnp.shape(quotas)[-1]
+  ids = request.rows(arguments.integers(category_ids, "category_ids"),
+                     "category_ids", (num_items,))
+  quotas = request.rows(
+      arguments.integers(quotas, "quotas"), "quotas", (num_categories,))
+  quotas = jnp.maximum(quotas.astype(jnp.int32), 0)
+  inside = (ids >= 0) & (ids < num_categories)
+  problem = problem._replace(
+      relevance=jnp.where(inside, problem.relevance, -jnp.inf),
+      lists=jnp.where(inside, ids, 0).astype(jnp.int32))
+  allowed = allocate_quotas(
+      quotas, total=jnp.minimum(jnp.sum(quotas, axis=1), pool_size),
+      stock=_stock(problem, num_categories))
+
+  def pick(problem, num_slots):
+    return engine.pick(
+        problem, criterion=engine.DPP, num_slots=num_slots, windowed=False,
+        ridge=ridge, fill=fill == "relevance")
+
+  picks = _united(pick(problem._replace(limits=allowed), pool_size))
+  if num_selected is not None:
+    chosen = picks.indices[:, 0]
+    limits = jnp.full((len(chosen), 1), num_selected, jnp.int32)
+    picks = engine.superset(pick(
+        engine.subset(problem, chosen)._replace(
+            limits=limits, slot_bias=jnp.zeros((1, num_selected, 1))),
+        num_selected), chosen)
+  return Pool(picks.indices.reshape(*request.batch, -1),
+              picks.gains.reshape(*request.batch, -1),
+              allowed.reshape(*request.batch, num_categories),
+              picks.num_valid.reshape(request.batch))
+
+
+def allocate_quotas(
+    weights: jax.Array,
+    *,
+    total: jax.Array | int,
+    stock: jax.Array | None = None,
+) -> jax.Array:
+  """Whole numbers in proportion to weights, by largest remainder.
+
+  No category gets more than its stock; what it leaves goes to the others in
+  proportion to their weights. Of equal remainders the first category's counts
+  as larger. Whole weights that sum to the total are their own allocation.
+
+  Args:
+    weights: `[..., C]`, any real dtype; what is not positive and finite gets
+      nothing.
+    total: `[...]` or a scalar, integers of at least 0 (less counts as 0).
+    stock: `[..., C]` or `[C]` integers, at most so many; None for no limit.
+
+  Returns:
+    `[..., C]` int32; they sum to the total, or to what there is in stock.
+
+  Raises:
+    ValueError: if shapes do not fit, or the integers are none.
+
+  >>> import jax.numpy as jnp
+  >>> allocate_quotas(jnp.array([0.5, 0.3, 0.2]), total=9)
+  Array([4, 3, 2], dtype=int32)
+  >>> allocate_quotas(jnp.array([0.5, 0.3, 0.2]), total=9,
+  ...                 stock=jnp.array([2, 9, 9]))
+  Array([2, 4, 3], dtype=int32)
+  """
+  weights = jnp.asarray(weights)
+  if not weights.ndim:
+    raise ValueError("weights must have shape [..., C], got a scalar.")
+  dtype = jnp.promote_types(weights.dtype, jnp.float32)
+  shape, largest = weights.shape, jnp.iinfo(jnp.int32).max
+  total = _broadcast(arguments.integers(total, "total"), shape[:-1], "total")
+  total = jnp.maximum(total.astype(jnp.int32), 0)[..., None]
+  most = _broadcast(arguments.integers(
+      largest if stock is None else stock, "stock"), shape, "stock")
+  weights = weights.astype(dtype)
+  weights = jnp.where(
+      jnp.isfinite(weights) & (weights > 0) & (most > 0), weights, 0)
+  # So that no sum overflows.
+  weights /= jnp.maximum(jnp.max(weights, -1, keepdims=True, initial=0), 1)
+  most = jnp.where(weights > 0, most.astype(jnp.int32), 0)
+
+  def shares(is_full):
+    left = total - jnp.sum(jnp.where(is_full, most, 0), -1, keepdims=True)
+    open_weights = jnp.where(is_full, 0, weights)
+    of = jnp.sum(open_weights, -1, keepdims=True)
+    share = left.astype(dtype) * open_weights / jnp.where(of > 0, of, 1)
+    return left, jnp.where(is_full, 0, share)
+
+  def fill(_, is_full):
+    _, share = shares(is_full)
+    return is_full | (share >= most.astype(dtype))
+
+  # Each round fills a category, or has filled all that ever will be.
+  is_full = lax.fori_loop(0, shape[-1], fill, most == 0)
+  left, share = shares(is_full)
+  whole = jnp.floor(share)
+  order = jnp.argsort(whole - share, axis=-1, stable=True)
+  place = jnp.argsort(order, axis=-1)
+  whole = whole.astype(jnp.int32)
+  missing = left - jnp.sum(whole, axis=-1, keepdims=True)
+  return jnp.where(is_full, most, whole + ((share > 0) & (place < missing)))
+
+
+def _affinities(
+    relevance: jax.Array,
+    subcategory_ids: jax.Array | None,
+    affinity: jax.Array | None,
+) -> jax.Array:
+  """`[..., N]`, the affinity of each candidate's sub-category, or 0."""
+  if affinity is None or subcategory_ids is None:
+    raise ValueError("affinity and subcategory_ids need each other.")
+  affinity = jnp.asarray(affinity)
+  ids = arguments.integers(subcategory_ids, "subcategory_ids")
+  count = jnp.shape(affinity)[-1:]
+  affinity = _broadcast(affinity, (*relevance.shape[:-1], *count), "affinity")
+  ids = _broadcast(ids, relevance.shape, "subcategory_ids")
+  inside = (ids >= 0) & (ids < count[0])
+  found = jnp.take_along_axis(affinity, jnp.where(inside, ids, 0), axis=-1)
+  return jnp.where(inside, found, 0)
+
+
+def _stock(problem: engine.Problem, num_categories: int) -> jax.Array:
+  """`[B, C]` int32, how many candidates of each category could be picked."""
+  scale = engine.inverse_norms(problem.features, problem.relevance.dtype)
+  can_pick = (problem.relevance > -jnp.inf) & (scale > 0)
+  rows = jnp.arange(can_pick.shape[0], dtype=jnp.int32)[:, None]
+  segments = rows * num_categories + problem.lists
+  counts = jax.ops.segment_sum(
+      can_pick.astype(jnp.int32).reshape(-1), segments.reshape(-1),
+      can_pick.shape[0] * num_categories)
+  return counts.reshape(-1, num_categories)
+
+
+def _united(picks: engine.Picks) -> engine.Picks:
+  """The picks `[B, C, K]` of all lists as those of one, `[B, 1, K]`."""
+  num_rows, _, size = picks.indices.shape
+  indices = picks.indices.reshape(num_rows, -1)
+  found = indices >= 0
+  place = jnp.where(found, jnp.cumsum(found, axis=1) - 1, size)
+
+  def put(values, nothing):
+    row = jnp.full((num_rows, size), nothing, values.dtype)
+    scatter = lambda row, at, x: row.at[at].set(x, mode="drop")
+    return jax.vmap(scatter)(row, place, values)[:, None]
+
+  return engine.Picks(
+      put(indices, -1), put(picks.gains.reshape(num_rows, -1), 0),
+      jnp.sum(picks.num_valid, axis=1, keepdims=True))
+
+
+def _broadcast(
+    array: jax.Array, shape: tuple[int, ...], name: str
+) -> jax.Array:
+  try:
+    return jnp.broadcast_to(array, shape)
+  except ValueError:
+    raise ValueError(f"{name} has shape {array.shape}, which does not "
+                     f"broadcast to {shape}.") from None

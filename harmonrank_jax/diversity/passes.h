@@ -1,0 +1,302 @@
+// What the greedy loop spends its time on. Included by kernel.cc once for each
+// vector unit that a machine may have: HARMONRANK_UNIT names a namespace,
+// HARMONRANK_TARGET goes before every function.
+
+namespace HARMONRANK_UNIT {
+
+// log of numbers in (0, 2], by the series of the inverse hyperbolic tangent;
+// exact at 1. The same instructions for every lane.
+HARMONRANK_TARGET inline float Log(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  // The mantissa in [sqrt(1/2), sqrt(2)).
+  const int32_t shifted = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+  bits -= static_cast<uint32_t>(shifted) << 23;
+  float m;
+  std::memcpy(&m, &bits, sizeof(m));
+  const float s = (m - 1) / (m + 1), z = s * s;
+  const float series =
+      ((((2.0f / 9) * z + 2.0f / 7) * z + 2.0f / 5) * z + 2.0f / 3) * z;
+  return static_cast<float>(shifted) * 0.693147181f + (2 * s + s * series);
+}
+
+HARMONRANK_TARGET inline float Term(int32_t criterion, float value,
+                                    float volume) {
+  switch (criterion) {
+    case kDpp: return value > kTolerance ? Log(value) : kNone;
+    case kMmr: return volume * -value;  // The volume is 1, or 0 for no picks.
+    default: return volume * std::sqrt(value > kTolerance ? value : 0);
+  }
+}
+
+// Of one row with all candidates of a panel.
+HARMONRANK_TARGET inline void Products(const float* panel, const float* row,
+                                       int64_t num_features,
+                                       float* products) {
+  Vector sum[kVectors] = {};
+  const Vector* feature = reinterpret_cast<const Vector*>(panel);
+  for (int64_t d = 0; d < num_features; ++d, feature += kVectors) {
+    for (int v = 0; v < kVectors; ++v) sum[v] += row[d] * feature[v];
+  }
+  std::memcpy(products, sum, sizeof(sum));
+}
+
+HARMONRANK_TARGET
+void RunPass(const List& list, const Pass& pass, int64_t begin, int64_t end,
+             Best& best) {
+  const int64_t num_features = list.num_features;
+  const float start = pass.criterion == kMmr ? -1 : 1;
+  for (int64_t p = begin; p < end; ++p) {
+    float* value = list.value.get() + p * kLanes;
+    const float* relevance = list.relevance.get() + p * kLanes;
+    const float* panel = list.panels + p * num_features * kLanes;
+    float now[kLanes], key[kLanes];
+    for (int k = 0; k < kLanes; ++k) now[k] = pass.fresh ? start : value[k];
+    for (int64_t r = 0; r < pass.num_rows; ++r) {
+      const float* row = pass.rows + r * pass.stride;
+      float sum[kLanes];
+      Products(panel, row, num_features, sum);
+      if (pass.criterion == kMmr) {
+        for (int k = 0; k < kLanes; ++k) {
+          now[k] = now[k] > sum[k] ? now[k] : sum[k];
+        }
+      } else {
+        for (int k = 0; k < kLanes; ++k) now[k] -= sum[k] * sum[k];
+      }
+    }
+    for (int k = 0; k < kLanes; ++k) value[k] = now[k];
+    switch (pass.criterion) {
+      case kDpp:
+        for (int k = 0; k < kLanes; ++k) {
+          key[k] = Term(kDpp, now[k], pass.volume);
+        }
+        break;
+      case kMmr:
+        for (int k = 0; k < kLanes; ++k) {
+          key[k] = Term(kMmr, now[k], pass.volume);
+        }
+        break;
+      default:
+        for (int k = 0; k < kLanes; ++k) {
+          key[k] = Term(kSsd, now[k], pass.volume);
+        }
+    }
+    if (list.category) {
+      const int32_t* category = list.category.get() + p * kLanes;
+      for (int k = 0; k < kLanes; ++k) {
+        key[k] = relevance[k] + pass.offset[category[k]] + pass.weight * key[k];
+      }
+    } else {
+      const float offset = pass.offset[0];
+      for (int k = 0; k < kLanes; ++k) {
+        key[k] = relevance[k] + offset + pass.weight * key[k];
+      }
+    }
+    for (int k = 0; k < kLanes; ++k) {
+      const bool better = key[k] > best.key[k];
+      best.key[k] = better ? key[k] : best.key[k];
+      best.panel[k] = better ? static_cast<int32_t>(p) : best.panel[k];
+    }
+  }
+}
+
+HARMONRANK_TARGET inline float Total(const Vector& sum) {
+  float numbers[kVector];
+  std::memcpy(numbers, &sum, sizeof(sum));
+  for (int64_t half = kVector / 2; half > 0; half /= 2) {
+    for (int64_t k = 0; k < half; ++k) numbers[k] += numbers[k + half];
+  }
+  return numbers[0];
+}
+
+// Sizes are multiples of kVector.
+HARMONRANK_TARGET inline float Dot(const float* a, const float* b, int64_t size) {
+  Vector sum = {};
+  for (int64_t i = 0; i < size; i += kVector) {
+    sum += *reinterpret_cast<const Vector*>(a + i) *
+           *reinterpret_cast<const Vector*>(b + i);
+  }
+  return Total(sum);
+}
+
+HARMONRANK_TARGET inline void Subtract(float scale, const float* from,
+                                       float* to, int64_t size) {
+  for (int64_t i = 0; i < size; i += kVector) {
+    *reinterpret_cast<Vector*>(to + i) -=
+        scale * *reinterpret_cast<const Vector*>(from + i);
+  }
+}
+
+// `direction` of engine.py: writes it after `count` others and returns what
+// the unit feature had left beside them; `along` is room for `count` numbers.
+HARMONRANK_TARGET
+float AddDirection(const float* feature, float ridge, int64_t count,
+                   int64_t stride, float* rows, float* along) {
+  float* rest = rows + count * stride;
+  if (ridge >= 0) {
+    float left = 1;
+    for (int64_t i = 0; i < stride; ++i) rest[i] = ridge * feature[i];
+    for (int64_t r = 0; r < count; ++r) {
+      along[r] = Dot(rows + r * stride, feature, stride);
+      left -= along[r] * along[r];
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      Subtract(along[r], rows + r * stride, rest, stride);
+    }
+    left = std::max(left, kTolerance);
+    const float scale = 1 / std::sqrt(left);
+    for (int64_t i = 0; i < stride; ++i) rest[i] *= scale;
+    return left;
+  }
+  std::copy(feature, feature + stride, rest);
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int64_t r = 0; r < count; ++r) {
+      along[r] = Dot(rows + r * stride, rest, stride);
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      Subtract(along[r], rows + r * stride, rest, stride);
+    }
+  }
+  const float left = Dot(rest, rest, stride);
+  const float scale = left > kTolerance ? 1 / std::sqrt(left) : 0;
+  for (int64_t i = 0; i < stride; ++i) rest[i] *= scale;
+  return left;
+}
+
+HARMONRANK_TARGET inline float ToFloat(float x) { return x; }
+HARMONRANK_TARGET inline float ToFloat(uint16_t bfloat) {
+  const uint32_t bits = static_cast<uint32_t>(bfloat) << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// `inverse_norms` of engine.py, of one feature whose squares do not fit.
+template <typename T>
+HARMONRANK_TARGET inline float CarefulInverseNorm(const T* feature,
+                                                  int64_t size) {
+  float largest = 0, square = 0;
+  for (int64_t d = 0; d < size; ++d) {
+    const float x = std::fabs(ToFloat(feature[d]));
+    if (!std::isfinite(x)) return 0;
+    largest = std::max(largest, x);
+  }
+  if (largest < std::numeric_limits<float>::min()) return 0;
+  for (int64_t d = 0; d < size; ++d) {
+    const float x = ToFloat(feature[d]) / largest;
+    square += x * x;
+  }
+  return 1 / (largest * std::sqrt(square));
+}
+
+// The transpose of kVector rows `from[i] + offset` to vectors `stride` apart.
+template <typename T>
+HARMONRANK_TARGET inline void Transpose(const T* const* from, int64_t offset,
+                                        float* to, int64_t stride) {
+  float rows[kVector][kVector];
+  for (int i = 0; i < kVector; ++i) {
+    for (int j = 0; j < kVector; ++j) {
+      rows[i][j] = ToFloat(from[i][offset + j]);
+    }
+  }
+#if HARMONRANK_CAN_SHUFFLE
+  // Shuffled like cards four times, row i with row i + 8.
+  Vector front[kVector], back[kVector];
+  std::memcpy(front, rows, sizeof(rows));
+  for (int round = 0; round < 4; ++round) {
+    for (int i = 0; i < kVector / 2; ++i) {
+      const Vector a = front[i], b = front[i + kVector / 2];
+      back[2 * i] = __builtin_shufflevector(
+          a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      back[2 * i + 1] = __builtin_shufflevector(
+          a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    }
+    std::memcpy(front, back, sizeof(back));
+  }
+  for (int j = 0; j < kVector; ++j) {
+    std::memcpy(to + j * stride, &front[j], sizeof(Vector));
+  }
+#else
+  for (int j = 0; j < kVector; ++j) {
+    for (int i = 0; i < kVector; ++i) to[j * stride + i] = rows[i][j];
+  }
+#endif
+}
+
+// One panel of unit features, and which candidates have one.
+template <typename T>
+HARMONRANK_TARGET inline void PackPanel(const T* const* features,
+                                        int64_t num_features, float* panel,
+                                        uint8_t* usable) {
+  for (int64_t k = 0; k < kLanes; k += kVector) {
+    int64_t d = 0;
+    for (; d + kVector <= num_features; d += kVector) {
+      Transpose(features + k, d, panel + d * kLanes + k, kLanes);
+    }
+    for (; d < num_features; ++d) {
+      for (int64_t i = k; i < k + kVector; ++i) {
+        panel[d * kLanes + i] = ToFloat(features[i][d]);
+      }
+    }
+  }
+  Vector square[kVectors] = {};
+  Vector* feature = reinterpret_cast<Vector*>(panel);
+  for (int64_t d = 0; d < num_features; ++d) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector x = feature[d * kVectors + v];
+      square[v] += x * x;
+    }
+  }
+  float scale[kLanes];
+  std::memcpy(scale, square, sizeof(scale));
+  for (int64_t k = 0; k < kLanes; ++k) {
+    // No square that matters has vanished, none is too large, or NaN.
+    const bool fits = scale[k] > 1e-24f && scale[k] < 1e36f;
+    scale[k] = fits ? 1 / std::sqrt(scale[k]) : -1;
+  }
+  for (int64_t k = 0; k < kLanes; ++k) {
+    if (scale[k] < 0) scale[k] = CarefulInverseNorm(features[k], num_features);
+    usable[k] = scale[k] > 0 || num_features == 0;
+    if (scale[k] > 0) continue;
+    for (int64_t d = 0; d < num_features; ++d) panel[d * kLanes + k] = 0;
+  }
+  Vector factor[kVectors];
+  std::memcpy(factor, scale, sizeof(scale));
+  for (int64_t d = 0; d < num_features; ++d) {
+    for (int v = 0; v < kVectors; ++v) feature[d * kVectors + v] *= factor[v];
+  }
+}
+
+// Panels `begin` to `end` of candidates `order[0]`, ..., or of all.
+template <typename T>
+HARMONRANK_TARGET inline void PackPanels(
+    const T* features, const int32_t* order, int64_t size,
+    int64_t num_features, int64_t begin, int64_t end, float* panels,
+    uint8_t* usable) {
+  const std::vector<T> nothing(num_features);
+  for (int64_t p = begin; p < end; ++p) {
+    const T* rows[kLanes];
+    for (int64_t k = 0; k < kLanes; ++k) {
+      const int64_t i = p * kLanes + k;
+      rows[k] = i < size ? features + (order ? order[i] : i) * num_features
+                         : nothing.data();
+    }
+    PackPanel(rows, num_features, panels + p * num_features * kLanes,
+              usable + p * kLanes);
+  }
+}
+
+HARMONRANK_TARGET
+void Pack(const void* features, bool is_bfloat, const int32_t* order,
+          int64_t size, int64_t num_features, int64_t begin, int64_t end,
+          float* panels, uint8_t* usable) {
+  if (is_bfloat) {
+    PackPanels(static_cast<const uint16_t*>(features), order, size,
+               num_features, begin, end, panels, usable);
+  } else {
+    PackPanels(static_cast<const float*>(features), order, size, num_features,
+               begin, end, panels, usable);
+  }
+}
+
+}  // namespace HARMONRANK_UNIT
