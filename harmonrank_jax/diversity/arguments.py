@@ -84,7 +84,7 @@ class Arguments:
     if self._window is not None and windowed:
       size = self._window - 1
       # The newest stand last, and none before the first.
-      order = (jnp.arange(size) - size + count[:, None])
+      order = engine.places((1, size)) - size + count[:, None]
       padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
       rows = jnp.take_along_axis(
           padded, jnp.where(order < 0, -1, order)[..., None], axis=1)

@@ -133,6 +133,11 @@ def tolerance(dtype: jnp.dtype) -> float:
   return 1e-10 if dtype == jnp.float64 else 1e-5
 
 
+def places(shape: tuple[int, ...]) -> jax.Array:
+  """0, 1, ... along the last axis, int32."""
+  return lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
+
+
 def inverse_norms(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """`1 / |f|` of `[..., D]`; 0 where f is zero, infinite or NaN."""
   features = features.astype(dtype)
@@ -253,7 +258,7 @@ def pick(
     axis_name: mesh axes over which the candidates of a row are sharded.
   """
   dtype = problem.relevance.dtype
-  if not (problem.relevance.size and problem.limits.size):
+  if not (problem.relevance.size and problem.limits.size and num_slots):
     shape = (*problem.limits.shape, num_slots)
     return Picks(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, dtype),
                  jnp.zeros(problem.limits.shape, jnp.int32))
@@ -316,6 +321,9 @@ def _greedy(*problem: jax.Array, **static):
   return _loop(p, axis_name=None, **static)
 
 
+# Compiled once a shape: without jit, every eager call would compile it anew.
+@functools.partial(jax.jit, static_argnames=(
+    "criterion", "num_slots", "windowed", "ridge", "fill", "axis_name"))
 def _loop(
     p: Problem,
     *,
@@ -386,7 +394,7 @@ class _Everything:
 
   def start(self, p: Problem) -> _State:
     memory = self._lists.memory(p)
-    shown = jnp.arange(p.rows.shape[1]) < memory.num_rows[..., None]
+    shown = places(memory.rows.shape[:3]) < memory.num_rows[..., None]
     value = self._compared(
         jnp.full_like(p.relevance, self._criterion.start), memory.rows, shown)
     rows = jnp.pad(
@@ -406,7 +414,7 @@ class _Everything:
       volume *= jnp.where(found, jnp.sqrt(left), 1)
       new = jnp.where(found[..., None], new, 0)
       # An empty slot puts its zeros where the next pick will be.
-      at = jnp.arange(rows.shape[2]) == count[..., None]
+      at = places(rows.shape[:3]) == count[..., None]
       rows = jnp.where(at[..., None], new[:, :, None], rows)
     value = self._compared(state.value, new[:, :, None], found[..., None])
     return state._replace(
@@ -434,7 +442,7 @@ class _Window:
     size = rows.shape[2]
     if self._criterion.is_orthogonal and size:
       rows, volume = directions(rows, self._ridge)
-    present = jnp.arange(size) >= size - count[..., None]
+    present = places(rows.shape[:3]) >= size - count[..., None]
     products = self._lists.products(rows, present, self._criterion.nothing)
     return self._criterion.update(state.value, products), volume
 
@@ -504,12 +512,12 @@ class _OneList:
 
   def is_chosen(self, choice: _Choice) -> jax.Array:
     """`[B, N]` bool."""
-    items = jnp.arange(self._num_items, dtype=jnp.int32)
+    items = places((1, self._num_items))
     return (items == choice.item) & choice.found
 
   def count_categories(self, choice: _Choice) -> jax.Array:
     """`[B, C]` int32, how many candidates of each were chosen."""
-    categories = jnp.arange(self._num_categories)
+    categories = places((1, 1, self._num_categories))
     is_one = choice.category[..., None] == categories
     return jnp.sum(is_one & choice.found[..., None], axis=1, dtype=jnp.int32)
 
@@ -549,7 +557,7 @@ class _ManyLists(_OneList):
     count = self._num_rows * self._num_lists
     best = jax.ops.segment_max(keys.reshape(-1), self._segments, count)
     best = best.reshape(self._num_rows, self._num_lists)
-    items = jnp.arange(self._num_items, dtype=jnp.int32)
+    items = places((1, self._num_items))
     first = jnp.where(keys == self.spread(best), items, self._num_items)
     index = jax.ops.segment_min(first.reshape(-1), self._segments, count)
     # A list without candidates has none that is best.
@@ -558,7 +566,7 @@ class _ManyLists(_OneList):
 
   def is_chosen(self, choice):
     chosen = jnp.where(choice.found, choice.item, -1)
-    return self.spread(chosen) == jnp.arange(self._num_items, dtype=jnp.int32)
+    return self.spread(chosen) == places((1, self._num_items))
 
 
 class _ShardedList(_OneList):
@@ -588,7 +596,7 @@ class _ShardedList(_OneList):
                    numbers[..., 1:], chosen[..., 1].astype(jnp.int32))
 
   def is_chosen(self, choice):
-    items = self._first + jnp.arange(self._num_items, dtype=jnp.int32)
+    items = self._first + places((1, self._num_items))
     return (items == choice.item) & choice.found
 
 
