@@ -190,8 +190,9 @@ def allocate_quotas(
   weights = weights.astype(dtype)
   weights = jnp.where(
       jnp.isfinite(weights) & (weights > 0) & (most > 0), weights, 0)
-  # So that no sum overflows.
-  weights /= jnp.maximum(jnp.max(weights, -1, keepdims=True, initial=0), 1)
+  # So that no sum overflows; by a power of 2, which keeps whole numbers exact.
+  _, exponent = jnp.frexp(jnp.max(weights, -1, keepdims=True, initial=0))
+  weights = jnp.ldexp(weights, -exponent)
   most = jnp.where(weights > 0, most.astype(jnp.int32), 0)
 
   def shares(is_full):

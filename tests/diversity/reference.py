@@ -95,7 +95,7 @@ def greedy(
     indices.append(chosen)
     gains.append(keys[chosen])
     taken.append(chosen)
-  return np.asarray(indices), np.asarray(gains), num_valid
+  return np.asarray(indices, int), np.asarray(gains), num_valid
 
 
 def residual(seen, feature):

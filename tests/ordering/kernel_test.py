@@ -194,13 +194,16 @@ def test_sanitisers_find_nothing(tmp_path):
       for name in ("libasan.so", "libubsan.so")]
   if not all(map(os.path.isabs, runtime)):
     pytest.skip("the compiler has no shared sanitisers")
-  # Leaks are Python's own; every other finding aborts.
-  result = subprocess.run(
-      [sys.executable, "-m", "tests.ordering.fuzz_kernel", "150", library],
-      cwd=ROOT, capture_output=True, text=True, check=False, env={
-          **os.environ, "LD_PRELOAD": ":".join(runtime),
-          "ASAN_OPTIONS": "detect_leaks=0", "JAX_PLATFORMS": "cpu"})
-  assert re.search("150 cases agree", result.stdout), result.stderr[-5000:]
+  for room, num_cases in (("ordering", 150), ("diversity", 30)):
+    # Leaks are Python's own; every other finding aborts.
+    result = subprocess.run(
+        [sys.executable, "-m", f"tests.{room}.fuzz_kernel", str(num_cases),
+         library],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={
+            **os.environ, "LD_PRELOAD": ":".join(runtime),
+            "ASAN_OPTIONS": "detect_leaks=0", "JAX_PLATFORMS": "cpu"})
+    assert re.search(f"{num_cases} cases agree", result.stdout), (
+        result.stderr[-5000:])
 
 
 @pytest.mark.slow
