@@ -8,6 +8,18 @@ from harmonrank_jax.diversity.greedy import greedy_dpp
 from harmonrank_jax.diversity.greedy import greedy_mmr
 from harmonrank_jax.diversity.greedy import greedy_ssd
 from harmonrank_jax.diversity.greedy import greedy_top_k
+from harmonrank_jax.diversity.likelihood import ThetaFit
+from harmonrank_jax.diversity.likelihood import dpp_log_likelihood
+from harmonrank_jax.diversity.likelihood import fit_theta
+from harmonrank_jax.diversity.metrics import alpha_ndcg
+from harmonrank_jax.diversity.metrics import category_coverage
+from harmonrank_jax.diversity.metrics import category_entropy
+from harmonrank_jax.diversity.metrics import exposure_counts
+from harmonrank_jax.diversity.metrics import exposure_gini
+from harmonrank_jax.diversity.metrics import intra_list_distance
+from harmonrank_jax.diversity.metrics import log_det
+from harmonrank_jax.diversity.metrics import near_duplicate_rate
+from harmonrank_jax.diversity.metrics import take_slate
 from harmonrank_jax.ensemble.baselines import tune_weights
 from harmonrank_jax.ensemble.calibration import Platt
 from harmonrank_jax.ensemble.calibration import calibrate
@@ -48,15 +60,23 @@ __all__ = [
     "ProfileEncoder",
     "Slate",
     "SoftAucDiagnostics",
+    "ThetaFit",
     "allocate_quotas",
+    "alpha_ndcg",
     "auc",
     "auc_margin_loss",
     "backends",
     "balanced_bce_loss",
     "bce_loss",
     "calibrate",
+    "category_coverage",
+    "category_entropy",
     "closed_form_score",
+    "dpp_log_likelihood",
+    "exposure_counts",
+    "exposure_gini",
     "fit_platt",
+    "fit_theta",
     "flow_pool",
     "greedy_dpp",
     "greedy_mmr",
@@ -64,12 +84,16 @@ __all__ = [
     "greedy_top_k",
     "group_auc",
     "hard_rank",
+    "intra_list_distance",
     "isotonic_regression",
+    "log_det",
     "multi_objective_auc_loss",
+    "near_duplicate_rate",
     "pairwise_loss",
     "platt_score",
     "soft_rank",
     "soft_sort",
+    "take_slate",
     "tune_weights",
     "with_platt",
 ]

@@ -1,0 +1,493 @@
+"""How varied slates are, and to what they give exposure.
+
+Metrics take what they need of the items in the slots, `[..., K]` and more, as
+`take_slate` finds it: features, or categories. A slot without an item counts
+for nothing. Where a metric is undefined (most are, of an empty slate) it is
+NaN, and is left out of means by `jnp.nanmean`.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.diversity import arguments
+from harmonrank_jax.diversity import engine
+from harmonrank_jax.ordering import sorting
+
+_EXACT = lax.Precision.HIGHEST
+
+
+def take_slate(
+    values: jax.Array,
+    indices: jax.Array,
+    *,
+    shared: bool = False,
+    fill_value: float = 0,
+) -> jax.Array:
+  """Values of the items in the slots of slates.
+
+  Args:
+    values: `[..., N]` or `[..., N, ...]`, of the candidates; the leading axes
+      are those of `indices`.
+    indices: `[..., K]` integers, as in `Slate.indices`; those outside [0, N)
+      are slots without an item.
+    shared: all slates have the same candidates, and values are `[N]` or
+      `[N, ...]`.
+    fill_value: what a slot without an item holds. 0 will do for features,
+      whose metrics take a feature of 0 for no item; categories need -1.
+
+  Returns:
+    `[..., K]` or `[..., K, ...]`, in the dtype of values.
+
+  Raises:
+    ValueError: if shapes do not fit or indices are not integers.
+
+  >>> import jax.numpy as jnp
+  >>> indices = jnp.array([2, 0, -1])
+  >>> take_slate(jnp.array([5, 6, 7]), indices, fill_value=-1)
+  Array([ 7,  5, -1], dtype=int32)
+  """
+  values, indices = jnp.asarray(values), _integers(indices, "indices")
+  leading = () if shared else indices.shape[:-1]
+  axis = len(leading)
+  if values.shape[:axis] != leading or values.ndim == axis:
+    needed = (*leading, "N, ...") if leading else "(N, ...)"
+    raise ValueError(
+        f"values has shape {values.shape}; indices of shape {indices.shape} "
+        f"need {needed}.")
+  num_items, rest = values.shape[axis], values.shape[axis + 1:]
+  if not num_items:
+    return jnp.full((*indices.shape, *rest), fill_value, values.dtype)
+  is_item = (indices >= 0) & (indices < num_items)
+  index = jnp.where(is_item, indices, 0)
+  is_item = is_item.reshape(is_item.shape + (1,) * len(rest))
+  taken = values[index] if shared else jnp.take_along_axis(
+      values, index.reshape(is_item.shape), axis=axis)
+  return jnp.where(is_item, taken, jnp.asarray(fill_value, values.dtype))
+
+
+def log_det(
+    slate_features: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Log-determinant of the slate's similarities: what the DPP makes large.
+
+  `log det S_Y = sum_t log s2_t`, with s2_t in [0, 1] the squared part of the
+  unit feature in slot t that lies outside the span of the slots before. Each
+  s2 counts as 1e-5 at least (1e-10 in float64): a copy of an earlier item
+  costs 11.5 (23), and no slate is infinitely bad.
+
+  Args:
+    slate_features: `[..., K, D]`, of any length: only directions count. 0 or
+      not finite: no item.
+    where: `[..., K]` bool, True = there is an item.
+
+  Returns:
+    `[...]`, at most 0; float32 (float64 for float64 features). 0 for an empty
+    slate, as for orthogonal items: the determinant of no items is 1.
+
+  Raises:
+    ValueError: if shapes do not fit.
+
+  >>> import jax.numpy as jnp
+  >>> float(jnp.exp(log_det(jnp.array([[1.0, 0.0], [1.0, 1.0]]))).round(6))
+  0.5
+  """
+  unit, valid = _unit_slots(slate_features, where)
+  left = jnp.maximum(squared_residuals(unit), engine.tolerance(unit.dtype))
+  return jnp.sum(jnp.where(valid, jnp.log(left), 0), axis=-1)
+
+
+def intra_list_distance(
+    slate_features: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Mean of `1 - cosine` over the pairs of the slate's items.
+
+  Computed as `sum_i |f_i - mean f|^2 / (n - 1)` of the n unit features, which
+  is the same and needs no pairs.
+
+  Args:
+    slate_features: `[..., K, D]`; 0 or not finite: no item.
+    where: `[..., K]` bool, True = there is an item.
+
+  Returns:
+    `[...]` in [0, 2], float32 (float64 for float64 features); NaN with fewer
+    than two items.
+
+  Raises:
+    ValueError: if shapes do not fit.
+
+  References:
+    Smyth and McClave 2001, "Similarity vs. diversity", the average
+    dissimilarity of pairs.
+
+  >>> import jax.numpy as jnp
+  >>> intra_list_distance(jnp.array([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]))
+  Array(1.3333334, dtype=float32)
+  """
+  unit, valid = _unit_slots(slate_features, where)
+  count = _count(valid, unit.dtype)
+  centre = jnp.sum(unit, axis=-2) / jnp.maximum(count, 1)[..., None]
+  apart = jnp.where(valid[..., None], unit - centre[..., None, :], 0)
+  return _share(jnp.sum(apart**2, axis=(-2, -1)), count - 1)
+
+
+def near_duplicate_rate(
+    slate_features: jax.Array,
+    *,
+    threshold: jax.Array | float = 0.95,
+    where: jax.Array | None = None,
+) -> jax.Array:
+  """Share of the slate's items that nearly repeat an earlier one.
+
+  Args:
+    slate_features: `[..., K, D]`; 0 or not finite: no item.
+    threshold: least cosine of a near-duplicate, in [-1, 1]. At 1 rounding
+      decides.
+    where: `[..., K]` bool, True = there is an item.
+
+  Returns:
+    `[...]` in [0, 1), float32 (float64 for float64 features); NaN for an empty
+    slate.
+
+  Raises:
+    ValueError: if shapes do not fit or a static threshold is out of range.
+
+  >>> import jax.numpy as jnp
+  >>> near_duplicate_rate(jnp.array([[1.0, 0.0], [1.0, 0.1]]))
+  Array(0.5, dtype=float32)
+  """
+  if isinstance(threshold, (int, float)) and not -1 <= threshold <= 1:
+    raise ValueError(f"threshold must be in [-1, 1], got {threshold}.")
+  unit, valid = _unit_slots(slate_features, where)
+  cosines = jnp.einsum("...id,...jd->...ij", unit, unit, precision=_EXACT)
+  pairs = valid[..., :, None] & valid[..., None, :] & (cosines >= threshold)
+  # Row i, column j < i.
+  repeats = jnp.any(jnp.tril(pairs, -1), axis=-1)
+  return _share(_count(repeats, unit.dtype), _count(valid, unit.dtype))
+
+
+def exposure_counts(
+    slate_category_ids: jax.Array,
+    *,
+    num_categories: int,
+    where: jax.Array | None = None,
+) -> jax.Array:
+  """How many slots each category has, in every slate.
+
+  The exposure of categories over all slates is the sum over leading axes; that
+  of items comes from `Slate.indices.reshape(-1)` and N in place of C.
+
+  Args:
+    slate_category_ids: `[..., K]` integers; those outside [0, C) are no item.
+    num_categories: C.
+    where: `[..., K]` bool, True = there is an item.
+
+  Returns:
+    `[..., C]` int32.
+
+  Raises:
+    ValueError: if shapes do not fit, ids are not integers or C is negative.
+
+  >>> import jax.numpy as jnp
+  >>> exposure_counts(jnp.array([2, 0, 2, -1]), num_categories=3)
+  Array([1, 0, 2], dtype=int32)
+  """
+  ids, valid = _categories(slate_category_ids, num_categories, where)
+  # Category C is that of slots without an item; nothing is kept there.
+  count = jnp.vectorize(
+      lambda row: jnp.zeros(num_categories, jnp.int32).at[row].add(
+          1, mode="drop"), signature="(k)->(c)")
+  return count(jnp.where(valid, ids, num_categories))
+
+
+def category_coverage(
+    slate_category_ids: jax.Array,
+    *,
+    num_categories: int,
+    where: jax.Array | None = None,
+) -> jax.Array:
+  """Distinct categories of the slate, of those there are.
+
+  Args:
+    slate_category_ids: `[..., K]` integers; those outside [0, C) are no item.
+    num_categories: C, at least 1.
+    where: `[..., K]` bool, True = there is an item.
+
+  Returns:
+    `[...]` float32 in [0, 1], at most `K / C`; 0 for an empty slate.
+
+  Raises:
+    ValueError: if shapes do not fit, ids are not integers or C is below 1.
+
+  >>> import jax.numpy as jnp
+  >>> category_coverage(jnp.array([2, 0, 2, -1]), num_categories=4)
+  Array(0.5, dtype=float32)
+  """
+  if num_categories < 1:
+    raise ValueError(
+        f"num_categories must be at least 1, got {num_categories}.")
+  counts = exposure_counts(
+      slate_category_ids, num_categories=num_categories, where=where)
+  return _count(counts > 0, jnp.float32) / num_categories
+
+
+def category_entropy(
+    slate_category_ids: jax.Array,
+    *,
+    num_categories: int,
+    where: jax.Array | None = None,
+) -> jax.Array:
+  """Shannon entropy of the slate's shares of categories, in nats.
+
+  Not normalised: the most it can be is `log min(K, C)`, and `exp` of it is an
+  effective number of categories.
+
+  Args:
+    slate_category_ids: `[..., K]` integers; those outside [0, C) are no item.
+    num_categories: C.
+    where: `[..., K]` bool, True = there is an item.
+
+  Returns:
+    `[...]` float32, at least 0; NaN for an empty slate.
+
+  Raises:
+    ValueError: if shapes do not fit, ids are not integers or C is negative.
+
+  >>> import jax.numpy as jnp
+  >>> jnp.exp(category_entropy(jnp.array([2, 0, 2, 0]), num_categories=3))
+  Array(2., dtype=float32)
+  """
+  counts = exposure_counts(
+      slate_category_ids, num_categories=num_categories, where=where)
+  total = jnp.sum(counts, axis=-1, keepdims=True)
+  shares = _share(counts.astype(jnp.float32), total)
+  entropy = jnp.sum(jax.scipy.special.entr(shares), axis=-1)
+  return jnp.where(total[..., 0] > 0, entropy, jnp.nan)
+
+
+def exposure_gini(
+    exposures: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """Gini coefficient: how unequal the exposure of items or categories is.
+
+    G = sum_i (2 r_i - n - 1) e_i / (n sum_i e_i)
+
+  with r the ascending ranks of the n exposures e. Those who get nothing count;
+  leave out by `where` who could not be shown.
+
+  Args:
+    exposures: `[..., C]`, not negative: counts, or weighted by position.
+    where: `[..., C]` bool, True = valid.
+
+  Returns:
+    `[...]`, 0 for equal exposures, `1 - 1 / n` for all on one; float32
+    (float64 for float64 exposures). NaN where nothing is exposed, and where a
+    valid exposure is negative, infinite or NaN.
+
+  Raises:
+    ValueError: if shapes do not fit.
+
+  References:
+    Gini 1912; for ties the mid-ranks give the same sum as any order.
+
+  >>> import jax.numpy as jnp
+  >>> exposure_gini(jnp.array([0, 0, 0, 7]))
+  Array(0.75, dtype=float32)
+  """
+  exposures, where, _ = sorting.check_lists(
+      exposures, where, None, name="exposures")
+  if where is None:
+    where = jnp.ones(exposures.shape, bool)
+  exposures = jnp.where(where, exposures, 0)
+  count = _count(where, exposures.dtype)
+  ranks = sorting.hard_rank(exposures, where=where)
+  shares = _share(exposures, jnp.sum(exposures, axis=-1, keepdims=True))
+  above = (2 * ranks - count[..., None] - 1) / count[..., None]
+  value = jnp.sum(jnp.where(where, above * shares, 0), axis=-1)
+  # Of no item there are no shares that could be NaN.
+  defined = (count > 0) & jnp.all(exposures >= 0, axis=-1)
+  return jnp.where(defined, value, jnp.nan)
+
+
+def alpha_ndcg(
+    indices: jax.Array,
+    subtopics: jax.Array,
+    *,
+    alpha: jax.Array | float = 0.5,
+    where: jax.Array | None = None,
+) -> jax.Array:
+  """alpha-nDCG: relevance to subtopics that earlier slots have left open.
+
+  An item gains `sum_t J_t (1 - alpha)^(c_t)`, with c_t how much of subtopic t
+  the slots before it hold; slot k = 1, 2, ... is discounted by `1 / log2(1 +
+  k)`, and the sum divided by that of an ideal slate of K candidates. The ideal
+  is greedy, as usual: the best is NP-hard to find, and now and then a slate is
+  a little better than it (above 1).
+
+  Args:
+    indices: `[..., K]` integers, as in `Slate.indices`; those outside [0, N)
+      are slots without an item, which gain nothing and keep their place. An
+      item that stands there twice gains twice.
+    subtopics: `[..., N, T]`, or `[N, T]` shared by all slates: J, bool or in
+      [0, 1]. With categories as subtopics, `jax.nn.one_hot(category_ids, T)`,
+      times the labels if only relevant items are to gain.
+    alpha: in [0, 1], how little a repeated subtopic is worth; 0 is nDCG by the
+      number of subtopics.
+    where: `[..., N]` bool, True = a candidate. Others are no item in a slate
+      and none in the ideal.
+
+  Returns:
+    `[...]`, float32 (float64 for float64 subtopics); NaN where no candidate
+    has a subtopic.
+
+  Raises:
+    ValueError: if shapes do not fit, indices are not integers or a static
+      alpha is out of range. A traced alpha is clipped.
+
+  References:
+    Clarke et al., "Novelty and diversity in information retrieval
+    evaluation", SIGIR 2008. There the ideal comes from a whole collection;
+    here from the candidates given.
+
+  >>> import jax.numpy as jnp
+  >>> subtopics = jnp.array([[1, 0], [1, 0], [0, 1]])
+  >>> print(f"{alpha_ndcg(jnp.array([0, 1]), subtopics):.3f}")
+  0.807
+  """
+  if isinstance(alpha, (int, float)) and not 0 <= alpha <= 1:
+    raise ValueError(f"alpha must be in [0, 1], got {alpha}.")
+  indices, subtopics = _integers(indices, "indices"), jnp.asarray(subtopics)
+  if subtopics.ndim < 2:
+    raise ValueError(
+        f"subtopics has shape {subtopics.shape}; expected [..., N, T].")
+  subtopics = subtopics.astype(sorting.rank_dtype(subtopics))
+  *_, num_items, num_subtopics = subtopics.shape
+  batch = indices.shape[:-1]
+  subtopics = broadcast(
+      subtopics, "subtopics", (*batch, num_items, num_subtopics))
+  if where is not None:
+    where = broadcast(jnp.asarray(where, bool), "where", (*batch, num_items))
+    subtopics = jnp.where(where[..., None], subtopics, 0)
+  worth = 1 - jnp.clip(jnp.asarray(alpha, subtopics.dtype), 0, 1)
+  slots = jnp.arange(indices.shape[-1])
+  discount = 1 / jnp.log2(slots.astype(subtopics.dtype) + 2)
+
+  def sum_of(gains):
+    return jnp.einsum("...k,k->...", gains, discount, precision=_EXACT)
+
+  held = take_slate(subtopics, indices)
+  before = jnp.cumsum(held, axis=-2) - held
+  actual = sum_of(jnp.sum(held * worth**before, axis=-1))
+  if not num_items:
+    return jnp.full_like(actual, jnp.nan)
+
+  def pick(carry, _):
+    before, is_free = carry
+    gains = is_free * jnp.einsum(
+        "...nt,...t->...n", subtopics, worth**before, precision=_EXACT)
+    best = jnp.argmax(gains, axis=-1, keepdims=True)
+    gain = jnp.take_along_axis(gains, best, axis=-1)[..., 0]
+    held = jnp.take_along_axis(subtopics, best[..., None], axis=-2)[..., 0, :]
+    items = jnp.arange(num_items).reshape((1,) * len(batch) + (num_items,))
+    return (before + held, is_free & (items != best)), gain
+
+  start = (jnp.zeros((*batch, num_subtopics), subtopics.dtype),
+           jnp.ones((*batch, num_items), bool))
+  _, gains = lax.scan(pick, start, slots)
+  return _share(actual, sum_of(jnp.moveaxis(gains, 0, -1)))
+
+
+def unit_features(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """`[..., D]` at length 1; 0 where zero or not finite, with no gradient."""
+  features = features.astype(dtype)
+  usable = engine.inverse_norms(lax.stop_gradient(features), dtype) > 0
+  usable = usable[..., None]
+  # Ones, where there is nothing to divide by: their gradient is defined.
+  safe = jnp.where(usable, features, 1)
+  unit = safe * engine.inverse_norms(safe, dtype)[..., None]
+  return jnp.where(usable, unit, 0)
+
+
+def squared_residuals(unit: jax.Array) -> jax.Array:
+  """What of each unit feature is outside the span of those before, squared.
+
+  Args:
+    unit: `[..., K, D]` unit features; zero rows are none. One of which no more
+      than the tolerance is left adds nothing to the span.
+
+  Returns:
+    `[..., K]` in [0, 1] but for rounding.
+  """
+  if not unit.size:
+    return jnp.zeros(unit.shape[:-1], unit.dtype)
+
+  def step(rows, t):
+    feature = lax.dynamic_index_in_dim(unit, t, unit.ndim - 2, keepdims=False)
+    row, left = engine.direction(rows, feature, None)
+    return rows.at[..., t, :].set(row), left
+
+  _, left = lax.scan(
+      step, jnp.zeros_like(unit), jnp.arange(unit.shape[-2]))
+  return jnp.moveaxis(left, 0, -1)
+
+
+def broadcast(
+    array: jax.Array, name: str, shape: tuple[int, ...]
+) -> jax.Array:
+  """`array` in this shape; an error that names the argument."""
+  try:
+    return jnp.broadcast_to(array, shape)
+  except ValueError:
+    raise ValueError(
+        f"{name} has shape {array.shape}, which does not broadcast to "
+        f"{shape}.") from None
+
+
+def _unit_slots(
+    slate_features: jax.Array, where: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+  """Unit features `[..., K, D]`, 0 where there is no item; `[..., K]` bool."""
+  features = jnp.asarray(slate_features)
+  if features.ndim < 2:
+    raise ValueError(
+        f"slate_features has shape {features.shape}; expected [..., K, D].")
+  if where is not None:
+    where = broadcast(jnp.asarray(where, bool), "where", features.shape[:-1])
+    features = jnp.where(where[..., None], features, 0)
+  unit = unit_features(features, sorting.rank_dtype(features))
+  return unit, jnp.any(unit != 0, axis=-1)
+
+
+def _categories(
+    slate_category_ids: jax.Array,
+    num_categories: int,
+    where: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+  """Checked ids `[..., K]`, and which of them are categories."""
+  ids = _integers(slate_category_ids, "slate_category_ids")
+  if num_categories < 0:
+    raise ValueError(
+        f"num_categories must be at least 0, got {num_categories}.")
+  valid = (ids >= 0) & (ids < num_categories)
+  if where is not None:
+    valid &= broadcast(jnp.asarray(where, bool), "where", ids.shape)
+  return ids, valid
+
+
+def _integers(array: jax.Array, name: str) -> jax.Array:
+  """`[..., K]` integers."""
+  array = arguments.integers(array, name)
+  if not array.ndim:
+    raise ValueError(f"{name} must have shape [..., K], got a scalar.")
+  return array
+
+
+def _count(flags: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """How many of the last axis are True, as a number of this dtype."""
+  return jnp.sum(flags, axis=-1, dtype=jnp.int32).astype(dtype)
+
+
+def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
+  """`part / whole`; NaN where the whole is not positive."""
+  is_one = whole > 0
+  return jnp.where(is_one, part / jnp.where(is_one, whole, 1), jnp.nan)
