@@ -18,6 +18,7 @@ from experiments.common import benchmarking
 from experiments.common import metric_writer
 from experiments.common import results as results_lib
 from experiments.common import scored
+from experiments.common import slate_comparison
 from experiments.common import workdir as workdir_lib
 
 _STYLE = """
@@ -34,6 +35,8 @@ tr.first td { font-weight: bold; } .lead { font-size: 1.1em; }
 pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: 12px; }
 """
 _OURS, _RIVAL, _TRUTH = "#1f5fbf", "#8a8a8a", "#2a8a4a"
+_SLATES = {"dpp": _OURS, "mmr": "#d9742b", "ssd": _TRUTH, "top_k": "#222222"}
+_MAX_CATEGORIES = 20
 _BINS = 40
 
 
@@ -127,6 +130,8 @@ def write_benchmark_report(
   measured = content["measurements"]
   if content["suite"] == "train_auc":
     parts.append(_svg(_throughput_figure(measured)))
+  elif content["suite"] == "slates":
+    parts.append(_svg(_selection_figure(measured)))
   else:
     single = [m for m in measured if m["batch"] == 1]
     batched = [m for m in measured if m["batch"] > 1]
@@ -143,6 +148,46 @@ def write_benchmark_report(
   parts += ["<h2>Machine and configuration</h2>", "<pre>" + html.escape(
       json.dumps({**machine, **content["config"]}, indent=2)) + "</pre>"]
   write_page(workdir / "report.html", "Benchmark", parts)
+
+
+def write_slates_report(
+    workdir: pathlib.Path,
+    comparison: slate_comparison.Comparison,
+    categories: Sequence[str],
+    summary: dict[str, Any],
+) -> None:
+  """Writes `report.html` of slates."""
+  config = summary["config"]
+  shown = (f"{summary['num_compared']:,} of {summary['num_requests']:,} "
+           "requests, drawn at random")
+  parts = [
+      "<h1>Slates</h1>",
+      f"<p class=lead>{summary['num_requests']:,} requests, "
+      f"{config['num_selected']} slots, method {config['method']} at theta "
+      f"{config['theta']:g}. Methods are compared on {shown}. To look at "
+      'slates, open <a href="slates.html">slates.html</a>.</p>',
+      f"<p>{html.escape(summary['limits'])}</p>",
+      "<h2>What diversity costs</h2>",
+      "<p>Each point is a theta, from 0 (on the right, diversity alone) to 1, "
+      "where every method is top-K; rings are nearest the theta of this run. "
+      "Bars are two standard errors over requests. The same theta means "
+      "something else to each method: compare curves, then choose the theta "
+      "whose price is right. MMR works on distances, the DPP on the log "
+      "det.</p>",
+      _svg(_slate_figure(comparison, config["relevance"])),
+      f"<h2>At theta {config['theta']:g}</h2>",
+      "<p>Means over requests ± standard errors; log det counts what is left "
+      "of a copy as 1e-5; a near-duplicate has a cosine of 0.95 or more to an "
+      "item above it; the Gini coefficient is of the slots of all requests by "
+      "category, 0 where all categories have as many.</p>",
+      html_table(slate_comparison.HEADER,
+                 slate_comparison.table_rows(comparison)),
+      "<h2>Exposure by category</h2>",
+      "<p>Share of all slots; the bar is the share of all candidates.</p>",
+      _svg(_exposure_figure(comparison, categories)),
+      "<h2>Configuration</h2>",
+      f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>"]
+  write_page(workdir / "report.html", "Slates", parts)
 
 
 def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
@@ -268,6 +313,65 @@ def _own_figure(
     axes.set_xlabel(label)
   auc.set_yticks(places, names)
   loss.axvline(1, color=_RIVAL, lw=0.8, ls="--")
+  return figure
+
+
+def _slate_figure(
+    comparison: slate_comparison.Comparison, relevance: str
+) -> mpl_figure.Figure:
+  """Relevance against diversity, by what people and by what DPPs mean."""
+  figure = mpl_figure.Figure(figsize=(10, 4.4))
+  at = int(np.argmin(np.abs(slate_comparison.THETAS - comparison.theta)))
+  for axes, (x, x_label), (y, y_label) in zip(
+      figure.subplots(1, 2),
+      (("distance", "intra-list distance"), ("log_det", "log det")),
+      (("score", "mean score"),
+       ("relevance", "mean relevance, log(score)" if relevance == "log"
+        else "mean relevance, the score")), strict=True):
+    for method, curves in comparison.curves.items():
+      across, up = np.asarray(curves[x]).T, np.asarray(curves[y]).T
+      style = {"color": _SLATES[method], "lw": 1.2}
+      if method == "top_k":
+        style |= {"fmt": "s", "ms": 6, "zorder": 3}
+        across, up = across[:, -1:], up[:, -1:]
+      else:
+        style |= {"fmt": "o-", "ms": 2.5}
+        axes.plot(across[0, at], up[0, at], "o", ms=10, mfc="none",
+                  color=style["color"])
+      axes.errorbar(across[0], up[0], xerr=2 * across[1], yerr=2 * up[1],
+                    elinewidth=0.6, label=method, **style)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.25, lw=0.5)
+  figure.axes[0].legend(fontsize=8, frameon=False, loc="lower left")
+  return figure
+
+
+def _exposure_figure(
+    comparison: slate_comparison.Comparison, categories: Sequence[str]
+) -> mpl_figure.Figure:
+  """A row for each of the largest categories, the others together."""
+  def gathered(shares: np.ndarray) -> np.ndarray:
+    if len(shares) <= _MAX_CATEGORIES:
+      return shares
+    return np.append(shares[:_MAX_CATEGORIES], shares[_MAX_CATEGORIES:].sum())
+
+  exposure = {name: 100 * gathered(shares)
+              for name, shares in comparison.exposure.items()}
+  offered = exposure.pop("candidates")
+  names = [*categories[:_MAX_CATEGORIES],
+           *([f"{len(categories) - _MAX_CATEGORIES} others"]
+             * (len(offered) > _MAX_CATEGORIES))]
+  figure = mpl_figure.Figure(figsize=(8, 1.2 + 0.24 * len(names)))
+  axes = figure.subplots()
+  places = np.arange(len(names))[::-1]
+  axes.barh(places, offered, color="#e4e4e4", label="candidates")
+  for method, shares in exposure.items():
+    axes.plot(shares, places, "s" if method == "top_k" else "o", ms=5,
+              color=_SLATES[method], label=method, alpha=0.85)
+  axes.set_yticks(places, names)
+  axes.set_xlabel("share of slots, %")
+  axes.legend(fontsize=8, frameon=False, loc="lower right")
   return figure
 
 
@@ -421,6 +525,44 @@ def _batch_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
     axes.set_xlabel("milliseconds, forward and backward")
     axes.grid(axis="x", which="both", alpha=0.25, lw=0.5)
   grid.flat[0].set_yticks(places, [methods.label(x) for x in methods.names])
+  return figure
+
+
+def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+  """A panel for each task, a line in it for each method."""
+  names = list(dict.fromkeys(m["method"] for m in measured))
+  tasks = list(dict.fromkeys(m["task"] for m in measured))
+  floors = {m["method"] for m in measured if "same_slots" not in m}
+  names.sort(key=lambda name: (
+      name in floors, not name.startswith("harmonrank")))
+  columns = min(4, len(tasks))
+  count = -(-len(tasks) // columns)
+  figure = mpl_figure.Figure(figsize=(
+      10, count * (0.9 + 0.22 * len(names))))
+  grid = figure.subplots(count, columns, squeeze=False, sharey=True)
+  places = np.arange(len(names))[::-1]
+  for axes in grid.flat[len(tasks):]:
+    axes.set_visible(False)
+  for task, axes in zip(tasks, grid.flat, strict=False):
+    for place, name in zip(places, names, strict=True):
+      color = "#222222" if name in floors else (
+          _OURS if name.startswith("harmonrank") else _RIVAL)
+      for m in measured:
+        if (m["task"], m["method"]) == (task, name):
+          low, high = 1e3 * np.asarray(m["quartiles_seconds"])
+          axes.plot([low, high], [place, place], color=color)
+          axes.plot(1e3 * m["median_seconds"], place, "o", ms=4, color=color,
+                    mfc="none" if name in floors else color)
+    axes.set_xscale("log")
+    # From a power of ten to another: two of them are labelled at least.
+    low, high = np.log10(axes.get_xlim())
+    axes.set_xlim(10**np.floor(low), 10**np.ceil(high))
+    axes.xaxis.set_minor_formatter("")
+    axes.set_title(task, fontsize=9)
+    axes.set_xlabel("milliseconds")
+    axes.grid(axis="x", which="both", alpha=0.25, lw=0.5)
+    axes.set_yticks(places, [
+        f"{name} (floor)" if name in floors else name for name in names])
   return figure
 
 

@@ -1,0 +1,405 @@
+"""Selects slates that are relevant and varied from scored candidates.
+
+    python -m experiments.select_slates                 # the embedded log
+    python -m experiments.select_slates --data=scored.parquet
+    python -m experiments.select_slates --data=scored.parquet \\
+        --items=items.parquet --method=dpp --theta=0.8 --quota=3
+    python -m experiments.select_slates --format=kuairand \\
+        --data=$KUAIRAND --items=$KUAIRAND
+
+A row of --data is a candidate: `request_id`, `item_id`, `score`, `category`
+and its features, a list of numbers in `features` or a number in each
+`embedding_*` (other names: --request_column and so on). What it lacks of the
+last two a table of --items has. The rows of a request must stand together. An
+item that comes twice in a request is there once, with its best score.
+Relevance is log(score), as is right for probabilities; --relevance=raw takes
+scores as they are.
+
+In the workdir, slates.parquet holds `request_id`, `slot` (from 0), `item_id`
+and `gain`, the key the item was picked by; a slot for which no candidate is
+left has no row. slates.html shows slates of a few requests for every method
+and theta, report.html what each method gives up for diversity. The same
+command again makes everything anew.
+
+Two passes are made over the rows, one to check them. Memory holds a chunk of
+requests and a row group, not all of them. Requests are padded to powers of
+two, so that there are few compiles.
+
+Without --data, a request is a user of the embedded log, the candidates are all
+items this user was shown within the week (one page shows too few to choose
+from), and the score is that of a click.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import pathlib
+import sys
+import time
+from typing import Any
+from typing import NamedTuple
+
+from absl import flags as absl_flags
+import numpy as np
+import pyarrow as pa
+
+from experiments.common import candidates as candidates_lib
+from experiments.common import flags
+from experiments.common import item_columns
+from experiments.common import progress as progress_lib
+from experiments.common import slate_comparison
+from experiments.common import slate_page
+from experiments.common import slates
+from experiments.common import workdir as workdir_lib
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import kuairand
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+
+FORMATS = ("kuairand",)
+RELEVANCES = ("log", "raw")
+# Of the flags that binaries share.
+_SHARED = ("data", "workdir", "seed", "num_exposures", "log_seed", "world")
+_EMBEDDED_SCORE = "score_click"
+_EMBEDDED_LIMITS = (
+    "A request is a user of the embedded log, with all items of the week as "
+    "candidates; the score is that of a click.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What slates depend on: the flags of these names."""
+
+  data: str | None = None
+  items: str | None = None
+  format: str | None = None
+  method: str = "dpp"
+  theta: float = 0.7
+  num_selected: int = 10
+  window: int | None = None
+  quota: tuple[str, ...] | None = None
+  pool_quota: tuple[str, ...] | None = None
+  ridge: float | None = None
+  fill: str = "none"
+  relevance: str = "log"
+  request_column: str = "request_id"
+  item_column: str = "item_id"
+  score_column: str = "score"
+  category_column: str = "category"
+  features_column: str | None = None
+  num_candidates: int = 500
+  seed: int = 0
+  num_exposures: int = 200_000
+  log_seed: int = 0
+  world: str = "default"
+
+
+class Source(NamedTuple):
+  """Where candidates come from, and what results on them do not show."""
+
+  candidates: candidates_lib.Candidates
+  limits: str
+
+
+def select(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Selects slates and writes everything there is to see of them.
+
+  Args:
+    config: what they depend on.
+    workdir: where they go; earlier ones of the same configuration there are
+      replaced.
+
+  Returns:
+    The content of `summary.json`.
+
+  Raises:
+    UserError: if the configuration does not fit the data or the workdir.
+    DataError: if the data is not what it should be.
+  """
+  workdir = pathlib.Path(workdir)
+  with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
+    _check(config)
+    source = read_source(config, workdir)
+    facts = source.candidates.check()
+    rules = make_rules(config, facts)
+  print(f"{facts.num_requests:,} requests, {facts.num_rows:,} candidates, "
+        f"{facts.largest:,} at most; {len(facts.categories):,} categories, "
+        f"{source.candidates.num_features} features", flush=True)
+  selected = _select(config, workdir / "slates.parquet", source.candidates,
+                     facts, rules)
+  comparison = slate_comparison.compare(
+      selected.sample, _relevance(config, selected.sample.scores),
+      len(facts.categories), rules, config.theta, config.seed)
+  return publish(config, workdir, source, facts, selected, comparison)
+
+
+class Selected(NamedTuple):
+  """What came of a run over all requests.
+
+  Attributes:
+    sample: the requests to compare methods on.
+    num_repeated: rows left out because their item came twice.
+    num_slots: that have an item.
+    compiled: sizes of requests a compile was made for.
+    seconds: that selection took, with reading and writing.
+  """
+
+  sample: candidates_lib.Chunk
+  num_repeated: int
+  num_slots: int
+  compiled: list[int]
+  seconds: float
+
+
+def read_source(config: Config, workdir: pathlib.Path) -> Source:
+  """Generates, prepares or opens the candidates."""
+  folder = workdir / "prepared"
+  opened = functools.partial(
+      candidates_lib.Candidates, positive_scores=config.relevance == "log")
+  if config.format:
+    assert config.data and config.items
+    prepared = kuairand.make_candidates(
+        config.data, config.items, folder, seed=config.seed,
+        num_candidates=config.num_candidates)
+    return Source(opened(prepared.candidates, prepared.items,
+                         item_columns.Columns()), prepared.limits)
+  columns = item_columns.Columns(
+      config.request_column, config.item_column, config.score_column,
+      config.category_column, config.features_column)
+  if config.data:
+    return Source(opened(config.data, config.items, columns), "")
+  embedded = _write_embedded(folder, generator.LogConfig(
+      config.num_exposures, config.log_seed, config.world))
+  return Source(opened(*embedded, item_columns.Columns()), _EMBEDDED_LIMITS)
+
+
+def _write_embedded(
+    folder: pathlib.Path, config: generator.LogConfig
+) -> tuple[pathlib.Path, pathlib.Path]:
+  """Every user of the embedded log with the items of the week."""
+  week = generator.generate_log(config)
+  order = np.argsort(week.log["user_id"].to_numpy(), kind="stable")
+  log = week.log.take(pa.array(order))
+  paths = folder / "candidates.parquet", folder / "items.parquet"
+  parquet.write_parquet(pa.table({
+      "request_id": log["user_id"], "item_id": log["item_id"],
+      "score": log[_EMBEDDED_SCORE]}), paths[0])
+  parquet.write_parquet(week.items, paths[1])
+  return paths
+
+
+def make_rules(config: Config, facts: candidates_lib.Facts) -> slates.Rules:
+  """What holds for the slates of all requests."""
+  quota = pool_quota = None
+  if config.quota is not None:
+    quota = _quotas("quota", config.quota, facts, others=facts.largest)
+  if config.pool_quota is not None:
+    pool_quota = _quotas("pool_quota", config.pool_quota, facts, others=0)
+  return slates.Rules(
+      config.num_selected, config.window, quota, pool_quota, config.ridge,
+      config.fill)
+
+
+def _quotas(
+    flag: str, texts: Sequence[str], facts: candidates_lib.Facts, *,
+    others: int,
+) -> np.ndarray:
+  """`[C]` int32 from "3" (of every category) and "phones=2" (of this one)."""
+  places = {name: place for place, name in enumerate(facts.categories)}
+  named: dict[str, int] = {}
+  for text in texts:
+    name, is_named, number = text.rpartition("=")
+    if not number.isdecimal():
+      raise flags.UserError(
+          f"--{flag}={','.join(texts)}: expected a number, or numbers by "
+          f"category as in {next(iter(places))}=2, got {text!r}.")
+    # No request has more.
+    count = min(int(number), facts.largest)
+    if not is_named:
+      others = count
+    elif name not in places:
+      raise flags.UserError(
+          f"--{flag}: no candidate is of category {name!r}"
+          f"{schema_lib.nearest(name, places)}.")
+    else:
+      named[name] = count
+  quotas = np.full(len(places), others, np.int32)
+  for name, count in named.items():
+    quotas[places[name]] = count
+  if not quotas.any():
+    raise flags.UserError(f"--{flag}={','.join(texts)} leaves no candidate.")
+  return quotas
+
+
+def _check(config: Config) -> None:
+  """Flags that do not go together."""
+  if config.format and not (config.data and config.items):
+    raise flags.UserError(
+        f"--format={config.format} needs --data, the log, and --items, the "
+        "table of videos.")
+  if config.items and not config.data:
+    raise flags.UserError("--items needs --data.")
+  if config.theta == 1 and (config.method == "dpp" or config.pool_quota):
+    raise flags.UserError(
+        "--theta=1 is relevance alone, which is --method=top_k; the DPP, and "
+        "the pool of --pool_quota, take less.")
+
+
+def _relevance(config: Config, scores: np.ndarray) -> np.ndarray:
+  return np.log(scores) if config.relevance == "log" else scores
+
+
+def _select(
+    config: Config, path: pathlib.Path,
+    candidates: candidates_lib.Candidates, facts: candidates_lib.Facts,
+    rules: slates.Rules,
+) -> Selected:
+  """Selects and writes, chunk by chunk."""
+  drawn = slate_comparison.draw(facts, config.num_selected, config.seed)
+  selector = slates.Selector(config.method, rules)
+  sample, num_repeated, num_slots, done = [], 0, 0, 0
+  began = time.perf_counter()
+  progress = progress_lib.Progress(
+      facts.num_requests, 0, examples_per_step=1)
+  try:
+    with slates.slate_file(path) as write:
+      for chunk in candidates.chunks(facts):
+        picks = selector(
+            chunk, _relevance(config, chunk.scores), config.theta)
+        write(chunk, picks)
+        end = done + len(chunk.request_ids)
+        sample.append(candidates_lib.requests_of(
+            chunk, drawn[(drawn >= done) & (drawn < end)] - done))
+        num_repeated += chunk.num_repeated
+        num_slots += int((picks.rows >= 0).sum())
+        done = end
+        progress.update(done)
+  finally:
+    progress.close()
+  return Selected(
+      candidates_lib.joined_chunks(sample), num_repeated, num_slots,
+      sorted(selector.compiled), time.perf_counter() - began)
+
+
+def publish(
+    config: Config, workdir: pathlib.Path, source: Source,
+    facts: candidates_lib.Facts, selected: Selected,
+    comparison: slate_comparison.Comparison,
+) -> dict[str, Any]:
+  """Writes the summary, the report and the page; shows the table.
+
+  Returns:
+    The content of `summary.json`.
+  """
+  from experiments.common import report  # Slow to import.
+
+  num_requests, num_selected = facts.num_requests, config.num_selected
+  summary = {
+      "num_requests": num_requests, "num_candidates": facts.num_rows,
+      "num_repeated": selected.num_repeated, "largest": facts.largest,
+      "num_categories": len(facts.categories),
+      "num_features": source.candidates.num_features,
+      "num_slots": selected.num_slots,
+      "num_empty_slots": num_requests * num_selected - selected.num_slots,
+      "compiled_sizes": selected.compiled,
+      "num_compared": len(comparison.chunk.request_ids),
+      "thetas": slate_comparison.THETAS,
+      "methods": {
+          method: {name: value._asdict() for name, value in values.items()}
+          for method, values in comparison.table.items()},
+      "seconds": selected.seconds, "limits": source.limits,
+      "config": dataclasses.asdict(config)}
+  summary = workdir_lib.finite(summary)
+  workdir_lib.write_json(workdir / "summary.json", summary)
+  report.write_slates_report(
+      workdir, comparison, list(facts.categories), summary)
+  slate_page.write(workdir / "slates.html", comparison,
+                   list(facts.categories), config.method, source.limits)
+  _say(selected, summary)
+  slate_comparison.print_table(comparison)
+  print(f"{workdir / 'slates.html'}  {workdir / 'report.html'}  "
+        f"{workdir / 'slates.parquet'}  {workdir / 'summary.json'}")
+  return summary
+
+
+def _say(selected: Selected, summary: dict[str, Any]) -> None:
+  """What happened, in a few lines."""
+  if selected.num_repeated:
+    print(f"{selected.num_repeated:,} candidates left out: their request has "
+          "the item already, with a score that is better or as good")
+  sizes = ", ".join(map(str, selected.compiled))
+  print(f"{summary['num_requests']:,} slates in {selected.seconds:.1f} s, "
+        f"compiled for {len(selected.compiled)} sizes (requests padded to "
+        f"{sizes})")
+  if summary["num_empty_slots"]:
+    print(f"{summary['num_empty_slots']:,} of "
+          f"{summary['num_empty_slots'] + selected.num_slots:,} slots are "
+          "empty: no candidate was left for them")
+
+
+def define_flags() -> None:
+  """Flags beside the shared ones; not on import, where two binaries clash."""
+  define = absl_flags
+  define.DEFINE_string(
+      "items", None, "Table of items with what --data lacks of category and "
+      "features, Parquet; with --format, the public log's table of items.")
+  define.DEFINE_enum(
+      "format", None, FORMATS, "A public log as released: its users are "
+      "requests, its items candidates, with scores that are a demonstration.")
+  define.DEFINE_enum(
+      "method", Config.method, slates.METHODS, "How slates are selected.")
+  flags.define_float(
+      "theta", Config.theta, "From 0, diversity alone, to 1, relevance alone "
+      "(below 1 for the dpp).", upper_bound=1.0)
+  define.DEFINE_integer(
+      "num_selected", Config.num_selected, "Slots of a slate.", lower_bound=1,
+      upper_bound=100_000)
+  define.DEFINE_integer(
+      "window", None, "Slots among which a slate is to be varied; all if not "
+      "given.", lower_bound=1, upper_bound=100_000)
+  define.DEFINE_list(
+      "quota", None, "At most so many of a category in a slate: a number, or "
+      "numbers by category, as in 3 or phones=2,books=1 or 3,phones=5.")
+  define.DEFINE_list(
+      "pool_quota", None, "Likewise what of each category comes into a pool, "
+      "by a DPP in each; the slate is made from the pool. What a category "
+      "lacks goes to others; of those not named there is none.")
+  flags.define_float(
+      "ridge", None, "Of the dpp: the kernel becomes ridge * similarity + (1 - "
+      "ridge) * identity; 1 if not given.", upper_bound=1.0)
+  define.DEFINE_enum(
+      "fill", Config.fill, slates.FILLS, "Of the dpp: what comes into slots "
+      "when all candidates left repeat what is there.")
+  define.DEFINE_enum(
+      "relevance", Config.relevance, RELEVANCES, "What of the score is the "
+      "relevance.")
+  for role in ("request", "item", "score", "category"):
+    define.DEFINE_string(
+        f"{role}_column", getattr(Config, f"{role}_column"),
+        f"Column of the {role}.")
+  define.DEFINE_string(
+      "features_column", None, "Column of lists of features; features, or "
+      "else all embedding_*, if not given.")
+  define.DEFINE_integer(
+      "num_candidates", Config.num_candidates, "Items drawn for each user "
+      "with --format.", lower_bound=1, upper_bound=1_000_000)
+  for name in _SHARED:
+    define.declare_key_flag(name)
+
+
+def main() -> None:
+  """Runs what the flags say."""
+  for flag in absl_flags.FLAGS.flags_by_module_dict()[flags.__name__]:
+    if flag.present and flag.name not in _SHARED:
+      raise flags.UserError(f"--{flag.name} is no flag of select_slates.")
+  config = Config(**flags.values_of(Config))
+  try:
+    select(config, flags.workdir("select_slates"))
+  except KeyboardInterrupt:
+    print("interrupted; no slates are written.", file=sys.stderr)
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  define_flags()
+  flags.run(main)
