@@ -53,10 +53,12 @@ int64_t RoundUp(int64_t size, int64_t step) {
   return (size + step - 1) / step * step;
 }
 
-// The largest key of each lane and the first panel that has it.
+// The largest key of each lane, the first panel that has it, and the largest
+// key of all.
 struct Best {
   float key[kLanes];
   int32_t panel[kLanes];
+  float largest = kNone;
 
   Best() {
     std::fill(key, key + kLanes, kNone);
@@ -71,16 +73,20 @@ struct List {
   std::unique_ptr<float[]> relevance;   // [panels * lanes], -inf: taken
   std::unique_ptr<float[]> value;       // [panels * lanes]
   std::unique_ptr<int32_t[]> category;  // [panels * lanes], or none
+  std::unique_ptr<int64_t[]> applied;  // [panels], directions in the values
+  // [panels], what no key of the panel is above, but for the offset.
+  std::unique_ptr<float[]> bound;
 };
 
 // What one pass does.
 struct Pass {
   const float* rows;  // [num_rows, stride] directions
   int64_t num_rows, stride;
-  bool fresh;  // Values begin anew.
   int32_t criterion;
+  bool windowed, keys_fall;
   float weight, volume;
   const float* offset;  // [C], added by category
+  float most;           // The largest of them.
 };
 
 #if defined(__has_builtin)
@@ -213,7 +219,7 @@ class Selection {
         offset_[c] = remaining_[c] > 0
             ? a_.slot_bias[t * a_.num_categories + c] : kNone;
       }
-      const Pass pass = NextPass(t == 0);
+      const Pass pass = NextPass();
       int64_t chosen = Largest(pass);
       if (chosen >= 0) {
         ++num_valid;
@@ -231,43 +237,35 @@ class Selection {
  private:
   bool is_orthogonal() const { return settings_.criterion != kMmr; }
 
-  // Compares with the pick before, or with everything in the window.
-  Pass NextPass(bool first) {
-    Pass pass{rows_.data(), 0, stride_, first, settings_.criterion, a_.weight,
-              1, offset_.data()};
-    if (list_.num_features == 0) return WithVolume(pass);
+  // Compares with what is in the window, or with one pick more than before.
+  Pass NextPass() {
+    const float* rows = rows_.data();
     if (settings_.windowed) {
-      pass.fresh = true;
-      pass.num_rows = count_;
-      if (!is_orthogonal()) {
-        pass.rows = raw_.data();
-        return WithVolume(pass);
-      }
-      volume_ = 1;
-      for (int64_t r = 0; r < count_; ++r) {
-        Shrink(ThisUnit().add_direction(raw_.data() + r * stride_, settings_.ridge, r,
-                            stride_, rows_.data(), along_.data()));
-      }
-    } else if (first) {
-      pass.num_rows = count_;
-    } else if (pending_) {
-      float* row = rows_.data() + count_ * stride_;
       if (is_orthogonal()) {
-        Shrink(ThisUnit().add_direction(feature_.data(), settings_.ridge, count_, stride_,
-                            rows_.data(), along_.data()));
+        volume_ = 1;
+        for (int64_t r = 0; r < count_; ++r) AddRow(&raw_[r * stride_], r);
       } else {
-        std::copy(feature_.begin(), feature_.end(), row);
+        rows = raw_.data();
       }
-      ++count_;
-      pass.rows = row;
-      pass.num_rows = 1;
+    } else if (pending_) {
+      AddRow(feature_.data(), count_++);
     }
-    return WithVolume(pass);
+    const float volume = is_orthogonal() ? volume_ : (count_ > 0 ? 1 : 0);
+    return Pass{rows, list_.num_features ? count_ : 0, stride_,
+                settings_.criterion, settings_.windowed,
+                is_orthogonal() && !settings_.windowed, a_.weight, volume,
+                offset_.data(),
+                *std::max_element(offset_.begin(), offset_.end())};
   }
 
-  Pass WithVolume(Pass pass) const {
-    pass.volume = is_orthogonal() ? volume_ : (count_ > 0 ? 1 : 0);
-    return pass;
+  // Row `r` of those that candidates are compared with.
+  void AddRow(const float* feature, int64_t r) {
+    if (!is_orthogonal()) {
+      std::copy_n(feature, stride_, rows_.data() + r * stride_);
+      return;
+    }
+    Shrink(ThisUnit().add_direction(feature, settings_.ridge, r, stride_,
+                                    rows_.data(), along_.data()));
   }
 
   void Shrink(float left) {
@@ -404,7 +402,11 @@ ffi::Error Greedy(ffi::ThreadPool pool, ffi::AnyBuffer features,
     const int64_t padded = RoundUp(size, kLanes);
     List list{size, num_features, padded / kLanes, packed.panels.get(),
               Uninitialised<float>(padded), Uninitialised<float>(padded),
-              num_categories > 1 ? Uninitialised<int32_t>(padded) : nullptr};
+              num_categories > 1 ? Uninitialised<int32_t>(padded) : nullptr,
+              Uninitialised<int64_t>(padded / kLanes),
+              Uninitialised<float>(padded / kLanes)};
+    std::fill_n(list.applied.get(), list.num_panels, 0);
+    std::fill_n(list.bound.get(), list.num_panels, -kNone);
     const float* relevance_of = RowOf<float>(relevance, b);
     const int32_t* category_of = RowOf<int32_t>(categories, b);
     for (int64_t i = 0; i < padded; ++i) {

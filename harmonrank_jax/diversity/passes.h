@@ -41,62 +41,88 @@ HARMONRANK_TARGET inline void Products(const float* panel, const float* row,
   std::memcpy(products, sum, sizeof(sum));
 }
 
+HARMONRANK_TARGET inline float Largest(const float* numbers) {
+  float most[kVector];
+  for (int k = 0; k < kVector; ++k) most[k] = numbers[k];
+  for (int64_t from = kVector; from < kLanes; from += kVector) {
+    for (int k = 0; k < kVector; ++k) {
+      const float x = numbers[from + k];
+      most[k] = x > most[k] ? x : most[k];
+    }
+  }
+  for (int half = kVector / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) {
+      most[k] = most[k] > most[k + half] ? most[k] : most[k + half];
+    }
+  }
+  return most[0];
+}
+
+// Brings panel p up to date with all rows and makes its keys.
+HARMONRANK_TARGET inline void RunPanel(const List& list, const Pass& pass,
+                                       int64_t p, Best& best) {
+  float* value = list.value.get() + p * kLanes;
+  const float* relevance = list.relevance.get() + p * kLanes;
+  const float* panel = list.panels + p * list.num_features * kLanes;
+  float now[kLanes], raw[kLanes], key[kLanes];
+  const float start = pass.criterion == kMmr ? -1 : 1;
+  const int64_t applied = list.applied[p];
+  for (int k = 0; k < kLanes; ++k) now[k] = applied ? value[k] : start;
+  for (int64_t r = applied; r < pass.num_rows; ++r) {
+    float sum[kLanes];
+    Products(panel, pass.rows + r * pass.stride, list.num_features, sum);
+    if (pass.criterion == kMmr) {
+      for (int k = 0; k < kLanes; ++k) {
+        now[k] = now[k] > sum[k] ? now[k] : sum[k];
+      }
+    } else {
+      for (int k = 0; k < kLanes; ++k) now[k] -= sum[k] * sum[k];
+    }
+  }
+  for (int k = 0; k < kLanes; ++k) value[k] = now[k];
+  list.applied[p] = pass.windowed ? 0 : pass.num_rows;
+  switch (pass.criterion) {
+    case kDpp:
+      for (int k = 0; k < kLanes; ++k) raw[k] = Term(kDpp, now[k], pass.volume);
+      break;
+    case kMmr:
+      for (int k = 0; k < kLanes; ++k) raw[k] = Term(kMmr, now[k], pass.volume);
+      break;
+    default:
+      for (int k = 0; k < kLanes; ++k) raw[k] = Term(kSsd, now[k], pass.volume);
+  }
+  for (int k = 0; k < kLanes; ++k) raw[k] = relevance[k] + pass.weight * raw[k];
+  const int32_t* category =
+      list.category ? list.category.get() + p * kLanes : nullptr;
+  for (int k = 0; k < kLanes; ++k) {
+    key[k] = raw[k] + pass.offset[category ? category[k] : 0];
+  }
+  const int32_t panel_index = static_cast<int32_t>(p);
+  for (int k = 0; k < kLanes; ++k) {
+    const bool better = key[k] > best.key[k] ||
+        (key[k] == best.key[k] && panel_index < best.panel[k]);
+    best.key[k] = better ? key[k] : best.key[k];
+    best.panel[k] = better ? panel_index : best.panel[k];
+  }
+  best.largest = std::max(best.largest, Largest(key));
+  list.bound[p] = Largest(raw);
+}
+
+// The best of panels `begin` to `end`. Keys without a window only fall, but
+// for what a slot adds: panels that had no key of interest when they were last
+// looked at are left for later, and then catch up.
 HARMONRANK_TARGET
 void RunPass(const List& list, const Pass& pass, int64_t begin, int64_t end,
              Best& best) {
-  const int64_t num_features = list.num_features;
-  const float start = pass.criterion == kMmr ? -1 : 1;
+  int64_t first = begin;
   for (int64_t p = begin; p < end; ++p) {
-    float* value = list.value.get() + p * kLanes;
-    const float* relevance = list.relevance.get() + p * kLanes;
-    const float* panel = list.panels + p * num_features * kLanes;
-    float now[kLanes], key[kLanes];
-    for (int k = 0; k < kLanes; ++k) now[k] = pass.fresh ? start : value[k];
-    for (int64_t r = 0; r < pass.num_rows; ++r) {
-      const float* row = pass.rows + r * pass.stride;
-      float sum[kLanes];
-      Products(panel, row, num_features, sum);
-      if (pass.criterion == kMmr) {
-        for (int k = 0; k < kLanes; ++k) {
-          now[k] = now[k] > sum[k] ? now[k] : sum[k];
-        }
-      } else {
-        for (int k = 0; k < kLanes; ++k) now[k] -= sum[k] * sum[k];
-      }
-    }
-    for (int k = 0; k < kLanes; ++k) value[k] = now[k];
-    switch (pass.criterion) {
-      case kDpp:
-        for (int k = 0; k < kLanes; ++k) {
-          key[k] = Term(kDpp, now[k], pass.volume);
-        }
-        break;
-      case kMmr:
-        for (int k = 0; k < kLanes; ++k) {
-          key[k] = Term(kMmr, now[k], pass.volume);
-        }
-        break;
-      default:
-        for (int k = 0; k < kLanes; ++k) {
-          key[k] = Term(kSsd, now[k], pass.volume);
-        }
-    }
-    if (list.category) {
-      const int32_t* category = list.category.get() + p * kLanes;
-      for (int k = 0; k < kLanes; ++k) {
-        key[k] = relevance[k] + pass.offset[category[k]] + pass.weight * key[k];
-      }
-    } else {
-      const float offset = pass.offset[0];
-      for (int k = 0; k < kLanes; ++k) {
-        key[k] = relevance[k] + offset + pass.weight * key[k];
-      }
-    }
-    for (int k = 0; k < kLanes; ++k) {
-      const bool better = key[k] > best.key[k];
-      best.key[k] = better ? key[k] : best.key[k];
-      best.panel[k] = better ? static_cast<int32_t>(p) : best.panel[k];
-    }
+    if (list.bound[p] > list.bound[first]) first = p;
+  }
+  RunPanel(list, pass, first, best);
+  for (int64_t p = begin; p < end; ++p) {
+    const bool can_wait =
+        pass.keys_fall && list.bound[p] + pass.most < best.largest;
+    if (p != first && !can_wait) RunPanel(list, pass, p, best);
   }
 }
 
@@ -172,37 +198,31 @@ HARMONRANK_TARGET inline float ToFloat(uint16_t bfloat) {
 }
 
 // `inverse_norms` of engine.py, of one feature whose squares do not fit.
-template <typename T>
-HARMONRANK_TARGET inline float CarefulInverseNorm(const T* feature,
+HARMONRANK_TARGET inline float CarefulInverseNorm(const float* feature,
                                                   int64_t size) {
   float largest = 0, square = 0;
   for (int64_t d = 0; d < size; ++d) {
-    const float x = std::fabs(ToFloat(feature[d]));
-    if (!std::isfinite(x)) return 0;
-    largest = std::max(largest, x);
+    if (!std::isfinite(feature[d])) return 0;
+    largest = std::max(largest, std::fabs(feature[d]));
   }
   if (largest < std::numeric_limits<float>::min()) return 0;
   for (int64_t d = 0; d < size; ++d) {
-    const float x = ToFloat(feature[d]) / largest;
+    const float x = feature[d] / largest;
     square += x * x;
   }
   return 1 / (largest * std::sqrt(square));
 }
 
-// The transpose of kVector rows `from[i] + offset` to vectors `stride` apart.
-template <typename T>
-HARMONRANK_TARGET inline void Transpose(const T* const* from, int64_t offset,
-                                        float* to, int64_t stride) {
-  float rows[kVector][kVector];
-  for (int i = 0; i < kVector; ++i) {
-    for (int j = 0; j < kVector; ++j) {
-      rows[i][j] = ToFloat(from[i][offset + j]);
-    }
-  }
+// The transpose of kVector by kVector numbers; rows are `from_stride` apart,
+// and `to_stride` in the result.
+HARMONRANK_TARGET inline void Transpose(const float* from, int64_t from_stride,
+                                        float* to, int64_t to_stride) {
 #if HARMONRANK_CAN_SHUFFLE
-  // Shuffled like cards four times, row i with row i + 8.
   Vector front[kVector], back[kVector];
-  std::memcpy(front, rows, sizeof(rows));
+  for (int i = 0; i < kVector; ++i) {
+    front[i] = *reinterpret_cast<const Vector*>(from + i * from_stride);
+  }
+  // Shuffled like cards four times, row i with row i + 8.
   for (int round = 0; round < 4; ++round) {
     for (int i = 0; i < kVector / 2; ++i) {
       const Vector a = front[i], b = front[i + kVector / 2];
@@ -214,28 +234,31 @@ HARMONRANK_TARGET inline void Transpose(const T* const* from, int64_t offset,
     std::memcpy(front, back, sizeof(back));
   }
   for (int j = 0; j < kVector; ++j) {
-    std::memcpy(to + j * stride, &front[j], sizeof(Vector));
+    *reinterpret_cast<Vector*>(to + j * to_stride) = front[j];
   }
 #else
   for (int j = 0; j < kVector; ++j) {
-    for (int i = 0; i < kVector; ++i) to[j * stride + i] = rows[i][j];
+    for (int i = 0; i < kVector; ++i) {
+      to[j * to_stride + i] = from[i * from_stride + j];
+    }
   }
 #endif
 }
 
-// One panel of unit features, and which candidates have one.
-template <typename T>
-HARMONRANK_TARGET inline void PackPanel(const T* const* features,
+// One panel of unit features, and which candidates have one, from kLanes rows
+// of features.
+HARMONRANK_TARGET inline void PackPanel(const float* rows,
                                         int64_t num_features, float* panel,
                                         uint8_t* usable) {
   for (int64_t k = 0; k < kLanes; k += kVector) {
+    const float* from = rows + k * num_features;
     int64_t d = 0;
     for (; d + kVector <= num_features; d += kVector) {
-      Transpose(features + k, d, panel + d * kLanes + k, kLanes);
+      Transpose(from + d, num_features, panel + d * kLanes + k, kLanes);
     }
     for (; d < num_features; ++d) {
-      for (int64_t i = k; i < k + kVector; ++i) {
-        panel[d * kLanes + i] = ToFloat(features[i][d]);
+      for (int64_t i = 0; i < kVector; ++i) {
+        panel[d * kLanes + k + i] = from[i * num_features + d];
       }
     }
   }
@@ -255,7 +278,9 @@ HARMONRANK_TARGET inline void PackPanel(const T* const* features,
     scale[k] = fits ? 1 / std::sqrt(scale[k]) : -1;
   }
   for (int64_t k = 0; k < kLanes; ++k) {
-    if (scale[k] < 0) scale[k] = CarefulInverseNorm(features[k], num_features);
+    if (scale[k] < 0) {
+      scale[k] = CarefulInverseNorm(rows + k * num_features, num_features);
+    }
     usable[k] = scale[k] > 0 || num_features == 0;
     if (scale[k] > 0) continue;
     for (int64_t d = 0; d < num_features; ++d) panel[d * kLanes + k] = 0;
@@ -273,15 +298,20 @@ HARMONRANK_TARGET inline void PackPanels(
     const T* features, const int32_t* order, int64_t size,
     int64_t num_features, int64_t begin, int64_t end, float* panels,
     uint8_t* usable) {
-  const std::vector<T> nothing(num_features);
+  // Read through in order, memory is faster than tile by tile.
+  std::vector<float> rows(kLanes * num_features);
   for (int64_t p = begin; p < end; ++p) {
-    const T* rows[kLanes];
     for (int64_t k = 0; k < kLanes; ++k) {
       const int64_t i = p * kLanes + k;
-      rows[k] = i < size ? features + (order ? order[i] : i) * num_features
-                         : nothing.data();
+      float* row = rows.data() + k * num_features;
+      if (i >= size) {
+        std::fill_n(row, num_features, 0.0f);
+        continue;
+      }
+      const T* feature = features + (order ? order[i] : i) * num_features;
+      for (int64_t d = 0; d < num_features; ++d) row[d] = ToFloat(feature[d]);
     }
-    PackPanel(rows, num_features, panels + p * num_features * kLanes,
+    PackPanel(rows.data(), num_features, panels + p * num_features * kLanes,
               usable + p * kLanes);
   }
 }

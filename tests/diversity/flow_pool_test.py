@@ -23,6 +23,7 @@ pool = functools.partial(
     jax.jit(hr.flow_pool, static_argnames=(
         "pool_size", "union", "num_selected", "ridge", "fill")),
     pool_size=POOL)
+allocate = jax.jit(hr.allocate_quotas)
 
 
 def by_category(features, relevance, quotas, theta=0.5, **options):
@@ -130,27 +131,30 @@ def test_nothing_to_pick_from():
     assert (found.indices == -1).all() and not found.quotas.any()
 
 
+@pytest.mark.parametrize("form", ["pure"], indirect=True)
 def test_allocation_by_hand():
+  def allocation(*weights, total):
+    padded = np.pad(np.float32(weights), (0, 5 - len(weights)))
+    return allocate(padded, total=total)[:len(weights)].tolist()
+
   # Shares 4.5, 2.7, 1.8: the remainders .8 and .7 win.
-  assert hr.allocate_quotas(
-      np.array([5.0, 3.0, 2.0]), total=9).tolist() == [4, 3, 2]
+  assert allocation(5, 3, 2, total=9) == [4, 3, 2]
   # Equal remainders: the first.
-  assert hr.allocate_quotas(np.ones(4), total=6).tolist() == [2, 2, 1, 1]
+  assert allocation(1, 1, 1, 1, total=6) == [2, 2, 1, 1]
   # What is not positive and finite gets nothing.
-  assert hr.allocate_quotas(
-      np.array([np.nan, -1, 0, np.inf, 1]), total=3).tolist() == [
-          0, 0, 0, 0, 3]
-  assert hr.allocate_quotas(np.zeros(2), total=3).tolist() == [0, 0]
-  assert hr.allocate_quotas(np.ones(2), total=-3).tolist() == [0, 0]
-  assert hr.allocate_quotas(np.full(3, 3e38), total=3).tolist() == [1, 1, 1]
+  assert allocation(np.nan, -1, 0, np.inf, 1, total=3) == [0, 0, 0, 0, 3]
+  assert allocation(0, 0, total=3) == [0, 0]
+  assert allocation(1, 1, total=-3) == [0, 0]
+  assert allocation(3e38, 3e38, 3e38, total=3) == [1, 1, 1]
 
 
+@pytest.mark.parametrize("form", ["pure"], indirect=True)
 def test_allocation_is_that_of_a_loop():
   rng = np.random.default_rng(1)
   weights = rng.gamma(0.5, size=(200, 6)).astype(np.float32)
   total = rng.integers(0, 60, 200)
   stock = rng.integers(0, 20, (200, 6))
-  found = np.asarray(jax.jit(hr.allocate_quotas)(
+  found = np.asarray(allocate(
       weights, total=total, stock=stock))
   for row in range(200):
     assert found[row].sum() == min(total[row], stock[row].sum())
@@ -162,9 +166,11 @@ def test_allocation_is_that_of_a_loop():
     assert (np.abs(found[row][free] - share) < 1 + 1e-4).all()
   whole = rng.integers(0, 50, (200, 6))
   np.testing.assert_array_equal(
-      hr.allocate_quotas(whole, total=whole.sum(axis=1)), whole)
+      allocate(whole.astype(np.float32), total=whole.sum(axis=1),
+               stock=np.full((200, 6), 50)), whole)
 
 
+@pytest.mark.parametrize("form", ["pure"], indirect=True)
 @pytest.mark.parametrize("match, change", [
     ("union must be one of", {"union": "joint"}),
     ("num_selected is for", {"num_selected": 3}),
@@ -183,9 +189,7 @@ def test_allocation_is_that_of_a_loop():
     ("category_ids has shape", {"category_ids": IDS[:5]}),
     ("category_ids must be integers", {"category_ids": IDS * 1.0}),
 ])
-def test_errors_name_the_argument(match, change, form):
-  if form == "kernel":
-    pytest.skip("checked before there is a form")
+def test_errors_name_the_argument(match, change):
   arguments = {"category_ids": IDS, "quotas": QUOTAS, "theta": 0.5,
                "pool_size": POOL, **change}
   with pytest.raises(ValueError, match=match):
@@ -193,15 +197,14 @@ def test_errors_name_the_argument(match, change, form):
                  arguments.pop("quotas"), **arguments)
 
 
+@pytest.mark.parametrize("form", ["pure"], indirect=True)
 @pytest.mark.parametrize("match, change", [
     ("weights must have shape", {"weights": np.float32(1)}),
     ("total must be integers", {"total": 1.5}),
     ("total has shape", {"total": np.array([1, 2])}),
     ("stock has shape", {"stock": np.array([1, 2])}),
 ])
-def test_allocation_errors_name_the_argument(match, change, form):
-  if form == "kernel":
-    pytest.skip("has no kernel")
+def test_allocation_errors_name_the_argument(match, change):
   arguments = {"weights": np.ones(3), "total": 3, **change}
   with pytest.raises(ValueError, match=match):
     hr.allocate_quotas(arguments.pop("weights"), **arguments)

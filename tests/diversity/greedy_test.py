@@ -318,14 +318,13 @@ def test_a_prefilter_looks_further_only_where_it_must(monkeypatch):
     assert looked == sizes
 
 
+@pytest.mark.parametrize("form", ["pure"], indirect=True)
 @pytest.mark.parametrize("method, check_vma", [
     ("dpp", True), ("top_k", False),
     pytest.param("mmr", True, marks=pytest.mark.slow),
     pytest.param("ssd", True, marks=pytest.mark.slow),
     pytest.param("dpp", False, marks=pytest.mark.slow)])
-def test_a_sharded_pool_gives_the_same_slate(method, check_vma, form):
-  if form == "kernel":
-    pytest.skip("of a sharded pool there is one form")
+def test_a_sharded_pool_gives_the_same_slate(method, check_vma):
   mesh = jax.make_mesh((8,), ("items",), axis_types=(AxisType.Auto,))
   ids, quotas = RULES["category_ids"][0], RULES["quotas"][0]
 
@@ -349,6 +348,7 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma, form):
   assert text.count(" all-gather(") + text.count(" all-gather-start(") == 1
 
 
+@pytest.mark.parametrize("form", ["pure"], indirect=True)
 @pytest.mark.parametrize("match, change", [
     ("theta must be in \\[0, 1\\)", {"theta": 1.0}),
     ("theta has shape", {"theta": np.ones(3)}),
@@ -370,9 +370,7 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma, form):
     ("num_selected must be at least 0", {"num_selected": -1}),
     ("features must be real", {"features": FEATURES.astype(complex)}),
 ])
-def test_errors_name_the_argument(match, change, form):
-  if form == "kernel":
-    pytest.skip("checked before there is a form")
+def test_errors_name_the_argument(match, change):
   arguments = {"features": FEATURES, "relevance": RELEVANCE, "theta": 0.5,
                "num_selected": 3, **change}
   with pytest.raises(ValueError, match=match):

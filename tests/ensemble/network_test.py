@@ -226,6 +226,7 @@ def test_weights_may_differ_by_row():
       by_hand(params, scores, profile, weights), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_leading_axes_eager_and_vmap_agree():
   scores, profile = sample()
   where = np.random.default_rng(1).random(scores.shape) < 0.6

@@ -89,7 +89,8 @@ def test_gradients_against_differences(calculus, size, x64):
       result.by_strength_forward, result.by_strength, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [
+    1.0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1e-30, 1e30))])
 def test_is_finite_everywhere_in_float32(scale):
   scores, strengths = cases()
   scores = np.float32(scores * scale)
@@ -139,6 +140,7 @@ def test_masked_ragged_lists_and_what_is_not_finite(x64):
   assert np.isnan(ranks[:, 2]).all()
 
 
+@pytest.mark.slow
 def test_long_lists_in_float32():
   scores = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
   for strength in (1e-3, 0.1):

@@ -76,6 +76,7 @@ def test_by_hand(x64):
   np.testing.assert_allclose(weighted[2, :2], [1.75, 1.75])
 
 
+@pytest.mark.slow
 def test_ragged_lists_up_to_a_million_agree_with_scipy(x64):
   # Lists of every kind and of 1 to a million values, dealt out over one row.
   lists = [oracles.families(1_000_000)["ranks at 3.0"],
@@ -167,6 +168,7 @@ def assert_logarithmic_fits(dtype, form, tolerance):
           rtol=0, atol=tolerance * spread)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pure"], indirect=True)
 def test_logarithmic_fits_by_fixed_steps_agree_with_the_oracle(x64):
   assert_logarithmic_fits(np.float64, "sect", 1e-13)

@@ -73,6 +73,7 @@ def test_sorts_agree_with_the_oracle(x64):
         rtol=1e-12, atol=1e-12 / strength)
 
 
+@pytest.mark.slow
 def test_float32_errs_by_less_than_a_rank_in_a_million():
   call = jax.jit(lambda s, eps: harmonrank_jax.soft_rank(s, strength=eps))
   for offset in (0, 100):
