@@ -329,8 +329,7 @@ def _say(selected: Selected, summary: dict[str, Any]) -> None:
           "the item already, with a score that is better or as good")
   sizes = ", ".join(map(str, selected.compiled))
   print(f"{summary['num_requests']:,} slates in {selected.seconds:.1f} s, "
-        f"compiled for {len(selected.compiled)} sizes (requests padded to "
-        f"{sizes})")
+        f"{len(selected.compiled)} compiled (requests padded to {sizes})")
   if summary["num_empty_slots"]:
     print(f"{summary['num_empty_slots']:,} of "
           f"{summary['num_empty_slots'] + selected.num_slots:,} slots are "
@@ -383,15 +382,12 @@ def define_flags() -> None:
   define.DEFINE_integer(
       "num_candidates", Config.num_candidates, "Items drawn for each user "
       "with --format.", lower_bound=1, upper_bound=1_000_000)
-  for name in _SHARED:
-    define.declare_key_flag(name)
+  flags.declare_used(_SHARED)
 
 
 def main() -> None:
   """Runs what the flags say."""
-  for flag in absl_flags.FLAGS.flags_by_module_dict()[flags.__name__]:
-    if flag.present and flag.name not in _SHARED:
-      raise flags.UserError(f"--{flag.name} is no flag of select_slates.")
+  flags.check_used(_SHARED, "select_slates")
   config = Config(**flags.values_of(Config))
   try:
     select(config, flags.workdir("select_slates"))

@@ -52,6 +52,11 @@ LOG_SEED = flags.DEFINE_integer(
     upper_bound=2**31 - 1)
 WORLD = flags.DEFINE_enum(
     "world", "default", generator.WORLDS, "World of the embedded log.")
+# Those above; what binaries define for themselves comes later.
+_SHARED = tuple(
+    flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__])
+# A flag that `define_float` defines is one of the binary that calls it.
+flags.disclaim_key_flags()
 
 
 class UserError(Exception):
@@ -70,6 +75,23 @@ def workdir(name: str) -> str:
   """The workdir asked for, or the default one of a binary."""
   default = f"runs/{name}" if DATA.value else f"runs/{name}_embedded"
   return WORKDIR.value or default
+
+
+def declare_used(names: Sequence[str]) -> None:
+  """Lists some of the shared flags under --help of a binary that uses them."""
+  for name in names:
+    flags.declare_key_flag(name)
+
+
+def check_used(names: Sequence[str], binary: str) -> None:
+  """Checks that no other shared flag is given.
+
+  Raises:
+    UserError: if one is.
+  """
+  for name in _SHARED:
+    if flags.FLAGS[name].present and name not in names:
+      raise UserError(f"--{name} is no flag of {binary}.")
 
 
 def define_float(

@@ -1,6 +1,7 @@
 """Slates from files of candidates: what is read, selected, written, shown."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import pathlib
@@ -587,6 +588,17 @@ def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path):
     ended = run(f"--workdir={tmp_path / 'run'}", argument)
     assert ended.returncode == 2
     assert said in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def test_every_flag_is_one_of_the_binary(tmp_path):
+  listed = run("--help").stdout
+  for field in dataclasses.fields(select_slates.Config):
+    assert f"\n  --{field.name}:" in listed, field.name
+  # Whichever is wrong is said alone: the others are taken.
+  ended = run("--theta=0.5", "--ridge=0.9", "--window=3", "--quota=3",
+              "--fill=relevance", "--relevance=raw", "--data=/nowhere",
+              f"--workdir={tmp_path / 'run'}")
+  assert "no such file" in ended.stderr
 
 
 @pytest.fixture(scope="module")
