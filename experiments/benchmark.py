@@ -2,6 +2,7 @@
 
     python -m experiments.benchmark                     # the soft rank
     python -m experiments.benchmark --suite=train_auc   # a step of training
+    python -m experiments.benchmark --suite=slates      # slates by a DPP
 
 Methods take turns, so that a load that comes and goes meets all of them. What
 they compute is compared before their times are. Peers are used where they are
@@ -23,6 +24,8 @@ from experiments import train_auc
 from experiments.common import auc_task
 from experiments.common import benchmarking
 from experiments.common import flags
+from experiments.common import slates_benchmark
+from experiments.common import slates_methods
 from experiments.common import soft_rank_benchmark
 from experiments.common import train_benchmark
 from experiments.common import workdir as workdir_lib
@@ -106,10 +109,22 @@ def _measure_train_auc(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       train_auc.read_inputs(trained, workdir), recipe)
 
 
+def _measure_slates(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+  del workdir
+  sizes = slates_benchmark.SIZES
+  if config.sizes:
+    sizes = tuple(_slate_size(text) for text in config.sizes)
+  return slates_benchmark.run(
+      sizes, None if config.sizes else slates_benchmark.FLOW, config.repeats,
+      config.seed)
+
+
 SUITES: dict[str, Callable[[Config, pathlib.Path], dict[str, Any]]] = {
-    "soft_rank": _measure_soft_rank, "train_auc": _measure_train_auc}
+    "soft_rank": _measure_soft_rank, "train_auc": _measure_train_auc,
+    "slates": _measure_slates}
 TABLES = {"soft_rank": soft_rank_benchmark.tables,
-          "train_auc": train_benchmark.tables}
+          "train_auc": train_benchmark.tables,
+          "slates": slates_benchmark.tables}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -125,6 +140,20 @@ def _batch_size(text: str) -> int:
   if not (text.isdecimal() and 1 <= int(text) <= _MAX_ITEMS):
     raise flags.UserError(f"--sizes={text}: expected a batch size, as in 4096.")
   return int(text)
+
+
+def _slate_size(text: str) -> tuple[int, int, int]:
+  counts = text.split("x")
+  if len(counts) == 3 and all(count.isdecimal() for count in counts):
+    requests, candidates, picks = map(int, counts)
+    # More picks than features have dimensions: rounding would choose them.
+    if (1 <= picks <= min(candidates, slates_methods.NUM_FEATURES)
+        and requests >= 1
+        and requests * candidates * slates_methods.NUM_FEATURES <= _MAX_ITEMS):
+      return requests, candidates, picks
+  raise flags.UserError(
+      f"--sizes={text}: expected requests x candidates of each x picks, of "
+      f"which at most {slates_methods.NUM_FEATURES}, as in 256x500x20.")
 
 
 def _print_table(table: benchmarking.Table) -> None:
@@ -150,19 +179,17 @@ def define_flags() -> None:
       "suite", Config.suite, tuple(SUITES), "What is measured.")
   absl_flags.DEFINE_list(
       "sizes", None, "Sizes to measure: lists x items of each for soft_rank, "
-      "as in 1x1000,128x1000; batch sizes for train_auc.")
+      "as in 1x1000,128x1000; batch sizes for train_auc; requests x candidates "
+      "x picks for slates, as in 256x500x20.")
   absl_flags.DEFINE_integer(
       "repeats", Config.repeats, "Samples of each time.", lower_bound=3,
       upper_bound=100_000)
-  for name in _SHARED:
-    absl_flags.declare_key_flag(name)
+  flags.declare_used(_SHARED)
 
 
 def main() -> None:
   """Runs what the flags say."""
-  for flag in absl_flags.FLAGS.flags_by_module_dict()[flags.__name__]:
-    if flag.present and flag.name not in _SHARED:
-      raise flags.UserError(f"--{flag.name} is no flag of the benchmark.")
+  flags.check_used(_SHARED, "the benchmark")
   config = Config(**flags.values_of(Config))
   try:
     measure(config, flags.WORKDIR.value or f"runs/benchmark_{config.suite}")

@@ -18,7 +18,8 @@ import numpy as np
 
 from harmonrank_jax import kernel
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "torchsort")
+_PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "torchsort",
+             "pyversity")
 # A sample is as many calls as take this long: no shorter than a clock can see.
 _SAMPLE_SECONDS = 0.01
 # Threads that wait for work keep spinning for a while, in the way of others.

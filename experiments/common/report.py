@@ -532,9 +532,9 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   """A panel for each task, a line in it for each method."""
   names = list(dict.fromkeys(m["method"] for m in measured))
   tasks = list(dict.fromkeys(m["task"] for m in measured))
-  floors = {m["method"] for m in measured if "same_slots" not in m}
+  reading = {m["method"] for m in measured if "same_slots" not in m}
   names.sort(key=lambda name: (
-      name in floors, not name.startswith("harmonrank")))
+      name in reading, not name.startswith("harmonrank")))
   columns = min(4, len(tasks))
   count = -(-len(tasks) // columns)
   figure = mpl_figure.Figure(figsize=(
@@ -545,14 +545,14 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
     axes.set_visible(False)
   for task, axes in zip(tasks, grid.flat, strict=False):
     for place, name in zip(places, names, strict=True):
-      color = "#222222" if name in floors else (
+      color = "#222222" if name in reading else (
           _OURS if name.startswith("harmonrank") else _RIVAL)
       for m in measured:
         if (m["task"], m["method"]) == (task, name):
           low, high = 1e3 * np.asarray(m["quartiles_seconds"])
           axes.plot([low, high], [place, place], color=color)
           axes.plot(1e3 * m["median_seconds"], place, "o", ms=4, color=color,
-                    mfc="none" if name in floors else color)
+                    mfc="none" if name in reading else color)
     axes.set_xscale("log")
     # From a power of ten to another: two of them are labelled at least.
     low, high = np.log10(axes.get_xlim())
@@ -561,8 +561,7 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
     axes.set_title(task, fontsize=9)
     axes.set_xlabel("milliseconds")
     axes.grid(axis="x", which="both", alpha=0.25, lw=0.5)
-    axes.set_yticks(places, [
-        f"{name} (floor)" if name in floors else name for name in names])
+    axes.set_yticks(places, names)
   return figure
 
 

@@ -15,9 +15,12 @@ from experiments import train_auc
 from experiments.common import auc_task
 from experiments.common import benchmarking
 from experiments.common import flags
+from experiments.common import slates_benchmark
+from experiments.common import slates_methods
 from experiments.common import soft_rank_benchmark
 from experiments.common import soft_rank_methods as methods_lib
 from experiments.common import train_benchmark
+import harmonrank_jax as hr
 from harmonrank_jax import kernel
 from tests import oracles
 
@@ -279,6 +282,171 @@ def test_a_network_that_does_not_compile_is_left_out():
   assert left_out == ["torch.compile is left out: no compiler"]
 
 
+# Slates.
+
+
+def on_one_core(monkeypatch):
+  """As where there is no other core: nothing needs a process of its own."""
+  monkeypatch.setattr(benchmarking, "num_cores", lambda: 1)
+  monkeypatch.setattr(slates_benchmark, "_CALLS", 3)
+  monkeypatch.setattr(slates_benchmark, "_TURNS", 2)
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+  """A small run on slates: its workdir and content."""
+  workdir = tmp_path_factory.mktemp("benchmark") / "slates"
+  config = benchmark.Config(
+      suite="slates", sizes=("1x24x4", "2x20x3"), repeats=2)
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    with_one_form(monkeypatch)
+    on_one_core(monkeypatch)
+    return workdir, benchmark.measure(config, workdir)
+
+
+def test_every_method_selects_what_float64_does(selected):
+  workdir, content = selected
+  assert json.loads((workdir / "benchmark.json").read_text()) == content
+  assert content["cores"] == 1
+  ours = next(iter(benchmarking.forms()))
+  tasks = dict.fromkeys(m["task"] for m in content["measurements"])
+  assert list(tasks) == ["1 x 24 x 4", "2 x 20 x 3", "2 x 20 x 3, shared pool"]
+  for task in tasks:
+    found = {m["method"]: m for m in content["measurements"]
+             if m["task"] == task}
+    floors = {name for name, m in found.items() if "same_slots" not in m}
+    assert floors == {"reading, numpy", "reading, jitted"}
+    methods = set(found) - floors
+    assert methods >= {ours, slates_methods.TEXTBOOK,
+                       slates_methods.TEXTBOOK_FLOAT32, "textbook, jitted"}
+    for name in methods:
+      assert found[name]["same_slots"] == found[name]["same_slates"] == 1
+    assert found[ours]["compile_seconds"] > 0
+    for m in found.values():
+      low, high = m["quartiles_seconds"]
+      assert 0 < low <= m["median_seconds"] <= high
+      assert m["candidates"] in (20, 24) and m["pool"] in ("own", "shared")
+
+
+def test_calls_of_one_request_are_timed_one_by_one(selected):
+  _, content = selected
+  found = {m["method"]: m for m in content["latencies"]}
+  ours = next(iter(benchmarking.forms()))
+  assert found.keys() >= {ours, slates_methods.TEXTBOOK}
+  for m in found.values():
+    assert m["size"] == [1, 24, 4] and m["calls"] == 2 * 3
+    assert 0 < m["p50_seconds"] <= m["p99_seconds"] <= m["longest_seconds"]
+
+
+def test_the_report_of_slates_is_one_file_with_every_method(selected):
+  workdir, content = selected
+  page = (workdir / "report.html").read_text()
+  assert page.count("<svg") == 1 and page.count("<table") == 6
+  assert "src=" not in page and "href=\"http" not in page
+  assert "one core of the CPU" in page
+  for m in content["measurements"]:
+    assert m["method"] in page and m["task"] in page
+
+
+def test_a_pick_that_is_not_that_of_float64_is_said(selected):
+  _, content = selected
+  assert "a defect" not in slates_benchmark.verdict(content)
+  ours = next(iter(benchmarking.forms()))
+  wrong = [m | {"same_slots": 0.99999} if m["method"] == ours else m
+           for m in content["measurements"]]
+  table = slates_benchmark.tables(content | {"measurements": wrong})[0]
+  assert f"Not all picks of {ours} are those of float64" in table.note
+  assert "(99.99 %)" in table.rows[0][1]
+
+
+def test_the_flow_pool_is_that_of_each_category(monkeypatch):
+  with_one_form(monkeypatch)
+  problem = slates_methods.make_flow_problem(3, 60, 12, 0)
+  sizes = np.bincount(problem.category_ids)
+  # 24.6, 19.7 and 15.7; 4.8, 4 and 3.2.
+  assert sizes.tolist() == [24, 20, 16]
+  assert problem.quotas.tolist() == [5, 4, 3]
+  ours = next(iter(benchmarking.forms()))
+  padded = slates_methods.padded_name(ours)
+  methods = slates_methods.find_methods()[0]
+  found = {m["method"]: m for m in slates_benchmark.measure(
+      problem, methods, benchmarking.Clock(1, 0))}
+  assert found.keys() >= {ours, padded, slates_methods.TEXTBOOK}
+  for m in found.values():
+    assert m.get("same_slates", 1) == 1
+  assert "textbook, jitted" not in found and "reading, jitted" not in found
+  assert {name for name, m in found.items() if "same_slots" not in m} == {
+      "reading, numpy"}
+
+
+def test_the_reference_of_slates_adds_most_to_the_log_det():
+  problem = slates_methods.make_problem(1, 9, 4, 0)
+  request, = slates_methods.requests_of(problem)
+  unit = request.features.astype(np.float64)
+  unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+  weights = np.exp(
+      slates_methods._ALPHA * request.relevance.astype(np.float64))
+  kernel = weights[:, None] * (unit @ unit.T) * weights
+  picks: list[int] = []
+  for _ in range(4):
+    log_dets = [-np.inf if i in picks else np.linalg.slogdet(
+        kernel[np.ix_([*picks, i], [*picks, i])])[1] for i in range(9)]
+    picks.append(int(np.argmax(log_dets)))
+  assert slates_methods.reference(request).tolist() == picks
+  # Two directions, and then nothing but rounding.
+  flat = request._replace(features=np.array(
+      [[1, 0], [0, 1]] * 5, np.float32)[:9])
+  picks = slates_methods.reference(flat)
+  assert np.all(picks[:2] >= 0) and np.all(picks[2:] == -1)
+
+
+def test_the_kernel_of_pyversity_is_ours_times_a_constant():
+  pyversity = pytest.importorskip("pyversity")
+  problem = slates_methods.make_problem(1, 30, 5, 0)
+  request, = slates_methods.requests_of(problem)
+  theirs = pyversity.dpp(
+      request.features, request.relevance, 5, diversity=0.5,
+      scale=slates_methods.pyversity_scale(request.relevance))
+  ours = hr.greedy_dpp(request.features, request.relevance, num_selected=5,
+                       theta=slates_methods.THETA)
+  np.testing.assert_array_equal(theirs.indices, ours.indices)
+  np.testing.assert_allclose(
+      np.diff(np.log(theirs.selection_scores)), np.diff(ours.gains), atol=1e-5)
+
+
+def test_what_needs_too_large_a_kernel_is_a_dash(selected):
+  _, content = selected
+  problem = slates_methods.Problem(
+      np.zeros((1, 40_000, 2), np.float32), np.zeros((1, 40_000), np.float32),
+      2)
+  methods, _ = slates_methods.find_methods()
+  for name in (slates_methods.TEXTBOOK, slates_methods.TEXTBOOK_FLOAT32,
+               "textbook, jitted"):
+    assert methods[name](problem) is None
+  left = [m for m in content["measurements"] if not (
+      m["method"] == slates_methods.TEXTBOOK and m["requests"] == 1)]
+  table = slates_benchmark.tables(content | {"measurements": left})[0]
+  row, = (row for row in table.rows if row[0] == slates_methods.TEXTBOOK)
+  assert row[1] == "-" and "(100 %)" in row[2]
+
+
+def test_pyversity_is_left_out_in_words(monkeypatch):
+  monkeypatch.setitem(sys.modules, "pyversity", None)
+  methods, left_out = slates_methods.find_methods()
+  assert slates_methods.PYVERSITY not in methods
+  line, = left_out
+  assert "pyversity" in line and "requirements-bench.txt" in line
+
+
+@pytest.mark.parametrize("text", [
+    "", "1x2", "0x5x2", "2x5x6", "1x100x65", "1x1x1x1", "-1x3x2", "1x1e3x2",
+    "999x99999x9"])
+def test_a_slate_size_that_is_none_is_refused(tmp_path, text):
+  config = benchmark.Config(suite="slates", sizes=(text,))
+  with pytest.raises(flags.UserError, match=f"--sizes={text}: expected req"):
+    benchmark.measure(config, tmp_path / "run")
+
+
 # Slow: other processes, and what compiles long.
 
 
@@ -314,6 +482,15 @@ def test_memory_is_that_of_a_process_of_its_own():
     many = soft_rank_benchmark.peak_memory(name, 1, 4_000_000)
     # At least the results, and a few times that.
     assert 2 * 4 * 4_000_000 < many < 4e9
+
+
+@pytest.mark.slow
+def test_slates_are_measured_on_one_core(tmp_path):
+  config = benchmark.Config(suite="slates", repeats=2, sizes=("1x100x5",))
+  content = benchmark.measure(config, tmp_path)
+  assert content["cores"] == 1
+  assert {m["method"] for m in content["latencies"]} >= set(
+      benchmarking.forms())
 
 
 @pytest.mark.slow
