@@ -47,12 +47,21 @@ from harmonrank_jax.ordering.permutahedron import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
 from harmonrank_jax.predictor.pepnet import PepNet
 from harmonrank_jax.predictor.pepnet import PepNetConfig
+from harmonrank_jax.reranker.off_policy import OffPolicyValue
+from harmonrank_jax.reranker.off_policy import cascade_slate_value
+from harmonrank_jax.reranker.off_policy import importance_weights
+from harmonrank_jax.reranker.off_policy import independent_slate_value
+from harmonrank_jax.reranker.off_policy import least_error_limit
+from harmonrank_jax.reranker.off_policy import off_policy_value
+from harmonrank_jax.reranker.off_policy import shrink_weights
+from harmonrank_jax.reranker.off_policy import value_lower_bound
 
 __all__ = [
     "GroupAuc",
     "HarmonRank",
     "HarmonRankConfig",
     "LossDiagnostics",
+    "OffPolicyValue",
     "PepNet",
     "PepNetConfig",
     "Platt",
@@ -69,6 +78,7 @@ __all__ = [
     "balanced_bce_loss",
     "bce_loss",
     "calibrate",
+    "cascade_slate_value",
     "category_coverage",
     "category_entropy",
     "closed_form_score",
@@ -84,16 +94,22 @@ __all__ = [
     "greedy_top_k",
     "group_auc",
     "hard_rank",
+    "importance_weights",
+    "independent_slate_value",
     "intra_list_distance",
     "isotonic_regression",
+    "least_error_limit",
     "log_det",
     "multi_objective_auc_loss",
     "near_duplicate_rate",
+    "off_policy_value",
     "pairwise_loss",
     "platt_score",
+    "shrink_weights",
     "soft_rank",
     "soft_sort",
     "take_slate",
     "tune_weights",
+    "value_lower_bound",
     "with_platt",
 ]

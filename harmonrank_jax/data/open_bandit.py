@@ -1,0 +1,121 @@
+"""The Open Bandit logs: rounds of a fashion shop with their propensities.
+
+Two policies ran side by side in each of three campaigns: `random`, uniform
+over the items, and `bts`, Thompson sampling. A round is one item shown in one
+of three positions; what stands in the other two is not in the log. The true
+probability of the item in its position is.
+
+References:
+  Saito et al., "Open Bandit Dataset and Pipeline: Towards realistic and
+  reproducible off-policy evaluation", NeurIPS 2021, datasets and benchmarks.
+"""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+
+DataError = schema_lib.DataError
+
+_USER = tuple(f"user_feature_{k}" for k in range(4))
+_ROLES = schema_lib.Schema(
+    (schema_lib.Objective("click", "click"),), item="item_id",
+    categorical=_USER, numeric=("position", "propensity_score"))
+
+
+class Rounds(NamedTuple):
+  """Rounds in the order of the file.
+
+  Attributes:
+    clicks: `[N]` float32, 0 or 1.
+    items: `[N]` int32 in [0, num_items).
+    positions: `[N]` int32, 1 to 3.
+    logging_prob: `[N]` float64 in (0, 1], of the item in its position.
+    user_ids: `[N]` int32, which users look the same: the log knows users by
+      four hashed features only, so that one id is a group of them.
+    num_items: items of the campaign; random shows each with 1 / num_items.
+  """
+
+  clicks: np.ndarray
+  items: np.ndarray
+  positions: np.ndarray
+  logging_prob: np.ndarray
+  user_ids: np.ndarray
+  num_items: int
+
+
+def read_rounds(
+    folder: str | pathlib.Path, *, policy: str, campaign: str
+) -> Rounds:
+  """Reads the log of a policy in a campaign.
+
+  Args:
+    folder: with `<policy>/<campaign>/<campaign>.csv` and `item_context.csv`
+      beside it, as released, or with `<policy>_<campaign>.parquet` and
+      `item_context_<policy>_<campaign>.parquet`.
+    policy: "random" or "bts".
+    campaign: "all", "men" or "women".
+
+  Raises:
+    DataError: if a file or column is missing or a value is not what it should
+      be, a propensity outside (0, 1] included.
+  """
+  folder = pathlib.Path(folder)
+  items = _read(folder, (
+      f"{policy}/{campaign}/item_context.csv",
+      f"item_context_{policy}_{campaign}.parquet"), ("item_id",))[1]
+  file, table = _read(folder, (
+      f"{policy}/{campaign}/{campaign}.csv", f"{policy}_{campaign}.parquet"),
+      _ROLES.columns)
+  schema_lib.check_types(_ROLES, table.schema, str(file))
+  schema_lib.check_rows(_ROLES, table, str(file), 0)
+  columns = {name: schema_lib.numbers_of(table[name]) for name in (
+      "click", "item_id", "position", "propensity_score")}
+  num_items = items.num_rows
+  for name, good, accepted in (
+      ("item_id", columns["item_id"] < num_items, f"0 to {num_items - 1}"),
+      ("item_id", columns["item_id"] >= 0, f"0 to {num_items - 1}"),
+      ("position", np.isin(columns["position"], (1, 2, 3)), "1 to 3"),
+      ("propensity_score", (columns["propensity_score"] > 0)
+       & (columns["propensity_score"] <= 1), "above 0 and at most 1")):
+    if not good.all():
+      row = int(np.argmin(good))
+      raise DataError(f"{file}: column {name!r}, row {row}: accepted is "
+                      f"{accepted}, got {table[name][row].as_py()!r}.")
+  _, user_ids = np.unique(np.stack([
+      np.unique(table[name].to_numpy().astype(str), return_inverse=True)[1]
+      for name in _USER]), axis=1, return_inverse=True)
+  return Rounds(
+      columns["click"].astype(np.float32), columns["item_id"].astype(np.int32),
+      columns["position"].astype(np.int32), columns["propensity_score"],
+      user_ids.astype(np.int32), num_items)
+
+
+def _read(
+    folder: pathlib.Path, files: tuple[str, ...], columns: tuple[str, ...]
+) -> tuple[pathlib.Path, pa.Table]:
+  """Columns of the first of the files that is there."""
+  file = next((folder / name for name in files if (folder / name).is_file()),
+              None)
+  if file is None:
+    raise DataError(f"{folder}: no {' and no '.join(files)}.")
+  is_csv = file.suffix == ".csv"
+  try:
+    names = (csv.open_csv(file).schema if is_csv
+             else parquet.ParquetLog(file).arrow_schema).names
+    for name in columns:
+      if name not in names:
+        raise DataError(f"{file}: no column {name!r}"
+                        f"{schema_lib.nearest(name, names)}.")
+    if is_csv:
+      return file, csv.read_csv(file, convert_options=csv.ConvertOptions(
+          include_columns=columns))
+    return file, pa.concat_tables(parquet.ParquetLog(file).tables(columns))
+  except (OSError, pa.ArrowException) as error:
+    raise DataError(f"{file}: not readable "
+                    f"({' '.join(str(error).split())[:200]}).") from None

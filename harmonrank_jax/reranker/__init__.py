@@ -1,0 +1,1 @@
+"""Slates by a learned policy."""
