@@ -323,6 +323,7 @@ def test_garbage_in_the_padding_does_not_change_the_fit(x64):
     jax.tree.map(np.testing.assert_array_equal, dirty, expected)
 
 
+@pytest.mark.slow
 def test_fits_in_float32_at_the_bound_and_without_a_maximum(x64):
   """Many fits side by side, of lists that share their candidates."""
   rng = np.random.default_rng(0)

@@ -119,6 +119,7 @@ def test_a_branch_that_is_off_has_no_parameters(head):
           name != "no self-attention")
 
 
+@pytest.mark.slow
 def test_every_ablation_runs_and_changes_the_score():
   outputs, _ = run_every_case(*sample())
   for (head, name), scores in outputs.items():

@@ -198,6 +198,7 @@ SMALL = train_auc.Config(
     num_exposures=2000, token_size=4, num_steps=1000, batch_size=64)
 
 
+@pytest.mark.slow
 def test_a_step_of_training_is_timed(tmp_path, monkeypatch):
   with_one_form(monkeypatch)
   # What compiles soon.

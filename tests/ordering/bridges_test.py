@@ -40,6 +40,7 @@ def problems(seed=0):
   return rows, weights
 
 
+@pytest.mark.slow
 def test_the_forms_for_cpu_and_for_accelerators_find_the_same(x64):
   for seed in range(5):
     rows, weights = problems(seed)

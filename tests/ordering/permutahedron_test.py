@@ -275,6 +275,7 @@ def test_a_traced_negative_strength_is_zero():
         small_rank(scores, eps).values, small_rank(scores, 0.0).values)
 
 
+@pytest.mark.slow
 def test_eager_jit_and_vmap_agree():
   scores = np.float32(normal(*SMALL_SHAPE))
   call = lambda s: harmonrank_jax.soft_rank(s, strength=0.2)
