@@ -24,7 +24,7 @@ test-slow: $(VENV)/.installed-dev $(VENV)/.kernel
 # there is nothing to build, and the library works all the same.
 kernel: $(VENV)/.kernel
 
-$(VENV)/.kernel: $(VENV)/.installed setup.py harmonrank_jax/workers.h $(wildcard harmonrank_jax/*/kernel.cc)
+$(VENV)/.kernel: $(VENV)/.installed setup.py $(wildcard harmonrank_jax/*.h harmonrank_jax/*/*.h harmonrank_jax/*/kernel.cc)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 

@@ -11,7 +11,7 @@ from setuptools.command import build_ext
 
 SOURCES = ["harmonrank_jax/ordering/kernel.cc",
            "harmonrank_jax/diversity/kernel.cc"]
-HEADERS = ["harmonrank_jax/workers.h"]
+HEADERS = ["harmonrank_jax/workers.h", "harmonrank_jax/diversity/passes.h"]
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno",
          "-fno-trapping-math")
 

@@ -197,6 +197,13 @@ def form_of(
       size, = {x.shape[axis] for x, axis in pairs if axis is not None}
       args = [x if axis is None else jnp.moveaxis(x, axis, 0)
               for x, axis in pairs]
+      if not size:
+        one = (jax.ShapeDtypeStruct(x.shape if axis is None else x.shape[1:],
+                                    x.dtype)
+               for x, axis in zip(args, axes, strict=True))
+        none = [jnp.zeros((0, *shape), dtype)
+                for shape, dtype in layout.results(*one, **static)]
+        return none, [0] * len(none)
       args = layout.fold(args, [axis is not None for axis in axes], size)
       outputs = call(*args, **static)
       return ([layout.unfold(x, size) for x in outputs], [0] * len(outputs))

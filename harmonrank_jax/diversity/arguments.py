@@ -1,6 +1,10 @@
 """Arguments of slates: checked, broadcast, and brought to rows."""
 
+import math
+from typing import Any
+
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -15,11 +19,12 @@ class Arguments:
   Attributes:
     batch: the leading axes.
     num_selected: K.
+    dtype: of keys.
   """
 
   def __init__(
       self,
-      features: jax.Array,
+      features: jax.Array | None,
       relevance: jax.Array,
       num_selected: int,
       where: jax.Array | None,
@@ -30,22 +35,33 @@ class Arguments:
       window: int | None = None,
       slot_bias: jax.Array | None = None,
   ):
-    features, relevance = jnp.asarray(features), jnp.asarray(relevance)
+    relevance = jnp.asarray(relevance)
+    if not relevance.ndim:
+      raise ValueError("relevance must have shape [..., N], got a scalar.")
+    if features is None:
+      features = jnp.zeros((*relevance.shape[-1:], 0), jnp.float32)
+    else:
+      features = jnp.asarray(features)
+      if (features.shape[-2:-1] != relevance.shape[-1:]
+          or not features.shape[-1]):
+        raise ValueError(
+            "features must have shape [..., N, D], D at least 1, got "
+            f"{features.shape}; relevance has shape {relevance.shape}.")
     for name, array in (("features", features), ("relevance", relevance)):
       if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {array.dtype}.")
-    if not relevance.ndim:
-      raise ValueError("relevance must have shape [..., N], got a scalar.")
+    # There is nothing to differentiate, in either form.
+    features, relevance = lax.stop_gradient((features, relevance))
     if num_selected < 0:
       raise ValueError(
           f"num_selected must be at least 0, got {num_selected}.")
     if window is not None and window < 1:
       raise ValueError(f"window must be at least 1, got {window}.")
     self._shape = relevance.shape
-    self._dtype = jnp.promote_types(
+    self.dtype = jnp.promote_types(
         jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
     self.batch, num_items = relevance.shape[:-1], relevance.shape[-1]
-    self._num_rows = int(np.prod(self.batch))
+    self._num_rows = math.prod(self.batch)
     self.num_selected, self._window = num_selected, window
     self._features = self.rows(
         features, "features", (num_items, *features.shape[-1:]), shared=True)
@@ -54,7 +70,7 @@ class Arguments:
       finite &= self._broadcast(
           jnp.asarray(where, bool), "where", relevance.shape)
     self._relevance = jnp.where(
-        finite, relevance.astype(self._dtype), -jnp.inf).reshape(
+        finite, relevance.astype(self.dtype), -jnp.inf).reshape(
             self._num_rows, num_items)
     self._shown = self._shown_rows(shown_features)
     self._categories, self._quotas, self._bias = self._rules(
@@ -66,9 +82,9 @@ class Arguments:
         0 <= theta < 1 or (theta == 1 and not below_one)):
       interval = "[0, 1)" if below_one else "[0, 1]"
       raise ValueError(f"theta must be in {interval}, got {theta}.")
-    theta = self._broadcast(
-        jnp.asarray(theta, self._dtype), "theta", self.batch)
-    most = 1 - jnp.finfo(self._dtype).epsneg if below_one else 1
+    theta = self._broadcast(lax.stop_gradient(
+        jnp.asarray(theta, self.dtype)), "theta", self.batch)
+    most = 1 - jnp.finfo(self.dtype).epsneg if below_one else 1
     return jnp.clip(theta, 0, most).reshape(self._num_rows)
 
   def problem(
@@ -77,7 +93,7 @@ class Arguments:
   ) -> tuple[engine.Problem, bool]:
     """The problem, and whether picks are compared within a window only."""
     rows, count = self._shown
-    volume = jnp.ones(self._num_rows, self._dtype)
+    volume = jnp.ones(self._num_rows, self.dtype)
     # A window that nothing leaves is none.
     size = rows.shape[1] + self.num_selected
     windowed = self._window is not None and self._window <= size
@@ -91,18 +107,21 @@ class Arguments:
       count = jnp.minimum(count, size)
     elif criterion.is_orthogonal and rows.shape[1]:
       rows, volume = engine.directions(rows, ridge)
-    relevance = jnp.where(  # 0 times -inf is not 0.
-        self._relevance > -jnp.inf,
-        of_relevance[:, None] * self._relevance, -jnp.inf)
+    # A weight must not make the sum of two of them infinite.
+    largest = jnp.finfo(self.dtype).max / 4
+
+    def weighted(values):
+      weights = of_relevance.reshape(-1, *(1 for _ in values.shape[1:]))
+      return jnp.where(jnp.isfinite(values), jnp.clip(
+          weights * values, -largest, largest), -jnp.inf)
+
     return engine.Problem(
-        features=self._features, relevance=relevance,
+        features=self._features, relevance=weighted(self._relevance),
         lists=jnp.zeros((1, self._shape[-1]), jnp.int32),
         categories=self._categories,
         limits=jnp.full((self._num_rows, 1), self.num_selected, jnp.int32),
         quotas=self._quotas,
-        slot_bias=jnp.where(
-            jnp.isfinite(self._bias),
-            of_relevance[:, None, None] * self._bias, -jnp.inf),
+        slot_bias=weighted(self._bias),
         weight=of_term, rows=rows, num_rows=count, volume=volume), windowed
 
   def dpp(
@@ -117,14 +136,17 @@ class Arguments:
     """Unit features `[B, S, D]`, the ones there are first; their number."""
     num_features = self._features.shape[-1]
     if shown is None:
-      return (jnp.zeros((self._num_rows, 0, num_features), self._dtype),
+      return (jnp.zeros((self._num_rows, 0, num_features), self.dtype),
               jnp.zeros(self._num_rows, jnp.int32))
-    shown = jnp.asarray(shown)
+    shown = lax.stop_gradient(jnp.asarray(shown))
+    if shown.ndim < 2:
+      raise ValueError("shown_features must have shape [..., S, D], got "
+                       f"{shown.shape}.")
     shown = self.rows(
         shown, "shown_features", (*shown.shape[-2:-1], num_features))
-    scale = engine.inverse_norms(shown, self._dtype)
+    scale = engine.inverse_norms(shown, self.dtype)
     unit = jnp.where(
-        scale[..., None] > 0, shown.astype(self._dtype) * scale[..., None], 0)
+        scale[..., None] > 0, shown.astype(self.dtype) * scale[..., None], 0)
     order = jnp.argsort(scale == 0, axis=1, stable=True)
     return (jnp.take_along_axis(unit, order[..., None], axis=1),
             jnp.sum(scale > 0, axis=1, dtype=jnp.int32))
@@ -135,25 +157,26 @@ class Arguments:
     The last category is that of candidates without one.
     """
     num_items, slots = self._shape[-1], self.num_selected
-    free = jnp.full((self._num_rows, 1), num_items, jnp.int32)
-    unbiased = jnp.zeros((self._num_rows, slots, 1), self._dtype)
+    # As many as there are slots is no limit.
+    free = jnp.full((self._num_rows, 1), slots, jnp.int32)
+    unbiased = jnp.zeros((self._num_rows, slots, 1), self.dtype)
     if quotas is None and slot_bias is None:
       return jnp.zeros((1, num_items), jnp.int32), free, unbiased
     if category_ids is None:
       raise ValueError("quotas and slot_bias need category_ids.")
-    count = jnp.shape(slot_bias if quotas is None else quotas)[-1:]
+    count = last_axis(*(("slot_bias", slot_bias) if quotas is None else
+                        ("quotas", quotas)))
     if quotas is None:
-      quotas = jnp.full(count, num_items, jnp.int32)
+      quotas = jnp.full(count, slots, jnp.int32)
     quotas = self.rows(integers(quotas, "quotas"), "quotas", count)
-    bias = jnp.zeros((slots, *count)) if slot_bias is None else (
-        jnp.asarray(slot_bias))
+    bias = jnp.zeros((slots, *count), self.dtype) if slot_bias is None else (
+        lax.stop_gradient(jnp.asarray(slot_bias)))
     bias = self.rows(bias, "slot_bias", (slots, *count))
     ids = self.rows(integers(category_ids, "category_ids"), "category_ids",
                     (num_items,), shared=True)
     ids = jnp.where((ids >= 0) & (ids < count[0]), ids, count[0])
-    return (ids.astype(jnp.int32),
-            jnp.concatenate([quotas.astype(jnp.int32), free], axis=1),
-            jnp.concatenate([bias.astype(self._dtype), unbiased], axis=2))
+    return (ids, jnp.concatenate([quotas, free], axis=1),
+            jnp.concatenate([bias.astype(self.dtype), unbiased], axis=2))
 
   def rows(
       self, array: jax.Array, name: str, last: tuple[int, ...], *,
@@ -174,19 +197,37 @@ class Arguments:
           f"{shape}; relevance has shape {self._shape}.") from None
 
 
-def integers(array: jax.Array | int, name: str) -> jax.Array:
-  """An array of integers, or an error that names it."""
-  array = jnp.asarray(array)
+def integers(values: jax.Array | int, name: str) -> jax.Array:
+  """An array of integers as int32, which ends where they do not.
+
+  Raises:
+    ValueError: if they are no integers; named.
+  """
+  # NumPy's may be wider than what JAX would take.
+  numbers: Any = jnp if isinstance(values, jax.Array) else np
+  array = numbers.asarray(values)
   if not jnp.issubdtype(array.dtype, jnp.integer):
     raise ValueError(f"{name} must be integers, got {array.dtype}.")
-  return array
+  ends = jnp.iinfo(jnp.int32)
+  if jnp.iinfo(array.dtype).max > ends.max:
+    array = numbers.minimum(array, array.dtype.type(ends.max))
+  if jnp.iinfo(array.dtype).min < ends.min:
+    array = numbers.maximum(array, array.dtype.type(ends.min))
+  return jnp.asarray(array, jnp.int32)
+
+
+def last_axis(name: str, array: jax.Array) -> tuple[int]:
+  """The size of the last axis, alone in a tuple; an error if there is none."""
+  if not jnp.ndim(array):
+    raise ValueError(f"{name} must have at least one axis, got a scalar.")
+  return (jnp.shape(array)[-1],)
 
 
 def check_options(fill: str, ridge: float | None) -> float | None:
   """The ridge, None for the 1 that is none.
 
   Raises:
-    ValueError: if one of them is none there is.
+    ValueError: if there is no such fill, or the ridge is outside [0, 1].
   """
   if fill not in FILLS:
     raise ValueError(f"fill must be one of {FILLS}, got {fill!r}.")

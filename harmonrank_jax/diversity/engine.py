@@ -198,7 +198,8 @@ def directions(
     volume *= jnp.where(is_one, jnp.sqrt(left), 1)
     return (rows.at[..., t, :].set(row), volume), None
 
-  start = (jnp.zeros_like(features), jnp.ones_like(features[..., 0, 0]))
+  start = (jnp.zeros_like(features),
+           jnp.ones(features.shape[:-2], features.dtype))
   return lax.scan(body, start, jnp.arange(features.shape[-2]))[0]
 
 
@@ -258,7 +259,7 @@ def pick(
     axis_name: mesh axes over which the candidates of a row are sharded.
   """
   dtype = problem.relevance.dtype
-  if not (problem.relevance.size and problem.limits.size and num_slots):
+  if 0 in (*problem.relevance.shape, *problem.limits.shape, num_slots):
     shape = (*problem.limits.shape, num_slots)
     return Picks(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, dtype),
                  jnp.zeros(problem.limits.shape, jnp.int32))
@@ -347,16 +348,17 @@ def _loop(
         jnp.where(state.remaining > 0, bias, -jnp.inf))
     base = jnp.where(lists.spread(slot < p.limits), base, -jnp.inf)
 
-    def key_at(value):
-      term = criterion.term(value, lists.spread(volume),
-                            lists.spread(state.memory.num_rows > 0))
-      return base + p.weight[:, None] * term
-
-    choice = lists.choose(key_at(value))
+    term = criterion.term(value, lists.spread(volume),
+                          lists.spread(state.memory.num_rows > 0))
+    choice = lists.choose(base + p.weight[:, None] * term)
     by_key = choice.found
     if fill:
-      least = jnp.full_like(value, jnp.nextafter(tolerance(dtype), 1))
-      other = lists.choose(key_at(least))
+      # By relevance alone: beside it, differences may be lost to rounding.
+      other = lists.choose(base)
+      least = jnp.full_like(other.key, np.nextafter(
+          np.asarray(tolerance(dtype), dtype), np.ones((), dtype)))
+      other = other._replace(key=other.key + p.weight[:, None] * criterion.term(
+          least, volume, state.memory.num_rows > 0))
       choice = jax.tree.map(lambda x, y: jnp.where(
           jnp.reshape(by_key, by_key.shape + (1,) * (x.ndim - 2)), x, y),
                             choice, other)

@@ -114,18 +114,24 @@ def flow_pool(
     relevance = relevance + _affinities(relevance, subcategory_ids, affinity)
   request = arguments.Arguments(features, relevance, pool_size, where)
   problem, _ = request.dpp(theta, ridge)
-  num_items, num_categories = problem.relevance.shape[1], jnp.shape(quotas)[-1]
+  num_items = problem.relevance.shape[1]
+  num_categories, = arguments.last_axis("quotas", quotas)
   ids = request.rows(arguments.integers(category_ids, "category_ids"),
                      "category_ids", (num_items,))
   quotas = request.rows(
       arguments.integers(quotas, "quotas"), "quotas", (num_categories,))
-  quotas = jnp.maximum(quotas.astype(jnp.int32), 0)
+  if not num_items or not num_categories:
+    return _empty(request, pool_size if num_selected is None else num_selected,
+                  num_categories)
+  quotas = jnp.maximum(quotas, 0)
   inside = (ids >= 0) & (ids < num_categories)
   problem = problem._replace(
       relevance=jnp.where(inside, problem.relevance, -jnp.inf),
-      lists=jnp.where(inside, ids, 0).astype(jnp.int32))
+      lists=jnp.where(inside, ids, 0))
   allowed = allocate_quotas(
-      quotas, total=jnp.minimum(jnp.sum(quotas, axis=1), pool_size),
+      # The sum itself may be too large for an integer.
+      quotas, total=jnp.minimum(
+          jnp.sum(jnp.minimum(quotas, pool_size), axis=1), pool_size),
       stock=_stock(problem, num_categories))
 
   def pick(problem, num_slots):
@@ -139,7 +145,8 @@ def flow_pool(
     limits = jnp.full((len(chosen), 1), num_selected, jnp.int32)
     picks = engine.superset(pick(
         engine.subset(problem, chosen)._replace(
-            limits=limits, slot_bias=jnp.zeros((1, num_selected, 1))),
+            limits=limits, slot_bias=jnp.zeros(
+                (1, num_selected, 1), problem.relevance.dtype)),
         num_selected), chosen)
   return Pool(picks.indices.reshape(*request.batch, -1),
               picks.gains.reshape(*request.batch, -1),
@@ -162,14 +169,15 @@ def allocate_quotas(
   Args:
     weights: `[..., C]`, any real dtype; what is not positive and finite gets
       nothing.
-    total: `[...]` or a scalar, integers of at least 0 (less counts as 0).
+    total: `[...]` or a scalar, integers of at least 0 (less counts as 0); up
+      to 2^24, beyond which float32 weights know no whole numbers.
     stock: `[..., C]` or `[C]` integers, at most so many; None for no limit.
 
   Returns:
     `[..., C]` int32; they sum to the total, or to what there is in stock.
 
   Raises:
-    ValueError: if shapes do not fit, or the integers are none.
+    ValueError: if shapes do not fit, or total or stock are no integers.
 
   >>> import jax.numpy as jnp
   >>> allocate_quotas(jnp.array([0.5, 0.3, 0.2]), total=9)
@@ -184,7 +192,7 @@ def allocate_quotas(
   dtype = jnp.promote_types(weights.dtype, jnp.float32)
   shape, largest = weights.shape, jnp.iinfo(jnp.int32).max
   total = _broadcast(arguments.integers(total, "total"), shape[:-1], "total")
-  total = jnp.maximum(total.astype(jnp.int32), 0)[..., None]
+  total = jnp.maximum(total, 0)[..., None]
   most = _broadcast(arguments.integers(
       largest if stock is None else stock, "stock"), shape, "stock")
   weights = weights.astype(dtype)
@@ -193,7 +201,7 @@ def allocate_quotas(
   # So that no sum overflows; by a power of 2, which keeps whole numbers exact.
   _, exponent = jnp.frexp(jnp.max(weights, -1, keepdims=True, initial=0))
   weights = jnp.ldexp(weights, -exponent)
-  most = jnp.where(weights > 0, most.astype(jnp.int32), 0)
+  most = jnp.where(weights > 0, most, 0)
 
   def shares(is_full):
     left = total - jnp.sum(jnp.where(is_full, most, 0), -1, keepdims=True)
@@ -227,12 +235,23 @@ def _affinities(
     raise ValueError("affinity and subcategory_ids need each other.")
   affinity = jnp.asarray(affinity)
   ids = arguments.integers(subcategory_ids, "subcategory_ids")
-  count = jnp.shape(affinity)[-1:]
+  count = arguments.last_axis("affinity", affinity)
   affinity = _broadcast(affinity, (*relevance.shape[:-1], *count), "affinity")
   ids = _broadcast(ids, relevance.shape, "subcategory_ids")
   inside = (ids >= 0) & (ids < count[0])
   found = jnp.take_along_axis(affinity, jnp.where(inside, ids, 0), axis=-1)
   return jnp.where(inside, found, 0)
+
+
+def _empty(
+    request: arguments.Arguments, size: int, num_categories: int
+) -> Pool:
+  """The pool of no candidates."""
+  batch = request.batch
+  return Pool(jnp.full((*batch, size), -1, jnp.int32),
+              jnp.zeros((*batch, size), request.dtype),
+              jnp.zeros((*batch, num_categories), jnp.int32),
+              jnp.zeros(batch, jnp.int32))
 
 
 def _stock(problem: engine.Problem, num_categories: int) -> jax.Array:
@@ -261,7 +280,7 @@ def _united(picks: engine.Picks) -> engine.Picks:
 
   return engine.Picks(
       put(indices, -1), put(picks.gains.reshape(num_rows, -1), 0),
-      jnp.sum(picks.num_valid, axis=1, keepdims=True))
+      jnp.sum(picks.num_valid, axis=1, keepdims=True, dtype=jnp.int32))
 
 
 def _broadcast(

@@ -300,10 +300,9 @@ def greedy_top_k(
   ...              quotas=jnp.array([1, 1])).indices
   Array([1, 0], dtype=int32)
   """
-  relevance = jnp.asarray(relevance)
   request = arguments.Arguments(
-      jnp.zeros((*relevance.shape[-1:], 0)), relevance, num_selected, where,
-      category_ids=category_ids, quotas=quotas, slot_bias=slot_bias)
+      None, relevance, num_selected, where, category_ids=category_ids,
+      quotas=quotas, slot_bias=slot_bias)
   one = request.knob(1.0, below_one=False)
   problem, _ = request.problem(one, one, engine.DPP, None)
   return _slate(request, engine.pick(
@@ -334,21 +333,22 @@ def _prefiltered(problem: engine.Problem, size: int, pick) -> engine.Picks:
   if every pick among some candidates has a key above that bound of all others,
   it is the pick among all.
   """
-  num_items = problem.relevance.shape[1]
-  if size >= num_items:
+  num_items, num_slots = problem.relevance.shape[1], problem.slot_bias.shape[1]
+  if size >= num_items or not num_slots:
     return pick(problem)
   bias = jnp.max(problem.slot_bias, axis=1)
   categories = jnp.broadcast_to(problem.categories, problem.relevance.shape)
   bounds = problem.relevance + jnp.take_along_axis(bias, categories, axis=1)
-  # NaN: -inf plus inf does not occur, biases are finite or -inf.
   best, chosen = lax.top_k(bounds, size + 1)
   # In their order: of equal keys the lowest index is picked.
   chosen = jnp.sort(chosen[:, :-1], axis=1)
 
   picks = pick(engine.subset(problem, chosen))
   bound = best[:, None, -1:]
-  is_certain = (picks.indices >= 0) & (picks.gains > bound)
-  is_certain = jnp.all(is_certain | (bound == -jnp.inf))
+  # A slot that was filled, or is empty, might be another's.
+  by_key = (picks.num_valid == num_slots)[..., None]
+  is_certain = (by_key & (picks.gains > bound)) | (bound == -jnp.inf)
+  is_certain = jnp.all(is_certain)
   return lax.cond(
       is_certain, lambda: engine.superset(picks, chosen),
       lambda: pick(problem))

@@ -155,7 +155,7 @@ struct Packed {
                      [&](int64_t, int64_t begin, int64_t end) {
       ThisUnit().pack(
           features, is_bfloat, order, size, num_features, begin, end,
-           panels.get(), usable.get());
+          panels.get(), usable.get());
     });
   }
 
@@ -164,7 +164,7 @@ struct Packed {
   }
 };
 
-// The first row of a buffer `[1 or B, ...]` that belongs to row b of B.
+// Row b of a buffer `[1 or B, ...]`.
 template <typename T, typename Buffer>
 const T* RowOf(Buffer& buffer, int64_t b) {
   const int64_t rows = buffer.dimensions()[0];
@@ -372,8 +372,9 @@ ffi::Error Greedy(ffi::ThreadPool pool, ffi::AnyBuffer features,
       num_items * std::max<int64_t>(num_features, 1) * num_slots;
   const int64_t tasks = num_problems * num_lists;
   const bool few = tasks < pool.num_threads();
-  const Workers outer(pool, !few && tasks * products / num_lists > kFewProducts);
-  const Workers inner(pool, few && products / num_lists > kFewProducts);
+  const int64_t of_task = products / num_lists;
+  const Workers outer(pool, !few && tasks * of_task > kFewProducts);
+  const Workers inner(pool, few && of_task > kFewProducts);
   std::unique_ptr<Packed> shared;
   if (features.dimensions()[0] == 1 && num_lists == 1) {
     shared = std::make_unique<Packed>(features.untyped_data(), is_bfloat,

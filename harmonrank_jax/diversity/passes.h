@@ -114,6 +114,7 @@ HARMONRANK_TARGET inline void RunPanel(const List& list, const Pass& pass,
 HARMONRANK_TARGET
 void RunPass(const List& list, const Pass& pass, int64_t begin, int64_t end,
              Best& best) {
+  if (begin == end) return;
   int64_t first = begin;
   for (int64_t p = begin; p < end; ++p) {
     if (list.bound[p] > list.bound[first]) first = p;
@@ -136,7 +137,8 @@ HARMONRANK_TARGET inline float Total(const Vector& sum) {
 }
 
 // Sizes are multiples of kVector.
-HARMONRANK_TARGET inline float Dot(const float* a, const float* b, int64_t size) {
+HARMONRANK_TARGET inline float Dot(const float* a, const float* b,
+                                   int64_t size) {
   Vector sum = {};
   for (int64_t i = 0; i < size; i += kVector) {
     sum += *reinterpret_cast<const Vector*>(a + i) *

@@ -124,6 +124,28 @@ def test_vmap_is_a_batch():
   chex.assert_trees_all_close(mapped, batch, atol=1e-5)
 
 
+def test_quotas_may_be_as_large_as_integers_are():
+  found = pool(FEATURES[0], RELEVANCE[0], IDS, np.array([2**31 - 1] * 4),
+               theta=0.5)
+  assert found.quotas.tolist() == [4, 4, 3, 1]
+
+
+def test_float32_stays_where_float64_is_on(x64):
+  found = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5,
+               union="conditional", num_selected=4)
+  assert found.gains.dtype == jnp.float32
+  assert found.num_valid.dtype == found.quotas.dtype == jnp.int32
+
+
+def test_no_candidates_and_no_categories():
+  for size, count in ((0, 4), (SIZE, 0)):
+    found = pool(FEATURES[:, :size], RELEVANCE[:, :size], IDS[:size],
+                 QUOTAS[:, :count], theta=0.5, union="conditional",
+                 num_selected=4)
+    assert (found.indices == -1).all() and found.indices.shape == (2, 4)
+    assert found.quotas.shape == (2, count)
+
+
 def test_nothing_to_pick_from():
   for ids, quotas in ((IDS, np.zeros(4, int)), (np.full(SIZE, 9), QUOTAS[0]),
                       (IDS, np.array([-3, 0, 0, 0]))):
@@ -186,6 +208,7 @@ def test_allocation_is_that_of_a_loop():
      {"affinity": np.ones((5, 3)), "subcategory_ids": np.ones(SIZE, int)}),
     ("quotas has shape", {"quotas": np.ones((3, 4), int)}),
     ("quotas must be integers", {"quotas": np.ones(4)}),
+    ("quotas must have at least one axis", {"quotas": 3}),
     ("category_ids has shape", {"category_ids": IDS[:5]}),
     ("category_ids must be integers", {"category_ids": IDS * 1.0}),
 ])

@@ -70,6 +70,7 @@ def check(select, *arguments, **options):
   with kernel.disabled():
     expected = select(*arguments, **options)
   indices, others = map(np.asarray, (found.indices, expected.indices))
+  np.testing.assert_array_equal(indices < 0, others < 0)
   np.testing.assert_array_equal(found.num_valid, expected.num_valid)
   for row in range(len(indices)):
     same = np.cumprod(indices[row] == others[row]).astype(bool)

@@ -15,6 +15,7 @@ from scipy import linalg
 import harmonrank_jax as hr
 from harmonrank_jax import kernel
 from harmonrank_jax.diversity import engine
+from tests.diversity import fuzz_kernel
 from tests.diversity import reference
 
 SIZE, WIDTH, SLOTS, CATEGORIES = 24, 6, 9, 3
@@ -282,6 +283,88 @@ def test_bfloat16_features_pick_what_their_rounded_values_say():
   np.testing.assert_allclose(slate.gains, rounded.gains, rtol=1e-5)
 
 
+def test_what_is_filled_in_is_no_certificate():
+  # Copies are left among the first three, but another has a key.
+  slates = [hr.greedy_dpp(
+      np.eye(4)[[0, 0, 0, 1, 2, 3]], np.array([10.0, 10, 10, 0, 0, 0]),
+      num_selected=2, theta=0.9, fill="relevance", prefilter=prefilter)
+            for prefilter in (3, None)]
+  chex.assert_trees_all_equal(*slates)
+  assert slates[0].indices.tolist() == [0, 3]
+
+
+def test_filling_is_by_relevance_however_close():
+  relevance = 1 + 2e-7 * np.arange(4)
+  slate = hr.greedy_dpp(np.ones((4, 2)), relevance.astype(np.float32),
+                        num_selected=4, theta=0.5, fill="relevance")
+  assert slate.indices.tolist() == [3, 2, 1, 0] and slate.num_valid == 1
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+def test_ids_of_every_width(dtype):
+  last = min(np.iinfo(dtype).max, 200)
+  quotas = np.full(last + 1, np.iinfo(dtype).max, dtype)
+  quotas[last] = 1
+  slate = hr.greedy_top_k(
+      np.arange(4.0), num_selected=4, quotas=quotas,
+      category_ids=np.array([0, last, last, last], dtype))
+  assert slate.indices.tolist() == [3, 0, -1, -1]
+
+
+def test_float32_stays_where_float64_is_on(x64):
+  arguments = FEATURES, RELEVANCE
+  copies = np.ones_like(FEATURES)
+  slates = [
+      hr.greedy_dpp(*arguments, num_selected=3, theta=0.5, window=2),
+      hr.greedy_dpp(copies, RELEVANCE, num_selected=3, theta=0.5,
+                    fill="relevance"),
+      hr.greedy_top_k(RELEVANCE, num_selected=3)]
+  for slate in slates:
+    assert (slate.indices >= 0).all()
+    assert slate.gains.dtype == jnp.float32
+    assert slate.num_valid.dtype == jnp.int32
+
+
+def test_a_weight_may_overflow():
+  relevance = np.array([3e38, 1, 2], np.float32)
+  slate = hr.greedy_dpp(
+      np.eye(3), relevance, num_selected=2, theta=0.9,
+      category_ids=np.array([0, 1, 1]), quotas=np.array([0, 2]))
+  assert slate.indices.tolist() == [2, 1]
+  first = hr.greedy_dpp(np.eye(3), relevance, num_selected=1, theta=0.9)
+  assert first.indices.tolist() == [0]
+
+
+def test_nothing_is_differentiated_in_either_form():
+  def chosen(relevance, features):
+    slate = hr.greedy_dpp(features, relevance, num_selected=3, theta=0.5)
+    return relevance[slate.indices].sum() + slate.gains.sum()
+
+  by_relevance, by_features = jax.grad(chosen, argnums=(0, 1))(
+      jnp.asarray(RELEVANCE[0]), FEATURES[0])
+  assert by_relevance.sum() == 3 and not by_features.any()
+
+
+def test_exports_with_any_number_of_requests():
+  select = jax.jit(functools.partial(
+      hr.greedy_dpp, num_selected=3, theta=0.5, window=2))
+  b, = jax.export.symbolic_shape("b")
+  exported = jax.export.export(select, platforms=["cpu", "cuda"])(
+      jax.ShapeDtypeStruct((b, SIZE, WIDTH), jnp.float32),
+      jax.ShapeDtypeStruct((b, SIZE), jnp.float32))
+  assert "@harmonrank_" not in exported.mlir_module()
+  chex.assert_trees_all_equal(
+      exported.call(FEATURES, RELEVANCE).indices,
+      select(FEATURES, RELEVANCE).indices)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["kernel"], indirect=True)
+def test_panels_that_wait_miss_nothing():
+  for seed in range(8):
+    fuzz_kernel.fuzz(np.random.default_rng(seed), sizes=(400,), widths=(17,))
+
+
 @pytest.mark.parametrize("size", [
     5, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_prefilter_never_changes_the_slate(size):
@@ -329,7 +412,7 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma):
   ids, quotas = RULES["category_ids"][0], RULES["quotas"][0]
 
   def select(features, relevance, where, ids, quotas, axis_name=None):
-    rules = {"num_selected": 5, "where": where, "category_ids": ids,
+    rules = {"num_selected": 7, "where": where, "category_ids": ids,
              "quotas": quotas, "axis_name": axis_name}
     if method == "top_k":
       return hr.greedy_top_k(relevance, **rules)
@@ -342,6 +425,8 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma):
       check_vma=check_vma))
   arguments = (FEATURES, RELEVANCE, WHERE, ids, quotas)
   found, expected = sharded(*arguments), select(*arguments)
+  # More than a device has.
+  assert (np.asarray(expected.indices) >= 0).sum(axis=1).max() > SIZE // 8
   chex.assert_trees_all_equal(found.indices, expected.indices)
   np.testing.assert_allclose(found.gains, expected.gains, atol=1e-4)
   text = sharded.lower(*arguments).compile().as_text()
@@ -352,7 +437,14 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma):
 @pytest.mark.parametrize("match, change", [
     ("theta must be in \\[0, 1\\)", {"theta": 1.0}),
     ("theta has shape", {"theta": np.ones(3)}),
-    ("features has shape", {"features": FEATURES[:, :5]}),
+    ("features must have shape", {"features": FEATURES[:, :5]}),
+    ("features must have shape", {"features": np.float32(1)}),
+    ("features must have shape", {"features": np.ones(SIZE)}),
+    ("features must have shape", {"features": FEATURES[..., :0]}),
+    ("features must have shape", {"features": FEATURES[:, :1]}),
+    ("shown_features must have shape", {"shown_features": np.ones(WIDTH)}),
+    ("quotas must have at least one axis", {
+        "quotas": 3, "category_ids": np.zeros(SIZE, int)}),
     ("relevance must have shape", {"relevance": np.float32(1)}),
     ("where has shape", {"where": np.ones((4, 5), bool)}),
     ("shown_features has shape", {"shown_features": np.ones((4, 2, 5))}),
