@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_FLAGS ?=
+# Two processes, each with whole files, whose fixtures are costly.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: train test test-slow kernel clean
 .NOTPARALLEL:
@@ -15,10 +17,10 @@ train: $(VENV)/.kernel
 test: $(VENV)/.installed-dev $(VENV)/.kernel
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.installed-dev $(VENV)/.kernel
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # The fast forms for the CPU, built beside their source; without a compiler
 # there is nothing to build, and the library works all the same.

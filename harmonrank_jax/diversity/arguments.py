@@ -8,7 +8,9 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import engine
+from harmonrank_jax.diversity import problem as problem_lib
 
 FILLS = ("none", "relevance")
 
@@ -67,7 +69,7 @@ class Arguments:
         features, "features", (num_items, *features.shape[-1:]), shared=True)
     finite = jnp.isfinite(relevance)
     if where is not None:
-      finite &= self._broadcast(
+      finite &= broadcast(
           jnp.asarray(where, bool), "where", relevance.shape)
     self._relevance = jnp.where(
         finite, relevance.astype(self.dtype), -jnp.inf).reshape(
@@ -82,7 +84,7 @@ class Arguments:
         0 <= theta < 1 or (theta == 1 and not below_one)):
       interval = "[0, 1)" if below_one else "[0, 1]"
       raise ValueError(f"theta must be in {interval}, got {theta}.")
-    theta = self._broadcast(lax.stop_gradient(
+    theta = broadcast(lax.stop_gradient(
         jnp.asarray(theta, self.dtype)), "theta", self.batch)
     most = 1 - jnp.finfo(self.dtype).epsneg if below_one else 1
     return jnp.clip(theta, 0, most).reshape(self._num_rows)
@@ -90,7 +92,7 @@ class Arguments:
   def problem(
       self, of_relevance: jax.Array, of_term: jax.Array,
       criterion: engine.Criterion, ridge: float | None,
-  ) -> tuple[engine.Problem, bool]:
+  ) -> tuple[problem_lib.Problem, bool]:
     """The problem, and whether picks are compared within a window only."""
     rows, count = self._shown
     volume = jnp.ones(self._num_rows, self.dtype)
@@ -100,13 +102,13 @@ class Arguments:
     if self._window is not None and windowed:
       size = self._window - 1
       # The newest stand last, and none before the first.
-      order = engine.places((1, size)) - size + count[:, None]
+      order = problem_lib.places((1, size)) - size + count[:, None]
       padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
       rows = jnp.take_along_axis(
           padded, jnp.where(order < 0, -1, order)[..., None], axis=1)
       count = jnp.minimum(count, size)
     elif criterion.is_orthogonal and rows.shape[1]:
-      rows, volume = engine.directions(rows, ridge)
+      rows, volume = directions.directions(rows, ridge)
     # A weight must not make the sum of two of them infinite.
     largest = jnp.finfo(self.dtype).max / 4
 
@@ -115,7 +117,7 @@ class Arguments:
       return jnp.where(jnp.isfinite(values), jnp.clip(
           weights * values, -largest, largest), -jnp.inf)
 
-    return engine.Problem(
+    return problem_lib.Problem(
         features=self._features, relevance=weighted(self._relevance),
         lists=jnp.zeros((1, self._shape[-1]), jnp.int32),
         categories=self._categories,
@@ -126,7 +128,7 @@ class Arguments:
 
   def dpp(
       self, theta: jax.Array | float, ridge: float | None
-  ) -> tuple[engine.Problem, bool]:
+  ) -> tuple[problem_lib.Problem, bool]:
     """`problem` of a DPP: `2 alpha r + log s2` with 2 alpha of theta."""
     theta = self.knob(theta, below_one=True)
     return self.problem(
@@ -144,7 +146,7 @@ class Arguments:
                        f"{shown.shape}.")
     shown = self.rows(
         shown, "shown_features", (*shown.shape[-2:-1], num_features))
-    scale = engine.inverse_norms(shown, self.dtype)
+    scale = directions.inverse_norms(shown, self.dtype)
     unit = jnp.where(
         scale[..., None] > 0, shown.astype(self.dtype) * scale[..., None], 0)
     order = jnp.argsort(scale == 0, axis=1, stable=True)
@@ -185,16 +187,20 @@ class Arguments:
     """`[..., *last]` as `[B, *last]`; if `shared`, `last` as `[1, *last]`."""
     if shared and array.shape == last:
       return array[None]
-    array = self._broadcast(array, name, (*self.batch, *last))
+    array = broadcast(array, name, (*self.batch, *last))
     return array.reshape(self._num_rows, *last)
 
-  def _broadcast(self, array, name, shape):
-    try:
-      return jnp.broadcast_to(array, shape)
-    except ValueError:
-      raise ValueError(
-          f"{name} has shape {array.shape}, which does not broadcast to "
-          f"{shape}; relevance has shape {self._shape}.") from None
+
+def broadcast(
+    array: jax.Array, name: str, shape: tuple[int, ...]
+) -> jax.Array:
+  """`array` in this shape; an error that names the argument."""
+  try:
+    return jnp.broadcast_to(array, shape)
+  except ValueError:
+    raise ValueError(
+        f"{name} has shape {array.shape}, which does not broadcast to "
+        f"{shape}.") from None
 
 
 def integers(values: jax.Array | int, name: str) -> jax.Array:

@@ -12,7 +12,9 @@ from jax import lax
 import jax.numpy as jnp
 
 from harmonrank_jax.diversity import arguments
+from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import engine
+from harmonrank_jax.diversity import problem as problem_lib
 
 UNIONS = ("independent", "conditional")
 
@@ -143,8 +145,8 @@ def flow_pool(
   if num_selected is not None:
     chosen = picks.indices[:, 0]
     limits = jnp.full((len(chosen), 1), num_selected, jnp.int32)
-    picks = engine.superset(pick(
-        engine.subset(problem, chosen)._replace(
+    picks = problem_lib.superset(pick(
+        problem_lib.subset(problem, chosen)._replace(
             limits=limits, slot_bias=jnp.zeros(
                 (1, num_selected, 1), problem.relevance.dtype)),
         num_selected), chosen)
@@ -191,10 +193,11 @@ def allocate_quotas(
     raise ValueError("weights must have shape [..., C], got a scalar.")
   dtype = jnp.promote_types(weights.dtype, jnp.float32)
   shape, largest = weights.shape, jnp.iinfo(jnp.int32).max
-  total = _broadcast(arguments.integers(total, "total"), shape[:-1], "total")
+  total = arguments.broadcast(
+      arguments.integers(total, "total"), "total", shape[:-1])
   total = jnp.maximum(total, 0)[..., None]
-  most = _broadcast(arguments.integers(
-      largest if stock is None else stock, "stock"), shape, "stock")
+  most = arguments.broadcast(arguments.integers(
+      largest if stock is None else stock, "stock"), "stock", shape)
   weights = weights.astype(dtype)
   weights = jnp.where(
       jnp.isfinite(weights) & (weights > 0) & (most > 0), weights, 0)
@@ -236,8 +239,9 @@ def _affinities(
   affinity = jnp.asarray(affinity)
   ids = arguments.integers(subcategory_ids, "subcategory_ids")
   count = arguments.last_axis("affinity", affinity)
-  affinity = _broadcast(affinity, (*relevance.shape[:-1], *count), "affinity")
-  ids = _broadcast(ids, relevance.shape, "subcategory_ids")
+  affinity = arguments.broadcast(
+      affinity, "affinity", (*relevance.shape[:-1], *count))
+  ids = arguments.broadcast(ids, "subcategory_ids", relevance.shape)
   inside = (ids >= 0) & (ids < count[0])
   found = jnp.take_along_axis(affinity, jnp.where(inside, ids, 0), axis=-1)
   return jnp.where(inside, found, 0)
@@ -254,9 +258,9 @@ def _empty(
               jnp.zeros(batch, jnp.int32))
 
 
-def _stock(problem: engine.Problem, num_categories: int) -> jax.Array:
+def _stock(problem: problem_lib.Problem, num_categories: int) -> jax.Array:
   """`[B, C]` int32, how many candidates of each category could be picked."""
-  scale = engine.inverse_norms(problem.features, problem.relevance.dtype)
+  scale = directions.inverse_norms(problem.features, problem.relevance.dtype)
   can_pick = (problem.relevance > -jnp.inf) & (scale > 0)
   rows = jnp.arange(can_pick.shape[0], dtype=jnp.int32)[:, None]
   segments = rows * num_categories + problem.lists
@@ -266,7 +270,7 @@ def _stock(problem: engine.Problem, num_categories: int) -> jax.Array:
   return counts.reshape(-1, num_categories)
 
 
-def _united(picks: engine.Picks) -> engine.Picks:
+def _united(picks: problem_lib.Picks) -> problem_lib.Picks:
   """The picks `[B, C, K]` of all lists as those of one, `[B, 1, K]`."""
   num_rows, _, size = picks.indices.shape
   indices = picks.indices.reshape(num_rows, -1)
@@ -278,16 +282,6 @@ def _united(picks: engine.Picks) -> engine.Picks:
     scatter = lambda row, at, x: row.at[at].set(x, mode="drop")
     return jax.vmap(scatter)(row, place, values)[:, None]
 
-  return engine.Picks(
+  return problem_lib.Picks(
       put(indices, -1), put(picks.gains.reshape(num_rows, -1), 0),
       jnp.sum(picks.num_valid, axis=1, keepdims=True, dtype=jnp.int32))
-
-
-def _broadcast(
-    array: jax.Array, shape: tuple[int, ...], name: str
-) -> jax.Array:
-  try:
-    return jnp.broadcast_to(array, shape)
-  except ValueError:
-    raise ValueError(f"{name} has shape {array.shape}, which does not "
-                     f"broadcast to {shape}.") from None

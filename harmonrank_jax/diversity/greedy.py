@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import engine
+from harmonrank_jax.diversity import problem as problem_lib
 import harmonrank_jax.sharding as sharding
 
 
@@ -310,7 +311,7 @@ def greedy_top_k(
       ridge=None, fill=False, axis_name=axis_name))
 
 
-def _slate(request: arguments.Arguments, picks: engine.Picks) -> Slate:
+def _slate(request: arguments.Arguments, picks: problem_lib.Picks) -> Slate:
   """What was picked, in the shape of the arguments."""
   shape = (*request.batch, request.num_selected)
   return Slate(picks.indices.reshape(shape), picks.gains.reshape(shape),
@@ -326,7 +327,9 @@ def _penalised(request, theta, criterion, axis_name) -> Slate:
       windowed=windowed, ridge=None, fill=False, axis_name=axis_name))
 
 
-def _prefiltered(problem: engine.Problem, size: int, pick) -> engine.Picks:
+def _prefiltered(
+    problem: problem_lib.Problem, size: int, pick
+) -> problem_lib.Picks:
   """Picks among the candidates of the largest bounds, if that is certain.
 
   A key is at most what it is while nothing is picked, s2 being at most 1. So
@@ -343,12 +346,12 @@ def _prefiltered(problem: engine.Problem, size: int, pick) -> engine.Picks:
   # In their order: of equal keys the lowest index is picked.
   chosen = jnp.sort(chosen[:, :-1], axis=1)
 
-  picks = pick(engine.subset(problem, chosen))
+  picks = pick(problem_lib.subset(problem, chosen))
   bound = best[:, None, -1:]
   # A slot that was filled, or is empty, might be another's.
   by_key = (picks.num_valid == num_slots)[..., None]
   is_certain = (by_key & (picks.gains > bound)) | (bound == -jnp.inf)
   is_certain = jnp.all(is_certain)
   return lax.cond(
-      is_certain, lambda: engine.superset(picks, chosen),
+      is_certain, lambda: problem_lib.superset(picks, chosen),
       lambda: pick(problem))

@@ -173,7 +173,7 @@ const T* RowOf(Buffer& buffer, int64_t b) {
          (rows == 1 ? 0 : b * size);
 }
 
-// What is picked with: the arguments of `Problem` in engine.py for one list.
+// What is picked with: the arguments of `Problem` in problem.py for one list.
 struct Arguments {
   const float* slot_bias;  // [K, C]
   const int32_t* quotas;   // [C]

@@ -16,7 +16,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.diversity import engine
+from harmonrank_jax.diversity import arguments
+from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import metrics
 
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
@@ -124,8 +125,8 @@ def dpp_log_likelihood(
   lists = _checked(features, relevance, positives, where)
   rho = _checked_ridge(ridge, lists.relevance.dtype)
   batch, dtype = lists.relevance.shape[:-1], lists.relevance.dtype
-  theta = metrics.broadcast(jnp.asarray(theta, dtype), "theta", batch)
-  log_scale = metrics.broadcast(
+  theta = arguments.broadcast(jnp.asarray(theta, dtype), "theta", batch)
+  log_scale = arguments.broadcast(
       jnp.asarray(log_scale, dtype), "log_scale", batch)
   # Not by clip, whose derivative is halved at 0.
   theta = jnp.where(theta < 0, 0, theta)
@@ -282,11 +283,11 @@ def _checked(
         f"{(num_items, 'D')}, D at least 1.")
   if features.shape != own:
     features = features.reshape((1,) * len(batch) + own[-2:])
-  positives = metrics.broadcast(
+  positives = arguments.broadcast(
       jnp.asarray(positives).astype(bool), "positives", relevance.shape)
   valid = jnp.isfinite(relevance)
   if where is not None:
-    valid &= metrics.broadcast(
+    valid &= arguments.broadcast(
         jnp.asarray(where, bool), "where", relevance.shape)
   dtype = jnp.promote_types(
       jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
@@ -369,7 +370,7 @@ def _log_det_positives(lists: _Lists, rho: jax.Array | None) -> jax.Array:
       lists.unit, (*lists.positives.shape, num_features))
   packed = metrics.take_slate(unit, jnp.where(is_one, order, -1))
   left = metrics.squared_residuals(packed)
-  is_left = is_one & (left > engine.tolerance(left.dtype))
+  is_left = is_one & (left > directions.tolerance(left.dtype))
   possible = jnp.sum(is_left, axis=-1) == jnp.sum(lists.positives, axis=-1)
   total = jnp.sum(jnp.log(jnp.where(is_left, left, 1)), axis=-1)
   return jnp.where(possible, total, -jnp.inf)

@@ -11,7 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from harmonrank_jax.diversity import arguments
-from harmonrank_jax.diversity import engine
+from harmonrank_jax.diversity import directions
 from harmonrank_jax.ordering import sorting
 
 _EXACT = lax.Precision.HIGHEST
@@ -93,7 +93,7 @@ def log_det(
   0.5
   """
   unit, valid = _unit_slots(slate_features, where)
-  left = jnp.maximum(squared_residuals(unit), engine.tolerance(unit.dtype))
+  left = jnp.maximum(squared_residuals(unit), directions.tolerance(unit.dtype))
   return jnp.sum(jnp.where(valid, jnp.log(left), 0), axis=-1)
 
 
@@ -363,10 +363,11 @@ def alpha_ndcg(
   subtopics = subtopics.astype(sorting.rank_dtype(subtopics))
   *_, num_items, num_subtopics = subtopics.shape
   batch = indices.shape[:-1]
-  subtopics = broadcast(
+  subtopics = arguments.broadcast(
       subtopics, "subtopics", (*batch, num_items, num_subtopics))
   if where is not None:
-    where = broadcast(jnp.asarray(where, bool), "where", (*batch, num_items))
+    where = arguments.broadcast(
+        jnp.asarray(where, bool), "where", (*batch, num_items))
     subtopics = jnp.where(where[..., None], subtopics, 0)
   worth = 1 - jnp.clip(jnp.asarray(alpha, subtopics.dtype), 0, 1)
   slots = jnp.arange(indices.shape[-1])
@@ -400,11 +401,11 @@ def alpha_ndcg(
 def unit_features(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """`[..., D]` at length 1; 0 where zero or not finite, with no gradient."""
   features = features.astype(dtype)
-  usable = engine.inverse_norms(lax.stop_gradient(features), dtype) > 0
+  usable = directions.inverse_norms(lax.stop_gradient(features), dtype) > 0
   usable = usable[..., None]
   # Ones, where there is nothing to divide by: their gradient is defined.
   safe = jnp.where(usable, features, 1)
-  unit = safe * engine.inverse_norms(safe, dtype)[..., None]
+  unit = safe * directions.inverse_norms(safe, dtype)[..., None]
   return jnp.where(usable, unit, 0)
 
 
@@ -423,24 +424,12 @@ def squared_residuals(unit: jax.Array) -> jax.Array:
 
   def step(rows, t):
     feature = lax.dynamic_index_in_dim(unit, t, unit.ndim - 2, keepdims=False)
-    row, left = engine.direction(rows, feature, None)
+    row, left = directions.direction(rows, feature, None)
     return rows.at[..., t, :].set(row), left
 
   _, left = lax.scan(
       step, jnp.zeros_like(unit), jnp.arange(unit.shape[-2]))
   return jnp.moveaxis(left, 0, -1)
-
-
-def broadcast(
-    array: jax.Array, name: str, shape: tuple[int, ...]
-) -> jax.Array:
-  """`array` in this shape; an error that names the argument."""
-  try:
-    return jnp.broadcast_to(array, shape)
-  except ValueError:
-    raise ValueError(
-        f"{name} has shape {array.shape}, which does not broadcast to "
-        f"{shape}.") from None
 
 
 def _unit_slots(
@@ -452,7 +441,8 @@ def _unit_slots(
     raise ValueError(
         f"slate_features has shape {features.shape}; expected [..., K, D].")
   if where is not None:
-    where = broadcast(jnp.asarray(where, bool), "where", features.shape[:-1])
+    where = arguments.broadcast(
+        jnp.asarray(where, bool), "where", features.shape[:-1])
     features = jnp.where(where[..., None], features, 0)
   unit = unit_features(features, sorting.rank_dtype(features))
   return unit, jnp.any(unit != 0, axis=-1)
@@ -470,7 +460,7 @@ def _categories(
         f"num_categories must be at least 0, got {num_categories}.")
   valid = (ids >= 0) & (ids < num_categories)
   if where is not None:
-    valid &= broadcast(jnp.asarray(where, bool), "where", ids.shape)
+    valid &= arguments.broadcast(jnp.asarray(where, bool), "where", ids.shape)
   return ids, valid
 
 

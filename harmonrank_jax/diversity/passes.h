@@ -155,7 +155,7 @@ HARMONRANK_TARGET inline void Subtract(float scale, const float* from,
   }
 }
 
-// `direction` of engine.py: writes it after `count` others and returns what
+// `direction` of directions.py: writes it after `count` others and returns what
 // the unit feature had left beside them; `along` is room for `count` numbers.
 HARMONRANK_TARGET
 float AddDirection(const float* feature, float ridge, int64_t count,
@@ -199,7 +199,7 @@ HARMONRANK_TARGET inline float ToFloat(uint16_t bfloat) {
   return x;
 }
 
-// `inverse_norms` of engine.py, of one feature whose squares do not fit.
+// `inverse_norms` of directions.py, of one feature whose squares do not fit.
 HARMONRANK_TARGET inline float CarefulInverseNorm(const float* feature,
                                                   int64_t size) {
   float largest = 0, square = 0;

@@ -1,0 +1,192 @@
+"""How candidates lie: one list a row, many, or one over several devices.
+
+What the greedy loop does with candidates, in terms of the lists they are in.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.diversity import directions
+from harmonrank_jax.diversity import problem as problem_lib
+import harmonrank_jax.sharding as sharding
+
+_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+
+
+class Memory(NamedTuple):
+  """What the next picks are compared with, in each list."""
+
+  rows: jax.Array  # [B, G, R, D]
+  num_rows: jax.Array  # [B, G] int32, picks and what was shown before
+  volume: jax.Array  # [B, G]
+
+
+class Choice(NamedTuple):
+  """The best candidate of each list."""
+
+  item: jax.Array  # [B, G] int32
+  key: jax.Array  # [B, G]
+  feature: jax.Array  # [B, G, D], of unit length
+  category: jax.Array  # [B, G] int32
+
+  @property
+  def found(self) -> jax.Array:
+    """`[B, G]` bool, whether there is one."""
+    return self.key > -jnp.inf
+
+
+class _OneList:
+  """All candidates of a row are one list: G = 1."""
+
+  def __init__(self, p: problem_lib.Problem):
+    self._features, self._categories = p.features, p.categories
+    self._num_categories = p.quotas.shape[1]
+    self._scale = directions.inverse_norms(p.features, p.relevance.dtype)
+    self._num_rows, self._num_items = p.relevance.shape
+    self.relevance = p.relevance
+    if p.features.shape[-1]:
+      self.relevance = jnp.where(self._scale > 0, p.relevance, -jnp.inf)
+
+  def memory(self, p: problem_lib.Problem) -> Memory:
+    """What there is at first, for every list."""
+    size = p.limits.shape
+    rows = jnp.broadcast_to(p.rows[:, None], (*size, *p.rows.shape[1:]))
+    return Memory(rows, jnp.broadcast_to(p.num_rows[:, None], size),
+                  jnp.broadcast_to(p.volume[:, None], size))
+
+  def spread(self, values: jax.Array) -> jax.Array:
+    """`[B, G]` of lists as `[B, N]`, or what broadcasts to it, of items."""
+    return values
+
+  def of_category(self, values: jax.Array) -> jax.Array:
+    """`[B, C]` as `[B, N]`, or what broadcasts to it."""
+    if self._num_categories == 1:
+      return values
+    shape = (values.shape[0], self._num_items)
+    return jnp.take_along_axis(
+        values, jnp.broadcast_to(self._categories, shape), axis=1)
+
+  def products(
+      self, rows: jax.Array, present: jax.Array, nothing: float
+  ) -> jax.Array:
+    """Of unit features with rows `[B, G, R, D]` of their lists: `[B, R, N]`.
+
+    Where a row is not present `[B, G, R]`, `nothing`.
+    """
+    features = self._features.astype(rows.dtype)
+    if features.shape[0] == 1:
+      found = _einsum("brd,nd->brn", rows[:, 0], features[0])
+    else:
+      found = _einsum("brd,bnd->brn", rows[:, 0], features)
+    scale = self._scale[:, None]
+    # The product with a feature that is not finite may be NaN.
+    found = jnp.where(scale > 0, found * scale, 0)
+    return jnp.where(present[:, 0, :, None], found, nothing)
+
+  def choose(self, keys: jax.Array) -> Choice:
+    """The first candidate of the largest of `[B, N]` keys, in each list."""
+    index = jnp.argmax(keys, axis=1, keepdims=True).astype(jnp.int32)
+    return self._choice(index, jnp.take_along_axis(keys, index, axis=1))
+
+  def is_chosen(self, choice: Choice) -> jax.Array:
+    """`[B, N]` bool."""
+    items = problem_lib.places((1, self._num_items))
+    return (items == choice.item) & choice.found
+
+  def count_categories(self, choice: Choice) -> jax.Array:
+    """`[B, C]` int32, how many candidates of each were chosen."""
+    categories = problem_lib.places((1, 1, self._num_categories))
+    is_one = choice.category[..., None] == categories
+    return jnp.sum(is_one & choice.found[..., None], axis=1, dtype=jnp.int32)
+
+  def _choice(self, index: jax.Array, key: jax.Array) -> Choice:
+    feature = problem_lib.entries(self._features, index).astype(key.dtype)
+    scale = problem_lib.entries(self._scale, index)[..., None]
+    return Choice(index, key, feature * scale,
+                  problem_lib.entries(self._categories, index))
+
+
+class _ManyLists(_OneList):
+  """Candidates of a row belong to lists that advance together."""
+
+  def __init__(self, p: problem_lib.Problem):
+    super().__init__(p)
+    self._num_lists = p.limits.shape[1]
+    self._lists = jnp.broadcast_to(p.lists, p.relevance.shape)
+    rows = jnp.arange(self._num_rows, dtype=jnp.int32)[:, None]
+    self._segments = (rows * self._num_lists + self._lists).reshape(-1)
+
+  def spread(self, values):
+    return jnp.take_along_axis(values, self._lists, axis=1)
+
+  def products(self, rows, present, nothing):
+    # With the rows of all lists, of which there are few, and then its own: a
+    # matrix product, where each with its own would have to gather its rows.
+    features = jnp.broadcast_to(
+        self._features, (self._num_rows, *self._features.shape[1:]))
+    every = _einsum("bgrd,bnd->bgrn", rows, features.astype(rows.dtype))
+    own = self._lists[:, None, None, :]
+    found = jnp.take_along_axis(every, own, axis=1)[:, 0]
+    present = jnp.take_along_axis(present[..., None], own, axis=1)[:, 0]
+    scale = self._scale[:, None]
+    return jnp.where(
+        present, jnp.where(scale > 0, found * scale, 0), nothing)
+
+  def choose(self, keys):
+    count = self._num_rows * self._num_lists
+    best = jax.ops.segment_max(keys.reshape(-1), self._segments, count)
+    best = best.reshape(self._num_rows, self._num_lists)
+    items = problem_lib.places((1, self._num_items))
+    first = jnp.where(keys == self.spread(best), items, self._num_items)
+    index = jax.ops.segment_min(first.reshape(-1), self._segments, count)
+    # A list without candidates has none that is best.
+    index = jnp.minimum(index.reshape(best.shape), self._num_items - 1)
+    return self._choice(index, best)
+
+  def is_chosen(self, choice):
+    chosen = jnp.where(choice.found, choice.item, -1)
+    return self.spread(chosen) == problem_lib.places((1, self._num_items))
+
+
+class _ShardedList(_OneList):
+  """A list whose candidates lie on several devices; indices are of all."""
+
+  def __init__(self, p: problem_lib.Problem, axis_name: sharding.AxisName):
+    super().__init__(p)
+    self._axis_name = axis_name
+    self._first = lax.axis_index(axis_name) * self._num_items
+
+  def choose(self, keys):
+    own = super().choose(keys)
+    # Everything about a choice in words of one array: one collective a slot.
+    word = jnp.int64 if keys.dtype == jnp.float64 else jnp.int32
+    packed = jnp.concatenate([
+        (own.item + self._first).astype(word)[..., None],
+        own.category.astype(word)[..., None],
+        lax.bitcast_convert_type(own.key, word)[..., None],
+        lax.bitcast_convert_type(own.feature, word)], axis=2)
+    shards = sharding.gather(packed, self._axis_name, axis=1)
+    every = lax.bitcast_convert_type(shards[..., 2], keys.dtype)
+    # The first of equal shards holds the lowest index.
+    best = jnp.argmax(every, axis=1, keepdims=True)
+    chosen = problem_lib.entries(shards, best)
+    numbers = lax.bitcast_convert_type(chosen[..., 2:], keys.dtype)
+    return Choice(chosen[..., 0].astype(jnp.int32), numbers[..., 0],
+                   numbers[..., 1:], chosen[..., 1].astype(jnp.int32))
+
+  def is_chosen(self, choice):
+    items = self._first + problem_lib.places((1, self._num_items))
+    return (items == choice.item) & choice.found
+
+
+def lists_of(
+    p: problem_lib.Problem, axis_name: sharding.AxisName | None
+) -> _OneList:
+  """The candidates of a problem, as the lists they are in."""
+  if p.limits.shape[1] > 1:
+    return _ManyLists(p)
+  return _OneList(p) if axis_name is None else _ShardedList(p, axis_name)
