@@ -13,7 +13,6 @@ installed (requirements-bench.txt). Times and errors go to --workdir as
 from collections.abc import Callable
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 from absl import flags as absl_flags
@@ -191,13 +190,9 @@ def main() -> None:
   """Runs what the flags say."""
   flags.check_used(_SHARED, "the benchmark")
   config = Config(**flags.values_of(Config))
-  try:
-    measure(config, flags.WORKDIR.value or f"runs/benchmark_{config.suite}")
-  except KeyboardInterrupt:
-    print("interrupted; nothing is written.", file=sys.stderr)
-    sys.exit(130)
+  measure(config, flags.WORKDIR.value or f"runs/benchmark_{config.suite}")
 
 
 if __name__ == "__main__":
   define_flags()
-  flags.run(main)
+  flags.run(main, after_interrupt="nothing is written.")

@@ -34,7 +34,6 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import pathlib
-import sys
 import time
 from typing import Any
 from typing import NamedTuple
@@ -388,14 +387,9 @@ def define_flags() -> None:
 def main() -> None:
   """Runs what the flags say."""
   flags.check_used(_SHARED, "select_slates")
-  config = Config(**flags.values_of(Config))
-  try:
-    select(config, flags.workdir("select_slates"))
-  except KeyboardInterrupt:
-    print("interrupted; no slates are written.", file=sys.stderr)
-    sys.exit(130)
+  select(Config(**flags.values_of(Config)), flags.workdir("select_slates"))
 
 
 if __name__ == "__main__":
   define_flags()
-  flags.run(main)
+  flags.run(main, after_interrupt="no slates are written.")

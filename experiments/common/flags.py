@@ -110,10 +110,21 @@ def warn(line: str) -> None:
   print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
-def run(main: Callable[[], None]) -> None:
-  """Runs `main` after parsing flags; errors of the user exit with code 2."""
+def run(
+    main: Callable[[], None],
+    *,
+    after_interrupt: str = (
+        "the same command goes on from the newest checkpoint."),
+) -> None:
+  """Runs `main` after parsing flags; errors of the user exit with code 2.
+
+  Args:
+    main: what the binary does.
+    after_interrupt: what Ctrl-C leaves, for the line that says so.
+  """
   jax.config.config_with_absl()
-  app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+  app.run(lambda argv: _guarded(main, argv, after_interrupt),
+          flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -127,7 +138,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
     _fail(error)
 
 
-def _guarded(main: Callable[[], None], argv: Sequence[str]) -> None:
+def _guarded(
+    main: Callable[[], None], argv: Sequence[str], after_interrupt: str
+) -> None:
   if not flags.FLAGS["verbosity"].present:
     # Libraries tell every step of theirs; --verbosity=0 shows it.
     logging.set_verbosity(logging.WARNING)
@@ -138,8 +151,7 @@ def _guarded(main: Callable[[], None], argv: Sequence[str]) -> None:
   except (UserError, schema.DataError) as error:
     _fail(error)
   except KeyboardInterrupt:
-    print("interrupted; the same command goes on from the newest checkpoint.",
-          file=sys.stderr)
+    print(f"interrupted; {after_interrupt}", file=sys.stderr)
     sys.exit(130)
   except progress.StoppedError as stopped:
     print(f"{stopped}, everything is saved; the same command goes on from "

@@ -96,11 +96,11 @@ class Arguments:
     """The problem, and whether picks are compared within a window only."""
     rows, count = self._shown
     volume = jnp.ones(self._num_rows, self.dtype)
-    # A window that nothing leaves is none.
-    size = rows.shape[1] + self.num_selected
-    windowed = self._window is not None and self._window <= size
-    if self._window is not None and windowed:
-      size = self._window - 1
+    window = self._window
+    if window is not None and window > rows.shape[1] + self.num_selected:
+      window = None  # Nothing ever leaves it.
+    if window is not None:
+      size = window - 1
       # The newest stand last, and none before the first.
       order = problem_lib.places((1, size)) - size + count[:, None]
       padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
@@ -124,7 +124,8 @@ class Arguments:
         limits=jnp.full((self._num_rows, 1), self.num_selected, jnp.int32),
         quotas=self._quotas,
         slot_bias=weighted(self._bias),
-        weight=of_term, rows=rows, num_rows=count, volume=volume), windowed
+        weight=of_term, rows=rows, num_rows=count,
+        volume=volume), window is not None
 
   def dpp(
       self, theta: jax.Array | float, ridge: float | None

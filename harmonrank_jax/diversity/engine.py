@@ -122,11 +122,10 @@ def pick(
   static: dict[str, Any] = {
       "criterion": criterion, "num_slots": num_slots,
       "windowed": windowed, "ridge": ridge, "fill": fill}
-  if axis_name is not None:
+  # What the kernel does not take.
+  if axis_name is not None or dtype == jnp.float64 or (
+      problem.features.dtype not in (jnp.float32, jnp.bfloat16)):
     return problem_lib.Picks(*_loop(problem, axis_name=axis_name, **static))
-  if dtype == jnp.float64 or problem.features.dtype not in (
-      jnp.float32, jnp.bfloat16):
-    return problem_lib.Picks(*_loop(problem, axis_name=None, **static))
   return problem_lib.Picks(*_greedy(*problem, **static))
 
 

@@ -11,25 +11,12 @@ import numpy as np
 
 import harmonrank_jax as hr
 from harmonrank_jax import kernel
+from tests import fuzzing
 
 METHODS = (hr.greedy_dpp, hr.greedy_mmr, hr.greedy_ssd)
 # Around the panels and vectors of the kernel, and far from them.
 SIZES = (1, 2, 63, 64, 65, 200, 1000)
 WIDTHS = (1, 3, 15, 16, 17, 40)
-
-
-def main(num_cases, library=None):
-  """Runs the cases; an error says which seed made it."""
-  if library is not None:
-    kernel.library_path = lambda: library
-  assert kernel.available(), "the kernel cannot be loaded"
-  for seed in range(num_cases):
-    try:
-      fuzz(np.random.default_rng(seed))
-    except AssertionError:
-      print(f"seed {seed}", file=sys.stderr)
-      raise
-  print(f"{num_cases} cases agree")
 
 
 def fuzz(rng, sizes=SIZES, widths=WIDTHS):
@@ -84,4 +71,4 @@ def check(select, *arguments, **options):
 
 
 if __name__ == "__main__":
-  main(int(sys.argv[1]), *sys.argv[2:])
+  fuzzing.main(fuzz, int(sys.argv[1]), *sys.argv[2:])

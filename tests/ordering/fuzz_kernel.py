@@ -10,28 +10,13 @@ import jax
 import numpy as np
 
 import harmonrank_jax
-from harmonrank_jax import kernel
+from tests import fuzzing
 from tests import oracles
 
 # Around the limits at which the kernel changes its way, and far from them.
 SHAPES = (
     (3, 0), (4, 1), (2000, 3), (9, 63), (200, 64), (9, 65), (40, 300),
     (1, 4095), (2, 4097), (5, 9000), (1, 70_000), (2, 150_000))
-
-
-def main(num_cases, library=None):
-  """Runs the cases; an error says which seed made it."""
-  if library is not None:
-    kernel.library_path = lambda: library
-  assert kernel.available(), "the kernel cannot be loaded"
-  jax.config.update("jax_enable_x64", True)
-  for seed in range(num_cases):
-    try:
-      fuzz(np.random.default_rng(seed))
-    except AssertionError:
-      print(f"seed {seed}", file=sys.stderr)
-      raise
-  print(f"{num_cases} cases agree")
 
 
 def fuzz(rng, shapes=SHAPES):
@@ -127,4 +112,5 @@ def soft_rank_with_ends(scores, strength):
 
 
 if __name__ == "__main__":
-  main(int(sys.argv[1]), *sys.argv[2:])
+  jax.config.update("jax_enable_x64", True)
+  fuzzing.main(fuzz, int(sys.argv[1]), *sys.argv[2:])
