@@ -57,6 +57,7 @@ _SHARED = tuple(
     flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__])
 # A flag that `define_float` defines is one of the binary that calls it.
 flags.disclaim_key_flags()
+_RESUMES = "the same command goes on from the newest checkpoint."
 
 
 class UserError(Exception):
@@ -111,10 +112,7 @@ def warn(line: str) -> None:
 
 
 def run(
-    main: Callable[[], None],
-    *,
-    after_interrupt: str = (
-        "the same command goes on from the newest checkpoint."),
+    main: Callable[[], None], *, after_interrupt: str = _RESUMES
 ) -> None:
   """Runs `main` after parsing flags; errors of the user exit with code 2.
 
@@ -139,7 +137,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(
-    main: Callable[[], None], argv: Sequence[str], after_interrupt: str
+    main: Callable[[], None], argv: Sequence[str],
+    after_interrupt: str = _RESUMES,
 ) -> None:
   if not flags.FLAGS["verbosity"].present:
     # Libraries tell every step of theirs; --verbosity=0 shows it.
