@@ -84,6 +84,15 @@ def fit(
     StoppedError: after a checkpoint, on Ctrl-C or SIGTERM.
     UserError: if a measured loss is not finite, or the disk is full.
   """
+  with progress.stop_on_signal() as signals:
+    return _fit(task, workdir, signals, num_steps, examples_per_step)
+
+
+def _fit(
+    task: Task, workdir: pathlib.Path, signals: list[int], num_steps: int,
+    examples_per_step: int,
+) -> Fitted:
+  """`fit`, with the signals that have come so far."""
   checkpoints = checkpointing.Checkpoints(workdir / "checkpoints")
   state = task.init()
   restored = checkpoints.restore(state)
@@ -103,24 +112,24 @@ def fit(
   bar = progress.Progress(num_steps, step, examples_per_step=examples_per_step)
   is_due = lambda count: (
       step % max(1, num_steps // count) == 0 or step == num_steps)
-  with progress.stop_on_signal() as signals:
-    while step < num_steps and not signals:
-      state, measured = task.step(state)
-      step += 1
-      clock.tick(state)
-      bar.update(step)
-      if is_due(_NUM_LOGGED_STEPS):
-        writer.write(step, _checked(measured, step))
-      if is_due(_NUM_EVALUATIONS) or signals:
-        clock.stop(state)
-        if is_due(_NUM_EVALUATIONS):
-          state, found = task.evaluate(state, step)
-          writer.write(step, found)
-        checkpoints.save(step, state, {"cursor": task.cursor, **clock.notes})
+  while step < num_steps and not signals:
+    state, measured = task.step(state)
+    step += 1
+    clock.tick(state)
+    bar.update(step)
+    if is_due(_NUM_LOGGED_STEPS):
+      writer.write(step, _checked(measured, step))
+    if is_due(_NUM_EVALUATIONS) or signals:
+      clock.stop(state)
+      if is_due(_NUM_EVALUATIONS):
+        state, found = task.evaluate(state, step)
+        writer.write(step, found)
+      checkpoints.save(step, state, {"cursor": task.cursor, **clock.notes})
   bar.close()
   writer.close()
   checkpoints.close()
-  if step < num_steps:
+  # One that came during the last save stops as well: all is saved.
+  if signals:
     raise progress.StoppedError(signals[0], step)
   return Fitted(state, clock.rate)
 

@@ -36,15 +36,20 @@ class Walk:
     self._place += 1
     if self.kill_at == self._place:
       raise Killed
-    if self.signal_at == self._place:
-      os.kill(os.getpid(), signal.SIGTERM)
+    self._signal()
     draw = jax.random.normal(
         jax.random.fold_in(state["key"], self._place), (3,))
     x = 0.9 * state["x"] + draw
     loss = jnp.nan if self._place == self.bad_at else x.sum()
     return {**state, "x": x}, {"loss": loss, "part": {"first": x[0]}}
 
+  def _signal(self):
+    if self.signal_at == self._place:
+      self.signal_at = None  # A second one is not caught.
+      os.kill(os.getpid(), signal.SIGTERM)
+
   def evaluate(self, state, step):
+    self._signal()
     best = np.float32(max(state["best"], state["x"].max()))
     state = {**state, "best": best, "seen": np.int32(state["seen"] + 1)}
     return state, {"validation": {"best": best}}
@@ -89,12 +94,13 @@ def test_it_may_be_killed_again_and_again(tmp_path, uninterrupted):
   assert_same_end(fit(Walk(), tmp_path).state, tmp_path, uninterrupted)
 
 
-def test_a_signal_saves_first_and_at_once(tmp_path, uninterrupted):
+@pytest.mark.parametrize("place", [0, 6, STEPS])
+def test_a_signal_saves_first_and_at_once(tmp_path, uninterrupted, place):
   with pytest.raises(progress.StoppedError) as caught:
-    fit(Walk(signal_at=6), tmp_path)
-  assert caught.value.step == 6
+    fit(Walk(signal_at=place), tmp_path)
+  assert caught.value.step == place
   assert caught.value.signal == signal.SIGTERM
-  assert (tmp_path / "checkpoints" / "6").is_dir()
+  assert (tmp_path / "checkpoints" / str(place)).is_dir()
   assert_same_end(fit(Walk(), tmp_path).state, tmp_path, uninterrupted)
 
 
