@@ -35,8 +35,10 @@ from scipy import special
 # buy, the last one in a thousand.
 OBJECTIVES = ("click", "long_view", "like", "comment", "follow", "buy")
 RATES = (0.45, 0.32, 0.015, 0.004, 0.002, 0.001)
+# Regulars are shown much: clicks and long views as in KuaiRand's random log.
+RATES_OF_REGULARS = (0.176, 0.085, *RATES[2:])
 
-WORLDS = ("default", "independent", "perfect")
+WORLDS = ("default", "independent", "perfect", "regulars")
 
 # One main category, five core ones and four others.
 CATEGORIES = ("phones", "laptops", "tablets", "consoles", "cameras", "audio",
@@ -94,6 +96,16 @@ _GROUP_SHIFT = 0.4
 _SLOPES = (1.3, 0.8, 1.2, 0.7, 0.9, 0.6)
 _OFFSETS = (-0.3, 0.4, 0.5, -0.5, 0.8, 1.0)
 
+# Log-odds that an exposure of the category costs, of those fresh in mind, and
+# the spread of a category's demand over the day. Regulars see so many pages
+# that each exposure tires less.
+_FATIGUE, _FATIGUE_OF_REGULARS = 0.25, 0.1
+_DEMAND, _DEMAND_OF_REGULARS = 0.4, 0.6
+# What the predicted click of regulars is off by, by category, and how many of
+# the exposures they do not click are dismissed.
+_CATEGORY_SHIFT = 0.6
+_DISMISSED = 0.02
+
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
@@ -104,8 +116,12 @@ class LogConfig:
     seed: another seed is another population, catalogue and week.
     world: "default"; "independent", where behaviours have nothing to do with
       each other nor with the profile, and a score errs on its own; "perfect",
-      the default week with the true probabilities as scores. In the last two
-      no ensemble can beat the closed form on calibrated scores.
+      the default week with the true probabilities as scores. In these two no
+      ensemble can beat the closed form on calibrated scores. "regulars", a
+      twentieth of the users, who come often (14 times a day on average) and
+      dismiss some of what they do not click; the predicted click knows
+      neither the hour nor how attractive a category is as such. It is for
+      policies that act on the whole day of a user.
   """
 
   num_exposures: int = 200_000
@@ -132,6 +148,8 @@ class EmbeddedLog(NamedTuple):
       `true_*` (float32, the probability the label was drawn with).
     items: one row an item: `item_id`, `category`, `features` (a list of 32
       float32, of unit length).
+
+  The log of regulars also has `dismissed` (int8).
   """
 
   log: pa.Table
@@ -180,9 +198,12 @@ def generate_log(config: LogConfig) -> EmbeddedLog:
   1000
   """
   rng = np.random.default_rng([config.seed, 0])
-  users = _make_users(rng, max(20, config.num_exposures // 100))
+  regulars = config.world == "regulars"
+  users = _make_users(
+      rng, max(20, config.num_exposures // (2000 if regulars else 100)))
   items = _make_items(rng, max(400, config.num_exposures // 40))
-  demand = 0.4 * rng.normal(size=(len(CATEGORIES), 1)) * np.cos(
+  amplitude = _DEMAND_OF_REGULARS if regulars else _DEMAND
+  demand = amplitude * rng.normal(size=(len(CATEGORIES), 1)) * np.cos(
       2 * np.pi * (np.arange(24) - rng.uniform(0, 24, (len(CATEGORIES), 1)))
       / 24)
   exposures = _make_exposures(rng, users, items, config.num_exposures)
@@ -190,17 +211,23 @@ def generate_log(config: LogConfig) -> EmbeddedLog:
     seen, truth = _independent_truth(rng, config.num_exposures)
     errors = 0.8 * rng.normal(size=seen.shape)
   else:
-    seen, truth = _funnel_truth(users, items, exposures, demand)
+    seen, truth = _funnel_truth(
+        users, items, exposures, demand, regulars=regulars)
     errors = _score_errors(rng, users, exposures.user)
+  if regulars:
+    shift = _CATEGORY_SHIFT * rng.normal(size=len(CATEGORIES))
+    errors[:, 0] += shift[items.category[exposures.item]]
   labels = _draw_labels(rng, truth, funnel=config.world != "independent")
   if config.world == "perfect":
     scores = truth
   else:
     log_odds = np.asarray(_SLOPES) * (seen + errors) + np.asarray(_OFFSETS)
     scores = special.expit(log_odds)
-  return EmbeddedLog(
-      _log_table(users, items, exposures, labels, scores, truth),
-      _item_table(items))
+  log = _log_table(users, items, exposures, labels, scores, truth)
+  if regulars:
+    dismissed = ~labels[:, 0] & (rng.random(len(labels)) < _DISMISSED)
+    log = log.append_column("dismissed", pa.array(dismissed.astype(np.int8)))
+  return EmbeddedLog(log, _item_table(items))
 
 
 def _make_users(rng: np.random.Generator, count: int) -> _Users:
@@ -310,7 +337,8 @@ def _taste(
 
 
 def _funnel_truth(
-    users: _Users, items: _Items, exposures: _Exposures, demand: np.ndarray
+    users: _Users, items: _Items, exposures: _Exposures, demand: np.ndarray,
+    *, regulars: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Log-odds as predictors see them, and true probabilities `[N, M]`."""
   user, item = exposures.user, exposures.item
@@ -322,21 +350,25 @@ def _funnel_truth(
       (users.social[user] + items.social[item]) / np.sqrt(2),
       (users.commercial[user] + items.commercial[item]) / np.sqrt(2)], axis=1)
   effects = np.asarray(_EFFECTS)
+  rates = RATES_OF_REGULARS if regulars else RATES
   attraction = causes @ effects.T
-  fatigue = 0.25 * _recent_exposures(exposures, items.category[item])
+  fatigue = _FATIGUE_OF_REGULARS if regulars else _FATIGUE
+  tired = fatigue * _recent_exposures(exposures, items.category[item])
   examination = 1 / (1 + 0.03 * exposures.position)
-  click = _calibrated(attraction[:, 0] - fatigue, examination, RATES[0])
+  click = _calibrated(attraction[:, 0] - tired, examination, rates[0])
   truth = np.stack([click] + [
-      _calibrated(attraction[:, m], click, RATES[m])
+      _calibrated(attraction[:, m], click, rates[m])
       for m in range(1, len(OBJECTIVES))], axis=1)
 
   seen = []
   for m, focus in enumerate(_FOCUS):
     sight = np.where(np.isin(_CAUSES, focus), 1.0, _DIM)
+    if regulars:
+      sight[_CAUSES.index("demand")] = 0.0
     aim = _calibrated(
-        (causes * sight) @ effects[0], np.ones(len(user)), RATES[0])
+        (causes * sight) @ effects[0], np.ones(len(user)), rates[0])
     if m:
-      aim = _calibrated((causes * sight) @ effects[m], aim, RATES[m])
+      aim = _calibrated((causes * sight) @ effects[m], aim, rates[m])
     seen.append(special.logit(aim))
   return np.stack(seen, axis=1), truth
 

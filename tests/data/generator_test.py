@@ -63,7 +63,9 @@ def test_categories_are_uneven_and_items_have_unit_features(weeks):
 def test_labels_follow_the_truth(weeks, world):
   log = weeks[world].log
   truth, labels = columns(log, "true_"), columns(log, "")
-  np.testing.assert_allclose(truth.mean(axis=0), generator.RATES, rtol=1e-3)
+  rates = (generator.RATES_OF_REGULARS if world == "regulars"
+           else generator.RATES)
+  np.testing.assert_allclose(truth.mean(axis=0), rates, rtol=1e-3)
   for m in range(len(generator.OBJECTIVES)):
     # In tenths by true probability, labels come as often as promised.
     for part in np.array_split(np.argsort(truth[:, m]), 10):
@@ -123,5 +125,5 @@ def test_errors_are_shared_and_grow_with_newness(weeks):
 def test_bad_configurations_are_refused():
   with pytest.raises(ValueError, match="at least 1000, got 999"):
     generator.LogConfig(num_exposures=999)
-  with pytest.raises(ValueError, match="default, independent, perfect"):
+  with pytest.raises(ValueError, match="independent, perfect, regulars"):
     generator.LogConfig(world="other")
