@@ -1,0 +1,132 @@
+"""Lagrange multipliers for a vector of constraints `cost <= threshold`.
+
+One controller, from whose gains the usual rules follow:
+
+  fixed             all gains 0; the multiplier stays at `initial`
+  projected ascent  integral > 0: gradient ascent on the dual
+  PI                and proportional > 0: damps the circling of policy and
+                    multiplier around their saddle point
+  PID               and derivative > 0: answers a cost that rises before it is
+                    too high
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Controller(NamedTuple):
+  """What is constrained, and how multipliers move. All of it may be traced.
+
+  `threshold` is `[Q]`, the others are `[Q]` or scalars.
+
+  Attributes:
+    threshold: the highest cost allowed.
+    initial: multiplier at first, at least 0.
+    proportional: gain on the error `cost - threshold`, at least 0.
+    integral: gain on its sum over updates, at least 0.
+    derivative: gain on its increase since the last update, at least 0.
+    limit: no multiplier exceeds it. Of a constraint that cannot be met, the
+      multiplier would grow for ever, and be as long on its way back.
+  """
+
+  threshold: jax.Array
+  initial: jax.Array | float = 0.0
+  proportional: jax.Array | float = 0.0
+  integral: jax.Array | float = 0.0
+  derivative: jax.Array | float = 0.0
+  limit: jax.Array | float = float("inf")
+
+
+class ConstraintState(NamedTuple):
+  """What a controller remembers.
+
+  Attributes:
+    multiplier: `[Q]`, at least 0: what a unit of cost is worth.
+    integral: `[Q]`, its part that outlives an error; in [0, limit].
+    error: `[Q]`, of the last update; inf before the first one.
+  """
+
+  multiplier: jax.Array
+  integral: jax.Array
+  error: jax.Array
+
+
+def init(controller: Controller) -> ConstraintState:
+  """The state before any cost was seen.
+
+  Args:
+    controller: with `threshold` of shape `[Q]`.
+
+  Returns:
+    Multipliers at `initial`.
+
+  Raises:
+    ValueError: if shapes do not fit.
+  """
+  threshold = jnp.asarray(controller.threshold)
+  if threshold.ndim != 1:
+    raise ValueError(f"threshold has shape {threshold.shape}; expected [Q].")
+  for name, value in controller._asdict().items():
+    if jnp.shape(value) not in ((), threshold.shape):
+      raise ValueError(f"{name} has shape {jnp.shape(value)}; expected () or "
+                       f"{threshold.shape}, as threshold.")
+  dtype = jnp.promote_types(threshold.dtype, jnp.float32)
+  initial = _project(
+      jnp.broadcast_to(jnp.asarray(controller.initial, dtype),
+                       threshold.shape), controller)
+  # No cost rises from inf, so the first derivative is 0.
+  return ConstraintState(initial, initial, jnp.full_like(initial, jnp.inf))
+
+
+def update(
+    state: ConstraintState, cost: jax.Array, controller: Controller
+) -> ConstraintState:
+  """Moves multipliers after a cost was measured.
+
+  With e the error `cost - threshold` and e' that of the update before,
+
+    integral <- clip(integral + k_I e, 0, limit)
+    multiplier <- clip(integral + k_P e + k_D max(e - e', 0), 0, limit).
+
+  The integral itself is clipped: a constraint that was slack for long is
+  answered at once when it no longer is.
+
+  Args:
+    state: of the update before.
+    cost: `[Q]`. Where it is NaN nothing was measured, and nothing moves.
+    controller: thresholds and gains.
+
+  Returns:
+    The state after, with the multipliers to use.
+
+  Raises:
+    ValueError: if cost is not like the threshold.
+
+  References:
+    Stooke, Achiam and Abbeel, "Responsive safety in reinforcement learning by
+    PID Lagrangian methods", ICML 2020, algorithm 2. There the gain is applied
+    to the sum of errors, here within it: it may change during training.
+
+  >>> controller = Controller(jnp.array([0.5, 0.5]), integral=2.0)
+  >>> state = update(init(controller), jnp.array([0.75, 0.25]), controller)
+  >>> state.multiplier
+  Array([0.5, 0. ], dtype=float32)
+  """
+  if cost.shape != state.integral.shape:
+    raise ValueError(f"cost has shape {cost.shape}; expected "
+                     f"{state.integral.shape}, as threshold.")
+  error = cost - controller.threshold
+  integral = _project(state.integral + controller.integral * error, controller)
+  rise = jnp.maximum(error - state.error, 0)
+  multiplier = _project(
+      integral + controller.proportional * error
+      + controller.derivative * rise, controller)
+  moved = ConstraintState(multiplier, integral, error)
+  return jax.tree.map(
+      lambda new, old: jnp.where(jnp.isnan(cost), old, new), moved, state)
+
+
+def _project(value: jax.Array, controller: Controller) -> jax.Array:
+  return jnp.clip(value, 0, controller.limit)
