@@ -1,0 +1,92 @@
+"""Worlds a log could also have come from, to train on.
+
+A policy that was trained in one world knows its constants by heart. Here every
+world is a bootstrap replicate of the fit (users' days, resampled), with its
+constants shaken and its clock moved. Candidates are resampled anyway: every
+request draws its own from the pool.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from harmonrank_jax.reranker import response as response_lib
+
+
+class Spread(NamedTuple):
+  """How far worlds differ beyond what the log leaves open; scalars, >= 0.
+
+  Attributes:
+    fatigue: standard deviation of the log of its strength.
+    fading: of the log of the time in which it fades.
+    demand: of the log of the demand's amplitude.
+    level: of the levels of categories, log-odds.
+    stop: of the log-odds to leave after a click.
+    clock: of the time by which demand and arrivals are moved, in windows.
+  """
+
+  fatigue: jax.Array | float = 0.4
+  fading: jax.Array | float = 0.3
+  demand: jax.Array | float = 0.4
+  level: jax.Array | float = 0.1
+  stop: jax.Array | float = 0.3
+  clock: jax.Array | float = 2.0
+
+
+def augment(
+    key: jax.Array,
+    replicates: response_lib.Response,
+    arrivals: jax.Array,
+    *,
+    spread: Spread,
+) -> tuple[response_lib.Response, jax.Array]:
+  """Draws a world.
+
+  Args:
+    key: consumed; `vmap` over keys makes many worlds.
+    replicates: `Response` with leading axis B, of the bootstrap.
+    arrivals: `[W]`, shares of a day's requests by window.
+    spread: how far it may differ; all 0 is a replicate as it is.
+
+  Returns:
+    A `Response`, and its arrivals `[W]`.
+
+  >>> import jax
+  >>> import jax.numpy as jnp
+  >>> ones = jnp.ones(2)
+  >>> replicates = response_lib.Response(
+  ...     ones, jnp.zeros((2, 3)), jnp.zeros((2, 3, 96)), 0.1 * ones,
+  ...     0.9 * ones, 0 * ones, jnp.ones((2, 5)), 0.1 * ones, 0 * ones)
+  >>> world, arrivals = augment(
+  ...     jax.random.key(0), replicates, jnp.full(96, 1 / 96), spread=Spread())
+  >>> world.demand.shape, bool(world.fatigue > 0)
+  ((3, 96), True)
+  """
+  choice_key, shake_key, level_key = jax.random.split(key, 3)
+  chosen = jax.random.randint(
+      choice_key, (), 0, replicates.scale.shape[0])
+  response = jax.tree.map(lambda leaf: leaf[chosen], replicates)
+  fatigue, fading, demand, stop, clock = jax.random.normal(shake_key, (5,))
+  moved = clock * spread.clock
+  level = spread.level * jax.random.normal(level_key, response.level.shape)
+  log_odds = jax.scipy.special.logit(jnp.clip(response.stop, 1e-6, 1 - 1e-6))
+  response = response._replace(
+      fatigue=response.fatigue * jnp.exp(spread.fatigue * fatigue),
+      # recovery = exp(-1 / time).
+      recovery=response.recovery ** jnp.exp(-spread.fading * fading),
+      demand=jnp.exp(spread.demand * demand) * jax.vmap(
+          _moved, in_axes=(0, None))(response.demand, moved),
+      level=response.level + level,
+      stop=jax.nn.sigmoid(log_odds + spread.stop * stop))
+  return response, _moved(arrivals, moved)
+
+
+def _moved(curve: jax.Array, windows: jax.Array) -> jax.Array:
+  """A curve of the day, later by some windows; linear in between."""
+  num_windows = curve.shape[0]
+  place = (jnp.arange(num_windows) - windows) % num_windows
+  low = jnp.floor(place).astype(jnp.int32)
+  share = place - low
+  return (curve[low % num_windows] * (1 - share)
+          + curve[(low + 1) % num_windows] * share)

@@ -1,0 +1,157 @@
+"""Whether a response model can be believed: its predictions on other days."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from harmonrank_jax.reranker import response as response_lib
+
+NUM_HOURS = 24
+# Exposures of the category fresh in mind, where a new bucket begins.
+FATIGUE_EDGES = (0.5, 1.5, 3.0, 5.0, 8.0, 12.0)
+
+
+class Curve(NamedTuple):
+  """Click rates by something; G groups.
+
+  Attributes:
+    observed: `[G]`, NaN where nothing was shown.
+    predicted: `[G]`, likewise.
+    standard_error: `[G]` of the observed rate, by the predicted variances.
+    size: `[G]` exposures.
+  """
+
+  observed: jax.Array
+  predicted: jax.Array
+  standard_error: jax.Array
+  size: jax.Array
+
+
+class Fidelity(NamedTuple):
+  """Predicted against observed clicks of a log.
+
+  Attributes:
+    by_hour: `Curve` of 24.
+    by_category: of C.
+    by_position: of K.
+    by_fatigue: of the buckets of `FATIGUE_EDGES`.
+    by_chance: of 1, the exposures that no policy chose.
+    slope: `[]`, of a logistic regression of clicks on predicted log-odds; 1
+      if probabilities are neither too bold nor too shy.
+    offset: `[]`, of the same; 0 if they are right on average.
+    log_likelihood: `[]`, of an exposure.
+    scores_log_likelihood: `[]`, likewise for the predicted click as it is.
+    rate_log_likelihood: `[]`, likewise for one rate for all.
+    exposure_entropy: `[]`, of the shares of categories, in nats.
+  """
+
+  by_hour: Curve
+  by_category: Curve
+  by_position: Curve
+  by_fatigue: Curve
+  by_chance: Curve
+  slope: jax.Array
+  offset: jax.Array
+  log_likelihood: jax.Array
+  scores_log_likelihood: jax.Array
+  rate_log_likelihood: jax.Array
+  exposure_entropy: jax.Array
+
+
+def fidelity(
+    response: response_lib.Response,
+    exposures: response_lib.Exposures,
+    *,
+    is_random: jax.Array | None = None,
+) -> Fidelity:
+  """Judges a model on a log that it was not fitted to.
+
+  Args:
+    response: the model.
+    exposures: R slates of K positions.
+    is_random: `[R, K]` bool, True = shown by chance; None if none was.
+
+  Returns:
+    The `Fidelity`; predictions know the clicks above in the slate.
+
+  Raises:
+    ValueError: if shapes do not fit.
+  """
+  num_categories = response.level.shape[0]
+  p = response_lib.click_probabilities(response, exposures)
+  p = jnp.clip(p, 1e-6, 1 - 1e-6)
+  where, clicks = jnp.asarray(exposures.where), jnp.asarray(exposures.clicks)
+  shape = clicks.shape
+  fresh = response_lib.faded_exposures(
+      exposures, num_categories=num_categories, recovery=response.recovery)
+  fresh = jnp.take_along_axis(fresh, exposures.categories, axis=1)
+  hour = (exposures.time * (NUM_HOURS / response_lib.NUM_WINDOWS)).astype(
+      jnp.int32)
+  by_chance = jnp.zeros(shape, bool) if is_random is None else is_random
+
+  def curve(groups, count, chosen=where):
+    groups = jnp.where(chosen, groups, count)
+    total = lambda values: jnp.zeros(count + 1).at[groups].add(
+        values)[:count]
+    size = total(jnp.ones(shape))
+    some = jnp.where(size > 0, size, jnp.nan)
+    return Curve(
+        total(clicks.astype(jnp.float32)) / some, total(p) / some,
+        jnp.sqrt(total(p * (1 - p))) / some, size)
+
+  by_category = curve(exposures.categories, num_categories)
+  share = by_category.size / jnp.maximum(jnp.sum(by_category.size), 1)
+  score = jax.nn.sigmoid(exposures.log_odds)
+  rate = jnp.sum(where & clicks) / jnp.maximum(jnp.sum(where), 1)
+  slope, offset = _calibration_line(p, clicks, where)
+  return Fidelity(
+      by_hour=curve(jnp.broadcast_to(hour[:, None], shape), NUM_HOURS),
+      by_category=by_category,
+      by_position=curve(
+          jnp.broadcast_to(jnp.arange(shape[1])[None, :], shape), shape[1]),
+      by_fatigue=curve(
+          jnp.searchsorted(jnp.asarray(FATIGUE_EDGES), fresh, side="right"),
+          len(FATIGUE_EDGES) + 1),
+      by_chance=curve(jnp.zeros(shape, jnp.int32), 1, where & by_chance),
+      slope=slope, offset=offset,
+      log_likelihood=_mean_log_likelihood(p, clicks, where),
+      scores_log_likelihood=_mean_log_likelihood(score, clicks, where),
+      rate_log_likelihood=_mean_log_likelihood(
+          jnp.broadcast_to(rate, shape), clicks, where),
+      exposure_entropy=entropy(share))
+
+
+def entropy(shares: jax.Array) -> jax.Array:
+  """`[...]` nats, of shares `[..., C]` that sum to 1."""
+  return -jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=-1)
+
+
+def _mean_log_likelihood(
+    p: jax.Array, clicks: jax.Array, where: jax.Array
+) -> jax.Array:
+  p = jnp.clip(p, 1e-6, 1 - 1e-6)
+  of_each = jnp.where(clicks, jnp.log(p), jnp.log1p(-p))
+  return jnp.sum(jnp.where(where, of_each, 0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def _calibration_line(
+    p: jax.Array, clicks: jax.Array, where: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Slope and offset of clicks on log-odds, by Newton from 1 and 0."""
+  odds = jnp.where(where, jnp.log(p) - jnp.log1p(-p), 0)
+
+  def step(_, line):
+    slope, offset = line
+    fit = jax.nn.sigmoid(slope * odds + offset)
+    error = jnp.where(where, clicks - fit, 0)
+    curve = jnp.where(where, fit * (1 - fit), 0)
+    g0, g1 = jnp.sum(error * odds), jnp.sum(error)
+    h00 = jnp.sum(curve * odds**2) + 1e-6
+    h01, h11 = jnp.sum(curve * odds), jnp.sum(curve) + 1e-6
+    determinant = h00 * h11 - h01**2
+    return (slope + (h11 * g0 - h01 * g1) / determinant,
+            offset + (h00 * g1 - h01 * g0) / determinant)
+
+  start = (jnp.ones(()), jnp.zeros(()))
+  return jax.lax.fori_loop(0, 10, step, start)

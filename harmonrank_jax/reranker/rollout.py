@@ -1,0 +1,182 @@
+"""Days of many users under a policy: what came of them, and their logs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import simulator as simulator_lib
+
+NUM_WINDOWS = simulator_lib.NUM_WINDOWS
+# From observations `[B, O]` to actions `[B, A]`.
+PolicyFn = Callable[[jax.Array], jax.Array]
+
+
+class Outcome(NamedTuple):
+  """Sums over the day of each of B users.
+
+  Attributes:
+    clicks: `[B, C]`.
+    exposures: `[B, C]`.
+    reward: `[B, C]`.
+    cost: `[B, Q]`.
+    counted: `[B, Q]`; costs are means over what is counted.
+    windows: `[B]`, from the first request to the end of the day.
+    action: `[W, A]`, mean action by window over users who were shown a page.
+    acted: `[W]`, how many they were.
+  """
+
+  clicks: jax.Array
+  exposures: jax.Array
+  reward: jax.Array
+  cost: jax.Array
+  counted: jax.Array
+  windows: jax.Array
+  action: jax.Array
+  acted: jax.Array
+
+
+def no_action(simulator: simulator_lib.Simulator) -> PolicyFn:
+  """The policy that corrects nothing."""
+  return lambda observations: jnp.zeros(
+      (*observations.shape[:-1], simulator.action_size))
+
+
+def simulate(
+    simulator: simulator_lib.Simulator,
+    params: simulator_lib.Params,
+    policy_fn: PolicyFn,
+    *,
+    key: jax.Array,
+    num_users: int,
+) -> Outcome:
+  """Simulates a day of users drawn from the world.
+
+  Args:
+    simulator: the page.
+    params: the world.
+    policy_fn: from what is observed to actions.
+    key: consumed. The same key brings the same users, requests, candidates
+      and dice to every policy: differences between policies are paired.
+    num_users: B.
+
+  Returns:
+    The `Outcome`.
+
+  Raises:
+    ValueError: if shapes of the world do not fit.
+  """
+  begin, keys = _begin(simulator, params, key, num_users)
+  slots = jnp.arange(NUM_WINDOWS)[:, None]
+
+  def step(carry, keys):
+    (state, result), is_alive, total = carry
+    action = policy_fn(result.observation)
+    window = state.window
+    (state, found, page) = jax.vmap(
+        simulator.step_with_pages, in_axes=(0, 0, 0, None))(
+            keys, state, action, params)
+    acts = (is_alive & result.where).astype(jnp.float32)
+    is_category = jax.nn.one_hot(page.categories, simulator.num_categories)
+    count = lambda chosen: is_alive[:, None] * jnp.einsum(
+        "brk,brkc->bc", chosen.astype(jnp.float32), is_category)
+    at_window = (slots == window[None, :]) * acts[None, :]
+    live = lambda values: values * is_alive[:, None]
+    total = Outcome(
+        total.clicks + count(page.clicks), total.exposures + count(page.where),
+        total.reward + live(found.reward), total.cost + live(found.cost),
+        total.counted + live(found.counted), total.windows + is_alive,
+        total.action + at_window @ action,
+        total.acted + jnp.sum(at_window, axis=1))
+    return ((state, found), is_alive & ~found.terminated, total), None
+
+  zeros = lambda *shape: jnp.zeros(shape)
+  categories, costs = simulator.num_categories, simulator.num_costs
+  total = Outcome(
+      zeros(num_users, categories), zeros(num_users, categories),
+      zeros(num_users, categories), zeros(num_users, costs),
+      zeros(num_users, costs), zeros(num_users),
+      zeros(NUM_WINDOWS, simulator.action_size), zeros(NUM_WINDOWS))
+  (_, _, total), _ = lax.scan(
+      step, (begin, jnp.ones(num_users, bool), total), keys)
+  acted = jnp.maximum(total.acted, 1)[:, None]
+  return total._replace(action=total.action / acted)
+
+
+class Visits(NamedTuple):
+  """Every window of a simulated day, W steps of B users.
+
+  Attributes:
+    pages: `[W, B, max_requests, K]` (diversity without K).
+    window: `[W, B]` int32.
+    where: `[W, B, max_requests]` bool, True = a slate was shown.
+    action: `[W, B, A]`.
+  """
+
+  pages: simulator_lib.Page
+  window: jax.Array
+  where: jax.Array
+  action: jax.Array
+
+
+def simulate_visits(
+    simulator: simulator_lib.Simulator,
+    params: simulator_lib.Params,
+    policy_fn: PolicyFn,
+    *,
+    key: jax.Array,
+    num_users: int,
+) -> Visits:
+  """`simulate`, slate by slate."""
+  begin, keys = _begin(simulator, params, key, num_users)
+
+  def step(carry, keys):
+    state, result = carry
+    action = policy_fn(result.observation)
+    next_state, found, page = jax.vmap(
+        simulator.step_with_pages, in_axes=(0, 0, 0, None))(
+            keys, state, action, params)
+    made = (jnp.arange(simulator.max_requests)[None, :]
+            < state.num_requests[:, None])
+    is_in_day = state.window[:, None] < NUM_WINDOWS
+    return (next_state, found), Visits(
+        page, state.window, made & is_in_day, action)
+
+  return lax.scan(step, begin, keys)[1]
+
+
+def exposures_of(visits: Visits) -> response_lib.Exposures:
+  """The log that visits leave, its slates in the order of users and time.
+
+  Returns:
+    `Exposures` of `B * W * max_requests` slates; those that were not shown
+    are masked.
+  """
+  num_users = visits.window.shape[1]
+  requests = visits.where.shape[2]
+
+  def arranged(values):  # [W, B, R, ...] to [B * W * R, ...]
+    values = jnp.moveaxis(values, 0, 1)
+    return values.reshape(-1, *values.shape[3:])
+
+  pages = jax.tree.map(arranged, visits.pages)
+  time = jnp.broadcast_to(visits.window[:, :, None] + 0.5, visits.where.shape)
+  where = pages.where & arranged(visits.where)[:, None]
+  return response_lib.Exposures(
+      log_odds=pages.log_odds, categories=pages.categories,
+      similarity=pages.similarity, clicks=pages.clicks & where,
+      dismissed=pages.dismissed & where, where=where,
+      time=arranged(time).astype(jnp.float32),
+      day_ids=jnp.repeat(
+          jnp.arange(num_users, dtype=jnp.int32), NUM_WINDOWS * requests))
+
+
+def _begin(simulator, params, key, num_users):
+  """Resets, and keys `[W, B]` of steps."""
+  reset_key, step_key = jax.random.split(key)
+  begin = jax.vmap(simulator.reset, in_axes=(0, None))(
+      jax.random.split(reset_key, num_users), params)
+  return begin, jax.random.split(step_key, (NUM_WINDOWS, num_users))
