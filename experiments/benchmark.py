@@ -3,6 +3,7 @@
     python -m experiments.benchmark                     # the soft rank
     python -m experiments.benchmark --suite=train_auc   # a step of training
     python -m experiments.benchmark --suite=slates      # slates by a DPP
+    python -m experiments.benchmark --suite=policy      # simulated days, PPO
 
 Methods take turns, so that a load that comes and goes meets all of them. What
 they compute is compared before their times are. Peers are used where they are
@@ -23,6 +24,8 @@ from experiments import train_auc
 from experiments.common import auc_task
 from experiments.common import benchmarking
 from experiments.common import flags
+from experiments.common import policy_benchmark
+from experiments.common import policy_methods
 from experiments.common import slates_benchmark
 from experiments.common import slates_methods
 from experiments.common import soft_rank_benchmark
@@ -36,6 +39,8 @@ _SHARED = ("workdir", "seed")
 # A training by default, on enough rows to draw larger batches from.
 _TRAINED = train_auc.Config(
     num_exposures=50_000, num_steps=train_benchmark.NUM_STEPS)
+# Of the suite `policy`.
+_SHAPE = policy_methods.Shape()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,7 @@ def measure(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     UserError: if a size is none, the workdir is another's, or what is compared
       does not compute the same.
   """
-  from experiments.common import report  # Slow to import.
+  from experiments.common.report import benchmarks  # Slow to import.
 
   workdir = pathlib.Path(workdir)
   suite = SUITES[config.suite]
@@ -74,7 +79,7 @@ def measure(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         "config": dataclasses.asdict(config), **suite(config, workdir)})
   workdir_lib.write_json(workdir / "benchmark.json", content)
   tables = TABLES[config.suite](content)
-  report.write_benchmark_report(workdir, content, tables)
+  benchmarks.write_report(workdir, content, tables)
   for line in content["left_out"]:
     print(line)
   _print_table(tables[0])
@@ -118,12 +123,21 @@ def _measure_slates(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       config.seed)
 
 
+def _measure_policy(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
+  del workdir
+  batches = policy_benchmark.BATCHES
+  if config.sizes:
+    batches = tuple(_batch_size(text) for text in config.sizes)
+  return policy_benchmark.run(batches, config.repeats, config.seed, _SHAPE)
+
+
 SUITES: dict[str, Callable[[Config, pathlib.Path], dict[str, Any]]] = {
     "soft_rank": _measure_soft_rank, "train_auc": _measure_train_auc,
-    "slates": _measure_slates}
+    "slates": _measure_slates, "policy": _measure_policy}
 TABLES = {"soft_rank": soft_rank_benchmark.tables,
           "train_auc": train_benchmark.tables,
-          "slates": slates_benchmark.tables}
+          "slates": slates_benchmark.tables,
+          "policy": policy_benchmark.tables}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -179,7 +193,8 @@ def define_flags() -> None:
   absl_flags.DEFINE_list(
       "sizes", None, "Sizes to measure: lists x items of each for soft_rank, "
       "as in 1x1000,128x1000; batch sizes for train_auc; requests x candidates "
-      "x picks for slates, as in 256x500x20.")
+      "x picks for slates, as in 256x500x20; users of a simulated batch for "
+      "policy.")
   absl_flags.DEFINE_integer(
       "repeats", Config.repeats, "Samples of each time.", lower_bound=3,
       upper_bound=100_000)

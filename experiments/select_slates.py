@@ -290,7 +290,8 @@ def publish(
   Returns:
     The content of `summary.json`.
   """
-  from experiments.common import report  # Slow to import.
+  # Slow to import.
+  from experiments.common.report import slates as slates_report
 
   num_requests, num_selected = facts.num_requests, config.num_selected
   summary = {
@@ -310,7 +311,7 @@ def publish(
       "config": dataclasses.asdict(config)}
   summary = workdir_lib.finite(summary)
   workdir_lib.write_json(workdir / "summary.json", summary)
-  report.write_slates_report(
+  slates_report.write_report(
       workdir, comparison, list(facts.categories), summary)
   slate_page.write(workdir / "slates.html", comparison,
                    list(facts.categories), config.method, source.limits)

@@ -277,12 +277,12 @@ def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
   Returns:
     The content of `summary.json`.
   """
-  from experiments.common import report  # Slow to import.
+  from experiments.common.report import ranker  # Slow to import.
 
   found = results.evaluate(run)
   content = workdir_lib.finite(results.summary(run, found))
   workdir_lib.write_json(workdir / "summary.json", content)
-  report.write_ranker_report(workdir, run, found)
+  ranker.write_report(workdir, run, found)
   results.print_table(run, found)
   print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
   return content

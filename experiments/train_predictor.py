@@ -296,7 +296,7 @@ def publish(
   Returns:
     The content of `summary.json`.
   """
-  from experiments.common import report  # Slow to import.
+  from experiments.common.report import predictor  # Slow to import.
 
   schema, profile = inputs.source.schema, inputs.source.profile
   params = fitted.state.best_params
@@ -316,7 +316,7 @@ def publish(
   summary = _summary(config, inputs, task, fitted, logits, test)
   workdir_lib.write_json(workdir / "summary.json", summary)
   logs.warn_of_one_class(schema, inputs.test.labels > 0, "test")
-  report.write_predictor_report(
+  predictor.write_report(
       workdir, schema.names, test, len(test_logits), summary["config"])
   scored.print_table(schema.names, test, len(test_logits))
   print(f"{folder / 'train.parquet'}  {folder / 'eval.parquet'}  "

@@ -47,6 +47,10 @@ from harmonrank_jax.ordering.permutahedron import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
 from harmonrank_jax.predictor.pepnet import PepNet
 from harmonrank_jax.predictor.pepnet import PepNetConfig
+from harmonrank_jax.reranker.augmentation import augment
+from harmonrank_jax.reranker.calibration import cross_entropy_search
+from harmonrank_jax.reranker.fidelity import Fidelity
+from harmonrank_jax.reranker.fidelity import fidelity
 from harmonrank_jax.reranker.off_policy import OffPolicyValue
 from harmonrank_jax.reranker.off_policy import cascade_slate_value
 from harmonrank_jax.reranker.off_policy import importance_weights
@@ -55,8 +59,16 @@ from harmonrank_jax.reranker.off_policy import least_error_limit
 from harmonrank_jax.reranker.off_policy import off_policy_value
 from harmonrank_jax.reranker.off_policy import shrink_weights
 from harmonrank_jax.reranker.off_policy import value_lower_bound
+from harmonrank_jax.reranker.response import Exposures
+from harmonrank_jax.reranker.response import Response
+from harmonrank_jax.reranker.response import ResponseFit
+from harmonrank_jax.reranker.response import fit_response
+from harmonrank_jax.reranker.rollout import simulate
+from harmonrank_jax.reranker.simulator import Simulator
 
 __all__ = [
+    "Exposures",
+    "Fidelity",
     "GroupAuc",
     "HarmonRank",
     "HarmonRankConfig",
@@ -67,6 +79,9 @@ __all__ = [
     "Platt",
     "Pool",
     "ProfileEncoder",
+    "Response",
+    "ResponseFit",
+    "Simulator",
     "Slate",
     "SoftAucDiagnostics",
     "ThetaFit",
@@ -74,6 +89,7 @@ __all__ = [
     "alpha_ndcg",
     "auc",
     "auc_margin_loss",
+    "augment",
     "backends",
     "balanced_bce_loss",
     "bce_loss",
@@ -82,10 +98,13 @@ __all__ = [
     "category_coverage",
     "category_entropy",
     "closed_form_score",
+    "cross_entropy_search",
     "dpp_log_likelihood",
     "exposure_counts",
     "exposure_gini",
+    "fidelity",
     "fit_platt",
+    "fit_response",
     "fit_theta",
     "flow_pool",
     "greedy_dpp",
@@ -106,6 +125,7 @@ __all__ = [
     "pairwise_loss",
     "platt_score",
     "shrink_weights",
+    "simulate",
     "soft_rank",
     "soft_sort",
     "take_slate",

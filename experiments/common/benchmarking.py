@@ -19,7 +19,7 @@ import numpy as np
 from harmonrank_jax import kernel
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "torchsort",
-             "pyversity")
+             "pyversity", "stable-baselines3", "gymnasium")
 # A sample is as many calls as take this long: no shorter than a clock can see.
 _SAMPLE_SECONDS = 0.01
 # Threads that wait for work keep spinning for a while, in the way of others.

@@ -305,8 +305,11 @@ def _arranged(
   times = features_lib.times(table, columns.time) + int(
       utc_offset_hours * 3_600_000)
   time = one_of(times)
-  user = np.unique(one_of(features_lib.id_numbers(table, columns.user)),
-                   return_inverse=True)[1]
+  of_row = features_lib.id_numbers(table, columns.user)
+  item_columns.fail_at(
+      of_row != one_of(of_row)[request], table, columns.user, place,
+      "its request has another user in an earlier row")
+  user = np.unique(one_of(of_row), return_inverse=True)[1]
   day = time // DAY_MS
   day -= day.min()
   score = numbers(columns.score)

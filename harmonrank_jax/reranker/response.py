@@ -132,7 +132,7 @@ class _Search(NamedTuple):
   damping: jax.Array
   proposal: jax.Array  # [P]
   gain: jax.Array  # That the proposal promises, twice.
-  count: jax.Array | int
+  num_steps: jax.Array | int
 
 
 class _Slate(NamedTuple):
@@ -231,12 +231,12 @@ def fit_response(
         information + damping * jnp.diag(jnp.diag(information)), gradient)
     return _Search(theta, posterior, likelihood, gradients, information,
                    damping, theta + direction, gradient @ direction,
-                   carry.count + 1)
+                   carry.num_steps + 1)
 
   num_parameters = len(flat)
   found = lax.while_loop(
       lambda carry: (carry.gain > _TOLERANCE) & (
-          carry.count < _MAX_ITERATIONS),
+          carry.num_steps < _MAX_ITERATIONS),
       step, _Search(
           flat, jnp.float32(-jnp.inf), jnp.float32(0),
           jnp.zeros((len(exposures.time), num_parameters)),

@@ -171,7 +171,8 @@ class Simulator:
       0.001 to 0.999.
     max_requests: of a window, all answered by the same action.
     scope: "request", slates are diverse each by itself; "window", also
-      against those before in the window.
+      against those before in the window: the diversity of a slate is then
+      what it adds to the `log det` of them all.
     spread: at most so many slots of a category in a row, after selection, if
       there are others; None is no such rule.
     feedback_rule: slots that a category is pushed down after a dismissal and
@@ -594,7 +595,7 @@ def _spread(
   """The order, changed so that none has more than `most` in a row.
 
   Each slot gets the first that is left whose category may come; if there is
-  none, the first that is left.
+  none, the first that is left. Slots that nothing was picked for stay last.
   """
   kinds, valid = categories[order], picked[order]
   count = len(order)
@@ -602,11 +603,10 @@ def _spread(
   last, run = jnp.int32(-1), jnp.int32(0)
   chosen = []
   for _ in range(count):
-    may = left & valid & ((kinds != last) | (run < most))
-    # Places are ordered: first who may, then valid, then the rest.
-    rank = jnp.arange(count) + count * (
-        ~may).astype(jnp.int32) + count * (~valid).astype(jnp.int32)
-    place = jnp.argmin(jnp.where(left, rank, 3 * count))
+    may = valid & ((kinds != last) | (run < most))
+    # The first of the best class: 2 if it may come, 1 if there is an item.
+    place = jnp.argmax(jnp.where(
+        left, may.astype(jnp.int32) + valid.astype(jnp.int32), -1))
     run = jnp.where(kinds[place] == last, run + 1, 1)
     last = kinds[place]
     left = left.at[place].set(False)

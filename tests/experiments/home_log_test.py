@@ -264,6 +264,8 @@ def test_a_missing_column(tmp_path, name):
     ("score_click", 8, None, "row 8: .*got a missing value"),
     ("click", 5, 2, "column 'click', row 5: labels must be 0 or 1"),
     ("click", 5, None, "row 5: every row needs a label"),
+    ("user_id", 1, "u9", "column 'user_id', row 1: its request has another "
+     "user in an earlier row, got 'u9'"),
     ("time_ms", 2, None, "row 2: every row needs its time"),
     ("category", 2, None, "column 'category', row 2: every item needs its"),
     ("features", 2, [0.0, 0.0, 0.0], "row 2: features must not all be 0"),

@@ -1,0 +1,4 @@
+"""Reports: one self-contained HTML file, figures first, then tables.
+
+The only modules that import matplotlib.
+"""
