@@ -65,7 +65,7 @@ class Scale(NamedTuple):
   users_per_day: int
 
 
-SCALES = {"quick": Scale(3, 40, 8, 16), "full": Scale(5, 200, 64, 32)}
+SCALES = {"quick": Scale(3, 40, 8, 16), "full": Scale(5, 100, 64, 32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,6 @@ class Config:
   exposure_floors: tuple[str, ...] | None = None
   category_values: tuple[str, ...] | None = None
   discount: float = 0.9
-  gae_lambda: float = 0.5
   num_updates: int | None = None
   num_envs: int = 128
   learning_rate: float = 1e-3
@@ -339,29 +338,30 @@ def recipes(
   controller = home_page.controller(
       config.constraint, jnp.array(thresholds), config.multiplier)
 
-  def recipe(simulator, learner, discount):
+  def recipe(simulator, learner, discount, is_paired):
     rewards, costs = simulator.num_rewards, simulator.num_costs
     settings = ppo.Settings(
         jnp.ones(rewards), jnp.full(rewards + costs, discount), controller)
-    return page_task.Recipe(simulator, learner, settings, num_updates)
+    return page_task.Recipe(
+        simulator, learner, settings, num_updates, is_paired)
 
   expected = dataclasses.replace(world.simulator, expected_rewards=True)
   modern = dataclasses.replace(
       ppo.PpoConfig.modern(expected), num_envs=config.num_envs,
       num_minibatches=8,
-      gae_lambda=config.gae_lambda, actor_learning_rate=config.learning_rate,
-      target_kl=0.05, num_updates=num_updates)
+      actor_learning_rate=config.learning_rate, target_kl=0.05,
+      num_updates=num_updates)
   # As written down: an action for each slot and category, sampled clicks, and
   # no knob for theta.
   literal = dataclasses.replace(
       world.simulator, layout="slot_category", knob=False)
   document = recipe(literal, dataclasses.replace(
       ppo.PpoConfig.document(literal), num_envs=min(config.num_envs, 64)),
-      0.99)
+      0.99, is_paired=False)
   if config.preset == "document":
     return {"ppo": document}
-  return {"ppo": recipe(expected, modern, config.discount),
-          "bandit": recipe(expected, modern, 0.0),
+  return {"ppo": recipe(expected, modern, config.discount, is_paired=True),
+          "bandit": recipe(expected, modern, 0.0, is_paired=True),
           "ppo_document": document}
 
 
@@ -524,9 +524,6 @@ def define_flags() -> None:
       "phones=2; 1 if not named.")
   flags.define_float(
       "discount", Config.discount, "Of rewards and costs a window later.",
-      upper_bound=1.0)
-  flags.define_float(
-      "gae_lambda", Config.gae_lambda, "Of generalised advantages.",
       upper_bound=1.0)
   define.DEFINE_integer(
       "num_updates", None, "Of every policy that is trained; as --evaluation "

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.common import home_page
 from experiments.common import loop
+from harmonrank_jax.reranker import paired
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import rollout
@@ -28,12 +29,14 @@ class Recipe(NamedTuple):
     config: of the learner.
     settings: weights, discounts, constraints.
     num_updates: of the training.
+    is_paired: whether rewards are those ahead of the page without actions.
   """
 
   simulator: simulator_lib.Simulator
   config: ppo.PpoConfig
   settings: ppo.Settings
   num_updates: int
+  is_paired: bool
 
 
 class Trained(NamedTuple):
@@ -41,7 +44,7 @@ class Trained(NamedTuple):
 
   Attributes:
     learner: S of them, stacked.
-    user_steps_per_second: of all seeds together.
+    user_steps_per_second: of all seeds together; NaN if too few to time.
   """
 
   learner: ppo.Learner
@@ -68,9 +71,11 @@ class PageTask:
     response, arrivals = home_page.training_worlds(
         fit, params.arrivals, recipe.config.num_envs, seed=seed)
     self._params = params._replace(response=response, arrivals=arrivals)
+    environment = (paired.Paired(recipe.simulator) if recipe.is_paired
+                   else recipe.simulator)
     of_all = lambda fn: jax.vmap(
         functools.partial(
-            fn, environment=recipe.simulator, config=recipe.config,
+            fn, environment=environment, config=recipe.config,
             params_axes=home_page.WORLD_AXES), in_axes=(0, None, None))
     self._init = jax.jit(of_all(ppo.init))
     self._update = jax.jit(of_all(ppo.update), donate_argnums=0)
@@ -129,4 +134,5 @@ def train(
   per_update = config.num_envs * config.num_steps * num_seeds
   fitted = loop.fit(task, workdir, num_steps=recipe.num_updates,
                     examples_per_step=per_update)
-  return Trained(fitted.state, fitted.steps_per_second * per_update)
+  rate = fitted.steps_per_second * per_update
+  return Trained(fitted.state, rate if rate > 0 else float("nan"))
