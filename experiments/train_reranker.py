@@ -65,7 +65,7 @@ class Scale(NamedTuple):
   users_per_day: int
 
 
-SCALES = {"quick": Scale(3, 40, 8, 16), "full": Scale(5, 100, 64, 32)}
+SCALES = {"quick": Scale(3, 30, 8, 16), "full": Scale(5, 100, 64, 32)}
 
 
 @dataclasses.dataclass(frozen=True)

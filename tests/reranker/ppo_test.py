@@ -541,6 +541,23 @@ def test_actor_stops_before_it_is_too_far():
 # --- many learners, many updates ---
 
 
+def test_learning_rates_fall_to_0_over_the_updates():
+  learner, steps = collected()
+  moved = lambda number, config: improve(
+      learner._replace(num_updates=jnp.int32(number)), steps, config=config)[0]
+  annealed = dataclasses.replace(
+      MODERN, num_epochs=1, num_critic_epochs=1, num_minibatches=1,
+      num_updates=4)
+  change = lambda number: np.concatenate([
+      np.ravel(new - old) for new, old in zip(
+          jax.tree.leaves(moved(number, annealed).params),
+          jax.tree.leaves(learner.params), strict=True)])
+  whole = change(0)
+  assert np.abs(whole).max() > 1e-4
+  for number, share in ((1, 0.75), (3, 0.25), (4, 0), (7, 0)):
+    np.testing.assert_allclose(change(number), share * whole, atol=2e-7)
+
+
 @functools.cache
 def many_trained():
   """Other seeds, other weights; after one update."""
