@@ -13,6 +13,7 @@ from harmonrank_jax.reranker import rollout
 from tests.reranker import worlds
 
 judge = jax.jit(fidelity_lib.fidelity)
+predict = jax.jit(response_lib.click_probabilities)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,7 @@ def test_curves_are_rates_by_group(log):
   found = worlds.arrays(judge(response, exposures, is_random=chance))
   where = exposures.where
   clicks = exposures.clicks[where].astype(float)
-  p = np.asarray(
-      response_lib.click_probabilities(response, exposures))[where]
+  p = np.asarray(predict(response, exposures))[where]
   positions = np.broadcast_to(np.arange(where.shape[1]), where.shape)[where]
   hours = np.broadcast_to(
       (exposures.time // 4).astype(int)[:, None], where.shape)[where]
