@@ -18,6 +18,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.common import home_page
+from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
 
@@ -105,7 +106,7 @@ class Judge:
     for seed in range(self._num_seeds):
       weights = contender.weights
       if contender.by_seed:
-        weights = jax.tree.map(lambda leaf, s=seed: leaf[s], weights)
+        weights = ppo.take_one(weights, seed)
       # Each seed has days of its own, the same ones in all worlds.
       key = jax.random.fold_in(jax.random.key(self._seed), seed)
       found.append([

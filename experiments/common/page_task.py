@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.common import home_page
 from experiments.common import loop
@@ -88,8 +87,7 @@ class PageTask:
           recipe.simulator, params, policy_fn, key=key,
           num_users=_EVALUATION_USERS)
       return {"ctr": found.clicks.sum() / found.exposures.sum(),
-              "cost": found.cost.sum(0) / found.counted.sum(0),
-              "action": found.action}
+              "cost": found.cost.sum(0) / found.counted.sum(0)}
 
     self._outcome = jax.jit(jax.vmap(outcome, in_axes=(0, None)))
 
@@ -119,11 +117,6 @@ class PageTask:
 
   def seek(self, cursor: list[int]) -> None:
     """Nothing is read."""
-
-  def actions(self, state: ppo.Learner) -> np.ndarray:
-    """`[S, W, A]`, mean actions by window."""
-    found = self._outcome(state, jax.random.key(self._seed))
-    return np.asarray(found["action"])
 
 
 def train(

@@ -23,6 +23,7 @@ from experiments.common.report import page
 from experiments.common.report import reranker_figures as figures
 from harmonrank_jax.reranker import calibration
 from harmonrank_jax.reranker import fidelity as fidelity_lib
+from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
 
 # Hours from and to, of the pictures of actions.
@@ -322,7 +323,7 @@ def _seen(
   count = np.zeros(len(_TIMES))
   slates: list[_Slate] = []
   for seed in range(len(jax.tree.leaves(ours.weights)[0])):
-    weights = jax.tree.map(lambda leaf, seed=seed: leaf[seed], ours.weights)
+    weights = ppo.take_one(ours.weights, seed)
     visits, actions, acted = simulated(weights, params, jax.random.key(seed))
     total += actions
     count += acted
