@@ -92,7 +92,7 @@ class Config:
   multiplier: float = 0.0
   exposure_floors: tuple[str, ...] | None = None
   category_values: tuple[str, ...] | None = None
-  discount: float = 0.9
+  discount: float = 0.5
   num_updates: int | None = None
   num_envs: int = 128
   learning_rate: float = 1e-3
@@ -246,7 +246,7 @@ def _target(probe: home_page.Probe, threshold: float) -> float:
   """What is aimed at: a threshold just met on average is missed on half the
   days, which differ by about as much as is tolerated.
   """
-  return threshold - 2 * page_policies.TOLERANCE * (probe.most - probe.least)
+  return threshold - 3 * page_policies.TOLERANCE * (probe.most - probe.least)
 
 
 def make_contenders(

@@ -4,6 +4,7 @@ Methods are compared pairwise on the same resamples of users: a difference
 between two methods is far better known than either.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -65,7 +66,7 @@ def compare(
   scores = np.stack([np.asarray(s, np.float32) for s in methods.values()])
   auc = exact_auc(scores, labels)
   is_defined = ~np.isnan(auc[0])
-  replicates = bootstrap_auc(scores, labels, users, seed=seed)
+  replicates = bootstrap_auc([Part(scores, labels, users)], seed=seed)
   worth = np.ones(labels.shape[1])
   if objective_weights is not None:
     worth = objective_weights / np.mean(objective_weights)
@@ -91,48 +92,136 @@ def _one_by_one(scores: jax.Array, labels: jax.Array) -> jax.Array:
   return jax.lax.map(lambda row: metrics.auc(row, labels), scores)
 
 
+class Part(NamedTuple):
+  """Rows that are ranked together: those of one test, by K methods.
+
+  Attributes:
+    scores: `[K, N]`.
+    labels: `[N, M]` bool, or non-negative values.
+    users: `[N]` integers, or None to resample rows.
+  """
+
+  scores: np.ndarray
+  labels: np.ndarray
+  users: np.ndarray | None
+
+
 def bootstrap_auc(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    users: np.ndarray | None,
-    *,
-    seed: int = 0,
+    parts: Sequence[Part], *, seed: int = 0, num_replicates: int | None = None
 ) -> np.ndarray:
   """AUC on resamples of users, the same resamples for every method.
 
   A resample is a weight per row, and its AUC one weighted rank sum: methods
-  are sorted once, not once a resample.
+  are sorted once, not once a resample. A user weighs the same in all parts.
 
   Args:
-    scores: `[K, N]`.
-    labels: `[N, M]` bool, or non-negative values.
-    users: `[N]` integers, or None to resample rows.
+    parts: each has an AUC of its own; the result is their mean.
     seed: of the resamples.
+    num_replicates: R; as many as are quick if None.
 
   Returns:
     `[R, K, M]` float64; NaN where a resample leaves one class only.
   """
-  num_methods, num_rows = scores.shape
-  num_replicates = int(np.clip(
-      _WORK // (10 * num_methods * num_rows), 50, _REPLICATES))
-  groups = np.arange(num_rows)
-  if users is not None:
-    _, groups = np.unique(users, return_inverse=True)
-  num_groups = groups.max() + 1
+  num_methods = len(parts[0].scores)
+  num_rows = sum(len(part.labels) for part in parts)
+  if num_replicates is None:
+    num_replicates = int(np.clip(
+        _WORK // (10 * num_methods * num_rows), 50, _REPLICATES))
+  groups, num_groups = _groups(parts)
   rng = np.random.default_rng(seed)
-  methods = [_Ordered.of(row, groups, labels) for row in scores]
-  # By the labels themselves: the best there is.
-  ideals = [_Ordered.of(column, groups, column[:, None])
-            for column in labels.T]
-  result = np.empty((num_replicates, num_methods, labels.shape[1]))
+  ordered = [
+      ([_Ordered.of(row, ids, part.labels) for row in part.scores],
+       # By the labels themselves: the best there is.
+       [_Ordered.of(column, ids, column[:, None]) for column in part.labels.T])
+      for part, ids in zip(parts, groups, strict=True)]
+  result = np.empty(
+      (num_replicates, num_methods, parts[0].labels.shape[1]))
   for replicate in range(num_replicates):
-    drawn = rng.integers(num_groups, size=num_groups)
-    weights = np.bincount(drawn, minlength=num_groups).astype(np.float64)
-    best = np.array([ideal.rank_sums(weights)[0] for ideal in ideals])
-    sums = np.stack([method.rank_sums(weights) for method in methods])
-    with np.errstate(invalid="ignore"):
-      result[replicate] = 0.5 + sums / np.where(best > 0, 2 * best, np.nan)
+    weights = _resample(rng, num_groups)
+    each = []
+    for methods, ideals in ordered:
+      best = np.array([ideal.rank_sums(weights)[0] for ideal in ideals])
+      sums = np.stack([method.rank_sums(weights) for method in methods])
+      with np.errstate(invalid="ignore"):
+        each.append(0.5 + sums / np.where(best > 0, 2 * best, np.nan))
+    result[replicate] = _mean_of_defined(np.stack(each))
   return result
+
+
+def bootstrap_group_auc(
+    parts: Sequence[Part], *, seed: int = 0, num_replicates: int = _REPLICATES
+) -> tuple[np.ndarray, np.ndarray]:
+  """AUC within users, weighted by their rows; and the same on resamples.
+
+  Args:
+    parts: with users; the result is their mean.
+    seed: of the resamples.
+    num_replicates: R.
+
+  Returns:
+    `[K, M]` and `[R, K, M]` float64; NaN where no user has both classes.
+  """
+  groups, num_groups = _groups(parts)
+  rng = np.random.default_rng(seed)
+  weights = np.stack([np.ones(num_groups), *(
+      _resample(rng, num_groups) for _ in range(num_replicates))])
+  each = []
+  for part, ids in zip(parts, groups, strict=True):
+    count = np.bincount(ids, minlength=num_groups)
+    sums = np.stack([_rank_sums_within(row, part.labels, ids, count)
+                     for row in part.scores])
+    best = np.concatenate([
+        _rank_sums_within(column, column[:, None], ids, count)
+        for column in part.labels.T], axis=1)
+    value = 0.5 + sums / np.where(best > 0, 2 * best, 1)  # [K, G, M]
+    mass = np.where(best > 0, count[:, None], 0.0)
+    total = (weights @ mass)[:, None]
+    gained = np.einsum("rg,kgm->rkm", weights, mass * value, optimize=True)
+    each.append(np.where(
+        total > 0, gained / np.where(total > 0, total, 1), np.nan))
+  result = _mean_of_defined(np.stack(each))
+  return result[0], result[1:]
+
+
+def _groups(parts: Sequence[Part]) -> tuple[list[np.ndarray], int]:
+  """What is resampled: a number for each row, and how many there are."""
+  ends = np.cumsum([len(part.labels) for part in parts])
+  if parts[0].users is None:
+    return np.split(np.arange(ends[-1]), ends[:-1]), int(ends[-1])
+  known, numbers = np.unique(
+      np.concatenate([part.users for part in parts]), return_inverse=True)
+  return np.split(numbers, ends[:-1]), len(known)
+
+
+def _resample(rng: np.random.Generator, num_groups: int) -> np.ndarray:
+  drawn = rng.integers(num_groups, size=num_groups)
+  return np.bincount(drawn, minlength=num_groups).astype(np.float64)
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+  """Mean over the first axis, NaN where nothing is defined."""
+  defined = ~np.isnan(values)
+  count = defined.sum(axis=0)
+  return np.where(count > 0, np.where(defined, values, 0).sum(axis=0)
+                  / np.maximum(count, 1), np.nan)
+
+
+def _rank_sums_within(
+    scores: np.ndarray, labels: np.ndarray, groups: np.ndarray,
+    count: np.ndarray,
+) -> np.ndarray:
+  """`[G, M]` sums of label times centred mid-rank within each of G groups."""
+  order = np.lexsort((scores, groups))
+  ids, ordered = groups[order], scores[order]
+  opens = np.append(True, (ordered[1:] != ordered[:-1])
+                    | (ids[1:] != ids[:-1]))
+  first = np.flatnonzero(opens)
+  middle = 0.5 * (first + np.append(first[1:], len(ids)))
+  begins = np.cumsum(count) - count
+  ranks = middle[np.cumsum(opens) - 1] - begins[ids] - 0.5 * count[ids]
+  return np.stack([
+      np.bincount(ids, weights=column * ranks, minlength=len(count))
+      for column in labels[order].T.astype(np.float64)], axis=1)
 
 
 class _Ordered(NamedTuple):

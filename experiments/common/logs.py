@@ -23,6 +23,9 @@ _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.2
 
 _MAX_SLICES = 12
 
+# Of all rows, those before the first of several blocks to test on.
+_BEFORE_BLOCKS = 0.5
+
 # Columns of the embedded log. Its true probabilities, and the position, which
 # is not known before the page is made, are no features.
 EMBEDDED_SCHEMA = schema_lib.Schema(
@@ -138,6 +141,49 @@ def split_log(
           f"none to {name}; give more rows"
           + (", or --eval_data." if hold_out else "."))
   return Split(kind, part, (int(counts[0]), int(counts[1]), int(counts[2])))
+
+
+def temporal_blocks(
+    log: parquet.ParquetLog, schema: schema_lib.Schema, num_blocks: int
+) -> list[Split]:
+  """Splits a checked log into blocks, each tested on what came before it.
+
+  The later half of the rows is cut by time into blocks of as many rows; the
+  last fifth of the rows before a block is for validation.
+
+  Args:
+    log: a log that has passed `check_log`.
+    schema: its roles.
+    num_blocks: at least 2; one block is `split_log`.
+
+  Raises:
+    UserError: if there is no time, or too few moments to cut at.
+  """
+  if schema.time is None:
+    raise flags.UserError(
+        f"--blocks={num_blocks} are cut by time; the data has none.")
+  times = np.sort(np.concatenate([
+      features_lib.times(table, schema.time)
+      for table in log.tables([schema.time])]))
+  shares = np.linspace(_BEFORE_BLOCKS, 1, num_blocks + 1)
+  at = lambda share: times[min(int(share * len(times)), len(times) - 1)]
+  result = []
+  for first, last in itertools.pairwise(shares):
+    bounds = np.asarray([at(first * (1 - _VALIDATION_SHARE)), at(first),
+                         at(last) if last < 1 else times[-1] + 1])
+
+    def part(table: pa.Table, bounds: np.ndarray = bounds) -> np.ndarray:
+      # What comes after the block is part 3, which nobody asks for.
+      return np.searchsorted(
+          bounds, features_lib.times(table, schema.time), side="right")
+
+    train, validation, test = np.diff(
+        np.searchsorted(times, bounds), prepend=0).tolist()
+    if not (train and validation and test):
+      raise flags.UserError(
+          f"{log.files[0]}: too few different times for {num_blocks} blocks.")
+    result.append(Split("time", part, (train, validation, test)))
+  return result
 
 
 def read_rows(

@@ -102,6 +102,10 @@ class Ranker:
     """`[N, M]` corrected log-odds of the aligned head."""
     return self._apply(params, rows, method="objective_logits")
 
+  def objective_gains(self, params: dict[str, Any], rows: Rows) -> jax.Array:
+    """`[N, M]` gains of the aligned head."""
+    return self._apply(params, rows, method="objective_gains")
+
   @property
   def _encoder(self) -> network.ProfileEncoder:
     return network.ProfileEncoder(self.vocabulary_sizes)

@@ -1,6 +1,7 @@
 """What comes of a ranker: AUCs beside baselines, summary, table, report."""
 
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -81,7 +82,12 @@ class Results(NamedTuple):
 def evaluate(run: Run) -> Results:
   """Scores the held-out rows by all methods and measures them."""
   schema = run.schema
-  methods = {ENSEMBLE: run.score(run.test), **baseline_scores(run)}
+  methods = {
+      ENSEMBLE: run.score(run.test),
+      **own_scores(schema.names, run.sample, run.test),
+      **baseline_scores(
+          run.platt, run.objective_weights, run.sample, run.validation,
+          run.test, seed=run.config["seed"])}
   if run.truth is not None:
     methods[CEILING] = np.asarray(calibration.closed_form_score(
         jnp.asarray(run.truth), run.platt.base_rate,
@@ -102,27 +108,56 @@ def evaluate(run: Run) -> Results:
                  _slice_sums(run, methods))
 
 
-def baseline_scores(run: Run) -> dict[str, np.ndarray]:
-  """Name to `[N]` scores of the held-out rows, by every baseline."""
-  filled = _Filled(run.sample)
-  test, validation = filled(run.test), filled(run.validation)
-  result = {f"own_{name}": test[:, m]
-            for m, name in enumerate(run.schema.names)}
-  stride = -(-len(validation) // _TUNING_ROWS)
-  weights_of = jax.jit(lambda terms, labels, key: baselines.tune_weights(
-      terms, labels, key=key,
-      objective_weights=jnp.asarray(run.objective_weights)))
-  tuned = lambda function: function(test) @ np.asarray(weights_of(
-      function(validation[::stride]), run.validation.labels[::stride],
-      jax.random.key(run.config["seed"])))
-  result["equal_sum"] = test.sum(axis=1)
-  result["tuned_sum"] = tuned(lambda scores: scores)
-  result["tuned_product"] = tuned(np.log)
-  result["closed_form"] = np.asarray(calibration.platt_score(
-      run.platt, jnp.asarray(run.test.scores),
-      jnp.asarray(run.objective_weights), where=jnp.asarray(
-          run.test.has_score)))
-  return result
+def baseline_scores(
+    platt: calibration.Platt,
+    objective_weights: np.ndarray,
+    sample: features_lib.Batch,
+    validation: features_lib.Batch,
+    test: features_lib.Batch,
+    *,
+    seed: int,
+) -> dict[str, np.ndarray]:
+  """Name to `[N]` scores of the held-out rows, by every fusion by formula.
+
+  Args:
+    platt: fitted on training rows.
+    objective_weights: `[M]`.
+    sample: training rows: means stand where a score is missing.
+    validation: rows that weights are tuned on.
+    test: the held-out rows.
+    seed: of the tuning.
+  """
+  filled = _Filled(sample)
+  tested, tuned_on = filled(test), filled(validation)
+  stride = -(-len(tuned_on) // _TUNING_ROWS)
+
+  def tuned(function):
+    weights = _tuned_weights(
+        function(tuned_on[::stride]), validation.labels[::stride],
+        jax.random.key(seed), jnp.asarray(objective_weights))
+    return function(tested) @ np.asarray(weights)
+
+  return {
+      "equal_sum": tested.sum(axis=1),
+      "tuned_sum": tuned(lambda scores: scores),
+      "tuned_product": tuned(np.log),
+      "closed_form": np.asarray(calibration.platt_score(
+          platt, jnp.asarray(test.scores), jnp.asarray(objective_weights),
+          where=jnp.asarray(test.has_score)))}
+
+
+def own_scores(
+    names: Sequence[str], sample: features_lib.Batch, test: features_lib.Batch
+) -> dict[str, np.ndarray]:
+  """Name to `[N]` scores of the held-out rows: each objective's own score."""
+  tested = _Filled(sample)(test)
+  return {f"own_{name}": tested[:, m] for m, name in enumerate(names)}
+
+
+@jax.jit
+def _tuned_weights(terms, labels, key, objective_weights):
+  return baselines.tune_weights(
+      terms, labels, key=key, objective_weights=objective_weights)
 
 
 class _Filled:

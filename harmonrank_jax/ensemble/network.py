@@ -18,6 +18,7 @@ from jax.scipy import special
 from harmonrank_jax.ensemble import calibration
 
 HEADS = ("aligned", "score")
+FUSIONS = ("relations", "mixture_of_experts")
 # Name of the parameters of the gains of the aligned head.
 GAIN = "gain"
 
@@ -36,6 +37,8 @@ class HarmonRankConfig:
     relation_aware: False takes this branch out (ablation).
     relation_agnostic: False takes this branch out (ablation).
     self_attention: False leaves the tokens unaligned (ablation).
+    fusion: "relations", or "mixture_of_experts" in the place of both branches
+      (a baseline).
   """
 
   num_objectives: int
@@ -45,6 +48,7 @@ class HarmonRankConfig:
   relation_aware: bool = True
   relation_agnostic: bool = True
   self_attention: bool = True
+  fusion: str = "relations"
 
   def __post_init__(self):
     if self.num_objectives < 1:
@@ -53,6 +57,9 @@ class HarmonRankConfig:
     if self.head not in HEADS:
       raise ValueError(
           f"head must be one of {', '.join(HEADS)}, got {self.head!r}.")
+    if self.fusion not in FUSIONS:
+      raise ValueError(
+          f"fusion must be one of {', '.join(FUSIONS)}, got {self.fusion!r}.")
     if self.token_size < 1 or self.token_size % max(self.num_heads, 1):
       raise ValueError(
           f"token_size must be a positive multiple of num_heads, got "
@@ -184,9 +191,26 @@ class HarmonRank(nn.Module):
     Raises:
       ValueError: for the scalar head, which has none.
     """
+    return self._aligned(objective_scores, profile, where)[0]
+
+  def objective_gains(
+      self,
+      objective_scores: jax.Array,
+      profile: jax.Array,
+      where: jax.Array | None = None,
+  ) -> jax.Array:
+    """`[..., M]` gains g_m of the aligned head; same arguments.
+
+    Raises:
+      ValueError: for the scalar head, which has none.
+    """
+    return self._aligned(objective_scores, profile, where)[1]
+
+  def _aligned(self, objective_scores, profile, where):
     if self.config.head != "aligned":
-      raise ValueError("objective_logits need head='aligned'.")
-    return self.forward(objective_scores, profile, where)[0]
+      raise ValueError(
+          "objective_logits and objective_gains need head='aligned'.")
+    return self.forward(objective_scores, profile, where)
 
   @nn.compact
   def forward(self, objective_scores, profile, where):
@@ -213,12 +237,16 @@ class HarmonRank(nn.Module):
     constant = jnp.ones((*profile.shape[:-1], 1), jnp.float32)
     profile = jnp.concatenate([profile.astype(jnp.float32), constant], -1)
     branches = []
-    if config.relation_aware:
-      branches.append(RelationAware(config, name="relation_aware")(
+    if config.fusion == "mixture_of_experts":
+      branches.append(MixtureOfExperts(config, name="mixture_of_experts")(
           lift, profile, present))
-    if config.relation_agnostic:
-      branches.append(RelationAgnostic(config, name="relation_agnostic")(
-          lift, profile, present))
+    else:
+      if config.relation_aware:
+        branches.append(RelationAware(config, name="relation_aware")(
+            lift, profile, present))
+      if config.relation_agnostic:
+        branches.append(RelationAgnostic(config, name="relation_agnostic")(
+            lift, profile, present))
     result = sum(branches[1:], branches[0])
     if config.head == "score":
       return result
@@ -300,6 +328,39 @@ class RelationAgnostic(nn.Module):
         config.num_objectives, kernel_init=nn.initializers.zeros,
         name="offset")(hidden)
     return jnp.expm1(gate) * jnp.where(present, lift, 0) + offset
+
+
+class MixtureOfExperts(nn.Module):
+  """Dense experts over all scores and the profile, which also weighs them.
+
+  The usual fusion that knows nothing of relations: a baseline.
+
+  References:
+    Ma et al., "Modeling task relationships in multi-task learning with
+    multi-gate mixture-of-experts", KDD 2018, here with one gate.
+  """
+
+  config: HarmonRankConfig
+  num_experts: int = 4
+
+  @nn.compact
+  def __call__(
+      self, lift: jax.Array, profile: jax.Array, present: jax.Array
+  ) -> jax.Array:
+    """`[...]` for the scalar head, else corrections `[..., M]`."""
+    config = self.config
+    inputs = jnp.concatenate(
+        [jnp.where(present, lift, 0), present.astype(lift.dtype), profile], -1)
+    hidden = nn.relu(nn.Dense(
+        self.num_experts * 2 * config.token_size, name="experts")(inputs))
+    hidden = hidden.reshape(*lift.shape[:-1], self.num_experts, -1)
+    gate = nn.softmax(nn.Dense(self.num_experts, name="gate")(profile))
+    mixed = jnp.einsum("...e,...ed->...d", gate, hidden)
+    if config.head == "score":
+      return nn.Dense(1, name="head_out")(mixed)[..., 0]
+    return nn.Dense(
+        config.num_objectives, kernel_init=nn.initializers.zeros,
+        name="head_out")(mixed)
 
 
 class _Tokens(nn.Module):

@@ -32,7 +32,8 @@ def resampled_rows(users, seed, replicate):
 
 def test_a_resample_has_the_auc_of_its_rows(rows):
   scores, labels, users = rows
-  replicates = evaluation.bootstrap_auc(scores, labels, users, seed=3)
+  replicates = evaluation.bootstrap_auc(
+      [evaluation.Part(scores, labels, users)], seed=3)
   for replicate in (0, 7):
     chosen = resampled_rows(users, 3, replicate)
     for k in range(METHODS):
@@ -48,7 +49,8 @@ def test_values_count_pairs_by_their_difference(rows):
   scores, labels, _ = rows
   values = (labels[:, :1] * np.random.default_rng(1).integers(
       1, 4, (ROWS, 1))).astype(np.float32)
-  replicate = evaluation.bootstrap_auc(scores, values, None, seed=5)[0]
+  replicate = evaluation.bootstrap_auc(
+      [evaluation.Part(scores, values, None)], seed=5)[0]
   chosen = np.random.default_rng(5).integers(ROWS, size=ROWS)
   worth = np.maximum(values[chosen] - values[chosen].T, 0)
   for k in range(METHODS):
@@ -57,6 +59,51 @@ def test_values_count_pairs_by_their_difference(rows):
     wins = (gap > 0) + 0.5 * (gap == 0)
     assert replicate[k, 0] == pytest.approx(
         (worth * wins).sum() / worth.sum(), abs=1e-12)
+
+
+def test_parts_share_the_resamples_of_their_users(rows):
+  scores, labels, users = rows
+  parts = [evaluation.Part(scores[:, :150], labels[:150], users[:150]),
+           evaluation.Part(scores[:, 150:], labels[150:], users[150:])]
+  together = evaluation.bootstrap_auc(parts, seed=3, num_replicates=2)
+  names = np.unique(users)
+  rng = np.random.default_rng(3)
+  for replicate in range(2):
+    times = np.bincount(
+        rng.integers(len(names), size=len(names)), minlength=len(names))
+    for m in (0, 1):
+      expected = np.mean([
+          sk_metrics.roc_auc_score(
+              part.labels[:, m], part.scores[0],
+              sample_weight=times[np.searchsorted(names, part.users)])
+          for part in parts])
+      assert together[replicate, 0, m] == pytest.approx(expected, abs=1e-12)
+
+
+def test_auc_within_users_and_on_resamples(rows):
+  scores, labels, users = rows
+  parts = [evaluation.Part(scores, labels, users)]
+  value, replicates = evaluation.bootstrap_group_auc(
+      parts, seed=3, num_replicates=2)
+
+  def expected(chosen_users, k, m):
+    terms = []
+    for user in chosen_users:
+      of_user = users == user
+      if labels[of_user, m].any() and not labels[of_user, m].all():
+        terms.append((of_user.sum(), sk_metrics.roc_auc_score(
+            labels[of_user, m], scores[k, of_user])))
+    weights, values = np.asarray(terms).T
+    return np.average(values, weights=weights)
+
+  names = np.unique(users)
+  drawn = np.random.default_rng(3).integers(len(names), size=len(names))
+  for k in range(METHODS):
+    for m in (0, 1):
+      assert value[k, m] == pytest.approx(expected(names, k, m), abs=1e-12)
+      assert replicates[0, k, m] == pytest.approx(
+          expected(names[drawn], k, m), abs=1e-12)
+  assert np.isnan(value[:, 2]).all()
 
 
 @pytest.fixture(scope="module")

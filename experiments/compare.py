@@ -1,0 +1,385 @@
+"""Compares methods of ranking by several objectives, with error bars.
+
+    python -m experiments.compare                     # all methods, one split
+    python -m experiments.compare --blocks=5          # five temporal blocks
+    python -m experiments.compare --study=skew        # thinned positives
+    python -m experiments.compare --study=batch_size
+    python -m experiments.compare --study=lists       # lists of users, requests
+    python -m experiments.compare --data=scored.parquet
+
+Every network has as many steps, and its learning rate is chosen on validation
+rows by the same search; weights of formulas are tuned there as well. Test rows
+are read once, at the end. `report.html`, `table.md` and `summary.json` go to
+--workdir; the same command again goes on after the last method that was done.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+from absl import flags as absl_flags
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.common import comparison
+from experiments.common import contenders
+from experiments.common import flags
+from experiments.common import logs
+from experiments.common import ranker as ranker_lib
+from experiments.common import results
+from experiments.common import stacks
+from experiments.common import workdir as workdir_lib
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.ensemble import calibration
+
+# Seeds that choose the learning rate; they are among those that are shown.
+_NUM_SEARCHED = 2
+# So many at least, however large the batch.
+_MIN_STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What a comparison depends on: the flags of these names."""
+
+  data: str | None = None
+  eval_data: str | None = None
+  schema: str | None = None
+  objectives: tuple[str, ...] | None = None
+  study: str = "methods"
+  methods: tuple[str, ...] | None = None
+  num_seeds: int = 5
+  blocks: int = 1
+  passes: float = 6.0
+  learning_rates: tuple[str, ...] = ("0.003", "0.01", "0.03")
+  batch_size: int | None = None
+  relative_strength: float = 2.0
+  without: str | None = None
+  seed: int = 0
+  num_exposures: int = 200_000
+  log_seed: int = 0
+  world: str = "default"
+
+
+class Block(NamedTuple):
+  """Rows of one split.
+
+  Attributes:
+    vocabulary_sizes: of the categorical profile columns.
+    train: rows.
+    validation: rows.
+    test: rows.
+    truth: `[N, M]` true probabilities of the test rows, or None.
+  """
+
+  vocabulary_sizes: tuple[int, ...]
+  train: features_lib.Batch
+  validation: features_lib.Batch
+  test: features_lib.Batch
+  truth: np.ndarray | None
+
+
+def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Trains, evaluates and writes everything there is to see.
+
+  Args:
+    config: what the comparison depends on.
+    workdir: where it goes; what is done there is not done again.
+
+  Returns:
+    The content of `summary.json`.
+
+  Raises:
+    UserError: if the configuration does not fit the data or the workdir.
+    DataError: if the data is not what it should be.
+  """
+  from experiments.common.report import comparison as report  # Slow to import.
+
+  workdir = pathlib.Path(workdir)
+  with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
+    rates = _learning_rates(config)
+    schema, blocks = read_blocks(config, workdir)
+    study = _study(config)
+  found = []
+  for condition in study.conditions:
+    cells = [run_block(config, workdir, condition, study, number, block, rates)
+             for number, block in enumerate(blocks)]
+    found.append(comparison.evaluate(
+        condition, schema, cells, [block.test for block in blocks],
+        without=config.without, seed=config.seed))
+  content = workdir_lib.finite(comparison.summary(
+      dataclasses.asdict(config), schema, found,
+      [tuple(len(part.labels) for part in block[1:4]) for block in blocks]))
+  workdir_lib.write_json(workdir / "summary.json", content)
+  workdir_lib.write_text(workdir / "table.md", comparison.markdown(found))
+  report.write_report(workdir, content, found)
+  comparison.print_tables(found)
+  print(*(workdir / name for name in (
+      "report.html", "table.md", "summary.json")), sep="  ")
+  return content
+
+
+def read_blocks(
+    config: Config, workdir: pathlib.Path
+) -> tuple[schema_lib.Schema, list[Block]]:
+  """Opens, checks, splits and reads the data."""
+  if config.schema and not config.data:
+    raise flags.UserError("--schema needs --data.")
+  if config.blocks > 1 and config.eval_data:
+    raise flags.UserError(
+        "--blocks cuts --data by time and takes no --eval_data; name a folder "
+        "that holds both files with --data.")
+  data: str | pathlib.Path | None = config.data
+  roles: schema_lib.Schema | str | None = config.schema
+  if data is None:
+    data = logs.write_embedded_log(workdir, generator.LogConfig(
+        config.num_exposures, config.log_seed, config.world))
+    roles = logs.EMBEDDED_SCHEMA
+  log, schema = logs.open_log(data, roles)
+  if config.objectives:
+    schema = schema.with_objectives(config.objectives)
+  _check_config(config, schema)
+  parquet.check_log(log, schema)
+  test_log = log
+  if config.eval_data:
+    test_log, _ = logs.open_log(config.eval_data, schema)
+    parquet.check_log(test_log, schema)
+  splits = (logs.temporal_blocks(log, schema, config.blocks)
+            if config.blocks > 1 else
+            [logs.split_log(log, schema, hold_out=config.eval_data is None)])
+  logs.announce(schema, splits[-1])
+  is_embedded = config.data is None and config.eval_data is None
+  true = tuple(f"true_{name}" for name in schema.names if is_embedded)
+  fitted = [features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
+            for split in splits]
+  # Entries that are in no row of a block stay as they began: networks of all
+  # blocks have one shape, and are compiled once.
+  sizes = tuple(max(column) for column in zip(*(
+      features.vocabulary_sizes for features in fitted), strict=True))
+  blocks = []
+  for split, features in zip(splits, fitted, strict=True):
+    read = lambda source, keep, columns=schema.columns: logs.read_rows(
+        source, columns, keep)
+    train, validation = (
+        features_lib.encode(features, schema, read(log, split.rows(part)))
+        for part in (logs.TRAIN, logs.VALIDATION))
+    table = read(test_log, None if config.eval_data else split.rows(logs.TEST),
+                 (*schema.columns, *true))
+    test = features_lib.encode(features, schema, table)
+    truth = None
+    if is_embedded:
+      truth = np.stack([table[name].to_numpy() for name in true], axis=1)
+    logs.warn_of_one_class(schema, test.labels, "test")
+    blocks.append(Block(sizes, train, validation, test, truth))
+  return schema, blocks
+
+
+def _check_config(config: Config, schema: schema_lib.Schema) -> None:
+  """Flags against the columns there are."""
+  for objective in schema.objectives:
+    if not objective.score:
+      raise flags.UserError(
+          f"objective {objective.name!r} has no score column; python -m "
+          "experiments.train_predictor makes one for each objective.")
+  if config.without is not None and config.without not in schema.names:
+    raise flags.UserError(
+        f"--without={config.without} is no objective"
+        f"{schema_lib.nearest(config.without, schema.names)}; there are "
+        f"{', '.join(schema.names)}.")
+  for condition in _study(config).conditions:
+    role = condition.lists
+    if role != "batch" and getattr(schema, role) is None:
+      raise flags.UserError(
+          f"--study={config.study} needs a column of {role}s; the data has "
+          "none.")
+
+
+def _study(config: Config) -> contenders.Study:
+  """The study, with the methods that were asked for."""
+  study = contenders.STUDIES[config.study]
+  if config.methods is None:
+    return study
+  for name in config.methods:
+    if name not in contenders.METHODS:
+      raise flags.UserError(
+          f"--methods: {name} is none"
+          f"{schema_lib.nearest(name, contenders.METHODS)}; there are "
+          f"{', '.join(contenders.METHODS)}.")
+  return dataclasses.replace(study, methods=config.methods)
+
+
+def _learning_rates(config: Config) -> np.ndarray:
+  try:
+    rates = np.asarray([float(text) for text in config.learning_rates])
+  except ValueError:
+    rates = np.zeros(0)
+  if not rates.size or not ((rates > 0) & (rates <= 1)).all():
+    raise flags.UserError(
+        f"--learning_rates={','.join(config.learning_rates)}: expected numbers "
+        "above 0, at most 1.")
+  return rates.astype(np.float32)
+
+
+def run_block(
+    config: Config, workdir: pathlib.Path, condition: contenders.Condition,
+    study: contenders.Study, number: int, block: Block, rates: np.ndarray,
+) -> dict[str, comparison.Cell]:
+  """What every method makes of one block, in the order of the tables."""
+  folder = workdir / "cells" / condition.name / f"block_{number}"
+  folder.mkdir(parents=True, exist_ok=True)
+  train = block.train._replace(labels=thinned(
+      block.train.labels, condition.thinning, config.seed))
+  platt = jax.jit(calibration.fit_platt)(
+      train.scores, train.labels, where=train.has_score)
+  worth = np.ones(train.labels.shape[1], np.float32)
+  cells = _formulas(config, block, train, platt, worth)
+  batch_size = min(condition.batch_size or config.batch_size or 4096,
+                   len(train.labels))
+  training = stacks.Training(
+      "", condition.lists, config.relative_strength, batch_size,
+      max(_MIN_STEPS, round(config.passes * len(train.labels) / batch_size)))
+  for name in study.trained(condition, batch_size):
+    path = folder / f"{name}.npz"
+    if not path.exists():
+      cell = _train(config, name, training, block, train, platt, rates)
+      comparison.write_cell(path, cell)
+      print(f"{condition.name}, block {number + 1} of {config.blocks}, {name}: "
+            f"learning rate {cell.learning_rate:g}, {cell.seconds:.0f} s",
+            flush=True)
+    cells[name] = comparison.read_cell(path)
+    if contenders.averaged(name) and config.num_seeds > 1:
+      cells[name + contenders.AVERAGE] = comparison.average(cells[name])
+  return cells
+
+
+def thinned(labels: np.ndarray, thinning: int, seed: int) -> np.ndarray:
+  """Labels of which one positive of so many is left, the others made 0."""
+  if thinning == 1:
+    return labels
+  kept = np.random.default_rng([seed, thinning]).random(labels.shape)
+  return np.where(kept < 1 / thinning, labels, 0).astype(labels.dtype)
+
+
+def _formulas(
+    config: Config, block: Block, train: features_lib.Batch,
+    platt: calibration.Platt, worth: np.ndarray,
+) -> dict[str, comparison.Cell]:
+  """What needs no network."""
+  scores = results.baseline_scores(
+      platt, worth, train, block.validation, block.test, seed=config.seed)
+  cells = {name: comparison.Cell(row[None].astype(np.float32))
+           for name, row in scores.items()}
+  calibrated = np.asarray(calibration.calibrate(
+      platt, jnp.asarray(block.test.scores)))
+  cells["closed_form"] = cells["closed_form"]._replace(
+      calibration_error=comparison.calibration_errors(
+          calibrated[None], block.test.labels / np.asarray(platt.unit)))
+  if block.truth is not None:
+    cells[contenders.CEILING] = comparison.Cell(np.asarray(
+        calibration.closed_form_score(
+            jnp.asarray(block.truth), platt.base_rate,
+            jnp.asarray(worth)))[None])
+  return cells
+
+
+def _train(
+    config: Config, name: str, training: stacks.Training, block: Block,
+    train: features_lib.Batch, platt: calibration.Platt, rates: np.ndarray,
+) -> comparison.Cell:
+  """Chooses the learning rate with some of the seeds; trains the rest."""
+  method = contenders.METHODS[name]
+  num_objectives = train.labels.shape[1]
+  ranker = ranker_lib.Ranker(
+      method.network(num_objectives), block.vocabulary_sizes)
+  training = dataclasses.replace(training, loss=method.loss)
+
+  def fit(seeds: np.ndarray, rates: np.ndarray) -> stacks.Stack:
+    return stacks.fit(
+        ranker, training,
+        stacks.Members(
+            seeds, rates, np.ones((len(seeds), num_objectives), np.float32)),
+        train, block.validation, platt)
+
+  seeds = config.seed + np.arange(config.num_seeds)
+  searched = seeds[:_NUM_SEARCHED]
+  stack = fit(np.repeat(searched, len(rates)),
+              np.tile(rates, len(searched)))
+  values = stack.value.reshape(len(searched), len(rates))
+  best = int(values.mean(axis=0).argmax())
+  parts = [(stacks.take(stack.params, slice(best, None, len(rates))), stack)]
+  if len(seeds) > len(searched):
+    rest = fit(seeds[len(searched):],
+               np.full(len(seeds) - len(searched), rates[best]))
+    parts.append((rest.params, rest))
+  validation = np.concatenate([
+      values[:, best], *(part.value for _, part in parts[1:])])
+  if not np.isfinite(validation).all():
+    raise flags.UserError(
+        f"{name} diverges at --learning_rates={rates[best]:g}; name smaller "
+        "ones.")
+
+  def gather(function) -> np.ndarray:
+    return np.concatenate([function(params) for params, _ in parts])
+
+  scores = gather(lambda params: stacks.score(
+      ranker, params, np.ones(num_objectives, np.float32), block.test))
+  cell = comparison.Cell(
+      scores, validation, learning_rate=float(rates[best]),
+      seconds=sum(part.seconds for _, part in parts))
+  if method.head == "score":
+    return cell
+  errors = gather(lambda params: comparison.calibration_errors(
+      stacks.probabilities(ranker, params, block.test),
+      block.test.labels / np.asarray(platt.unit)))
+  gains = gather(lambda params: stacks.gains(ranker, params, block.test))
+  return cell._replace(
+      calibration_error=errors, log_gain=np.log(gains).mean(axis=0))
+
+
+def define_flags() -> None:
+  """Flags beside the shared ones; not on import, where two binaries clash."""
+  absl_flags.DEFINE_enum(
+      "study", Config.study, tuple(contenders.STUDIES), "What is compared: "
+      "all methods; some with thinned positives, by batch size, or by what is "
+      "ranked against what.")
+  absl_flags.DEFINE_list(
+      "methods", None, "Networks to train, beside the formulas; all of the "
+      "study if not given.")
+  absl_flags.DEFINE_integer(
+      "num_seeds", Config.num_seeds, "Seeds of each network, from --seed on.",
+      lower_bound=1, upper_bound=100)
+  absl_flags.DEFINE_integer(
+      "blocks", Config.blocks, "Parts of the later half of the rows, each "
+      "tested on what came before; 1 is the split of train_auc.",
+      lower_bound=1, upper_bound=100)
+  flags.define_float(
+      "passes", Config.passes, "Over the training rows, for every network.",
+      upper_bound=1e4)
+  absl_flags.DEFINE_list(
+      "learning_rates", list(Config.learning_rates), "Of Adam, to choose from "
+      "on validation rows.")
+  flags.define_float(
+      "relative_strength", Config.relative_strength, "Of the soft rank, in "
+      "mean gaps of scores.", upper_bound=1e6)
+  absl_flags.DEFINE_string(
+      "without", None, "Objective without which the sum is shown as well.")
+  # Listed by --help.
+  absl_flags.adopt_module_key_flags(flags)
+
+
+def main() -> None:
+  """Runs what the flags say."""
+  config = Config(**flags.values_of(Config))
+  name = "compare" if config.study == "methods" else f"compare_{config.study}"
+  compare(config, flags.workdir(name))
+
+
+if __name__ == "__main__":
+  define_flags()
+  flags.run(main, after_interrupt="the same command goes on after the last "
+            "method that was done.")

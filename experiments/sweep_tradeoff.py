@@ -1,0 +1,162 @@
+"""Sweeps the weights of objectives: the front between them, three ways.
+
+    python -m experiments.sweep_tradeoff               # the embedded log
+    python -m experiments.sweep_tradeoff --data=log.parquet
+
+The log is one as train_auc takes it. At --num_weights vectors of weights (all
+equal, each objective alone, halves of two, and draws from the simplex),
+sum_m w_m AUC_m is maximised by
+
+  - one network, trained once, that takes the weights when it scores;
+  - separate networks, one trained for each vector of weights;
+  - the closed form on Platt-calibrated scores, and tuned weighted sums and
+    products.
+
+In the workdir, report.html shows their fronts, and tradeoff.html is a page on
+which weights are dragged. Each stack of networks is saved when it is trained;
+the same command again trains the rest. Training rows are held in memory, two
+millions of them at most.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from absl import flags as absl_flags
+import numpy as np
+
+from experiments import train_auc
+from experiments.common import auc_task
+from experiments.common import flags
+from experiments.common import logs
+from experiments.common import tradeoff as tradeoff_lib
+from experiments.common import workdir as workdir_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What a sweep depends on: the flags of these names."""
+
+  data: str | None = None
+  eval_data: str | None = None
+  schema: str | None = None
+  objectives: tuple[str, ...] | None = None
+  num_weights: int = 24
+  batch_size: int | None = None
+  num_steps: int | None = None
+  learning_rate: float = 3e-3
+  seed: int = 0
+  num_exposures: int = 200_000
+  log_seed: int = 0
+  world: str = "default"
+
+
+def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+  """Trains, measures and writes everything there is to see of a sweep.
+
+  Args:
+    config: what the sweep depends on.
+    workdir: where it goes; a sweep of the same configuration there is resumed.
+
+  Returns:
+    The content of `summary.json`.
+
+  Raises:
+    UserError: if the configuration does not fit the data or the workdir.
+    DataError: if the data is not what it should be.
+  """
+  # Slow to import.
+  from experiments.common.report import tradeoff as report
+  from experiments.common.report import tradeoff_page
+
+  workdir = pathlib.Path(workdir)
+  training = train_auc.Config(**{
+      field.name: getattr(config, field.name)
+      for field in dataclasses.fields(config) if field.name != "num_weights"})
+  with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
+    inputs = train_auc.read_inputs(training, workdir)
+    test = train_auc.read_test(training, inputs)
+    shown = _objectives_with_auc(inputs, test.batch.labels)
+    weights = _weights(config, len(inputs.model.schema.names), shown)
+  families = tradeoff_lib.Trainer(
+      workdir, inputs, test.batch, learning_rate=config.learning_rate,
+      seed=config.seed).families(weights, test.truth)
+  schema = inputs.model.schema
+  labels = test.batch.labels[:, shown]
+  tradeoff = tradeoff_lib.measure(
+      families, tuple(schema.names[m] for m in shown), weights[:, shown],
+      labels, test.batch.user if schema.user else None, seed=config.seed)
+  summary = workdir_lib.finite({
+      **tradeoff_lib.summary(tradeoff),
+      "left_out": [name for m, name in enumerate(schema.names)
+                   if m not in shown],
+      "num_steps": inputs.num_steps, "config": dataclasses.asdict(config)})
+  workdir_lib.write_json(workdir / "summary.json", summary)
+  report.write_report(workdir, tradeoff, summary)
+  terms = {name: family.terms[:, shown] for name, family in families.items()
+           if family.terms is not None}
+  tradeoff_page.write(workdir / "tradeoff.html", tradeoff, terms, labels)
+  tradeoff_lib.print_table(tradeoff)
+  print(f"{workdir / 'report.html'}  {workdir / 'tradeoff.html'}  "
+        f"{workdir / 'summary.json'}")
+  return summary
+
+
+def _objectives_with_auc(
+    inputs: auc_task.Inputs, labels: np.ndarray
+) -> list[int]:
+  """Places of the objectives with an AUC on test rows `[N, M]`."""
+  names = inputs.model.schema.names
+  shown = [m for m, column in enumerate(labels.T)
+           if (column != column[0]).any()]
+  logs.warn_of_one_class(inputs.model.schema, labels, "test")
+  left_out = [name for m, name in enumerate(names) if m not in shown]
+  if left_out:
+    flags.warn(f"the sweep leaves out {', '.join(left_out)}.")
+  if len(shown) < 2:
+    raise flags.UserError(
+        "a trade-off needs at least two objectives with an AUC on test rows, "
+        f"there is {', '.join(names[m] for m in shown) or 'none'}.")
+  return shown
+
+
+def _weights(
+    config: Config, num_objectives: int, shown: list[int]
+) -> np.ndarray:
+  """`[K, M]`, 0 for objectives that are left out."""
+  if config.num_weights <= len(shown):
+    raise flags.UserError(
+        f"--num_weights={config.num_weights}: {len(shown)} objectives need at "
+        f"least {len(shown) + 1}, each of them alone and all equal.")
+  weights = np.zeros((config.num_weights, num_objectives), np.float32)
+  weights[:, shown] = tradeoff_lib.simplex_weights(
+      len(shown), config.num_weights, seed=config.seed)
+  return weights
+
+
+def define_flags() -> None:
+  """Flags beside the shared ones; not on import, where two binaries clash."""
+  absl_flags.DEFINE_integer(
+      "num_weights", Config.num_weights, "Vectors of weights: all equal, each "
+      "objective alone, halves of two, and draws from the simplex, in this "
+      "order.", lower_bound=1, upper_bound=10_000)
+  absl_flags.DEFINE_integer(
+      "num_steps", None, "Steps of every training; ten passes over the "
+      "training rows if not given, at most 10,000 steps.", lower_bound=1,
+      upper_bound=100_000_000)
+  flags.define_float(
+      "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
+      "cosine.", upper_bound=1.0)
+  # Listed by --help.
+  absl_flags.adopt_module_key_flags(flags)
+
+
+def main() -> None:
+  """Runs what the flags say."""
+  sweep(Config(**flags.values_of(Config)), flags.workdir("sweep_tradeoff"))
+
+
+if __name__ == "__main__":
+  define_flags()
+  flags.run(main, after_interrupt="the same command goes on after the last "
+            "stack that was trained.")

@@ -1,0 +1,777 @@
+"""Methods beside methods: tables by other means, stacks, what is refused."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+from sklearn import metrics as sk_metrics
+
+from experiments import compare
+from experiments.common import comparison
+from experiments.common import contenders
+from experiments.common import flags
+from experiments.common import logs
+from experiments.common import ranker as ranker_lib
+from experiments.common import stacks
+from experiments.common.report import comparison as report
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import network
+
+SCHEMA = schema_lib.Schema(
+    tuple(schema_lib.Objective(name, name, f"score_{name}")
+          for name in ("click", "like", "buy")),
+    user="user_id", request="request_id", time="time_ms")
+SEEDS = {"equal_sum": 1, "score_bce": 3, "closed_form": 1,
+         "aligned_soft_auc": 3, "ceiling": 1}
+
+
+def made_up_rows(rng, num_rows, num_users=12):
+  """Rows of three objectives; the last one is rare."""
+  chance = rng.random((num_rows, 1))**2 * rng.uniform(
+      0.5, 1, (num_rows, 3)) * [1, 0.8, 0.5]
+  user = rng.integers(0, num_users, num_rows)
+  return features_lib.Batch(
+      labels=rng.random((num_rows, 3)) < chance,
+      scores=chance.clip(0.01, 0.99).astype(np.float32),
+      has_score=np.ones((num_rows, 3), bool),
+      categorical=rng.integers(0, 3, (num_rows, 1)).astype(np.int32),
+      numeric=rng.uniform(-1, 1, (num_rows, 1)).astype(np.float32),
+      user=user, request=user * 2 + rng.integers(0, 2, num_rows),
+      time=np.arange(num_rows))
+
+
+def made_up_cell(rng, rows, noise, num_seeds):
+  # Rounded: some scores are equal.
+  truth = rows.scores.sum(axis=1)
+  scores = truth + noise * rng.normal(size=(num_seeds, len(truth)))
+  return comparison.Cell(np.round(scores, 1).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def blocks():
+  """Rows and cells of two blocks; the second one has no buy."""
+  rng = np.random.default_rng(0)
+  tests = [made_up_rows(rng, 240), made_up_rows(rng, 200)]
+  tests[1].labels[:, 2] = False
+  noises = dict(zip(SEEDS, (2, 0.6, 1.2, 0.3, 0.0), strict=True))
+  cells = [{name: made_up_cell(rng, rows, noises[name], count)
+            for name, count in SEEDS.items()} for rows in tests]
+  for cell in cells:
+    cell["closed_form"] = cell["closed_form"]._replace(
+        calibration_error=np.array([[0.1, 0.2, 0.6]]))
+    cell["score_bce"] = cell["score_bce"]._replace(
+        learning_rate=0.03 if cell is cells[0] else 0.01, seconds=20.0)
+  return cells, tests
+
+
+def evaluate(cells, tests, schema=SCHEMA, without="like"):
+  return comparison.evaluate(
+      contenders.Condition("all"), schema, cells, tests, without=without,
+      seed=0)
+
+
+@pytest.fixture(scope="module")
+def table(blocks):
+  return evaluate(*blocks)
+
+
+def auc(labels, scores):
+  """By scikit-learn; NaN where it has none."""
+  if labels.all() or not labels.any():
+    return np.nan
+  return sk_metrics.roc_auc_score(labels, scores)
+
+
+def within_users(users, labels, scores):
+  """AUC of each user by a loop, and the rows it stands for; 0 without one."""
+  known = np.unique(users)
+  values = np.array([auc(labels[users == u], scores[users == u])
+                     for u in known])
+  counts = np.array([(users == u).sum() for u in known])
+  return np.nan_to_num(values), np.where(np.isnan(values), 0, counts)
+
+
+def auc_within(users, labels, scores):
+  values, counts = within_users(users, labels, scores)
+  return np.average(values, weights=counts) if counts.any() else np.nan
+
+
+def seeds_of(blocks, name, of=lambda rows, labels, scores: auc(labels, scores)):
+  """`[S, M]` by seed and objective, mean over the blocks that have one."""
+  per_block = [
+      [[of(rows, rows.labels[:, m], scores) for m in range(3)]
+       for scores in cells[name].scores] for cells, rows in zip(
+           *blocks, strict=True)]
+  return np.nanmean(per_block, axis=0)
+
+
+def test_aucs_are_means_over_seeds_and_blocks(blocks, table):
+  assert table.names == tuple(SEEDS) and table.clusters == "users"
+  for k, name in enumerate(SEEDS):
+    expected = seeds_of(blocks, name)
+    np.testing.assert_allclose(table.auc[k], expected.mean(axis=0), atol=1e-5)
+    sums = expected.sum(axis=1)
+    assert table.total[k] == pytest.approx(sums.mean(), abs=1e-5)
+    assert table.total_without[k] == pytest.approx(
+        expected[:, [0, 2]].sum(axis=1).mean(), abs=1e-5)
+    if SEEDS[name] == 1:
+      assert np.isnan(table.total_error[k])
+      assert np.isnan(table.auc_error[k]).all()
+    else:
+      assert table.total_error[k] == pytest.approx(stats.sem(sums), abs=1e-5)
+      np.testing.assert_allclose(
+          table.auc_error[k], stats.sem(expected, axis=0), atol=1e-5)
+
+
+def test_sums_within_users(blocks, table):
+  within = lambda rows, labels, scores: auc_within(rows.user, labels, scores)
+  for k, name in enumerate(SEEDS):
+    sums = seeds_of(blocks, name, within).sum(axis=1)
+    assert table.group_total[k] == pytest.approx(sums.mean(), abs=1e-5)
+    if len(sums) > 1:
+      assert table.group_total_error[k] == pytest.approx(
+          stats.sem(sums), abs=1e-5)
+
+
+def test_leads_are_over_the_strongest_baseline(table):
+  names = table.names
+  ours, strongest = names.index("aligned_soft_auc"), names.index("score_bce")
+  # The ceiling and what is ours are no baselines, however good.
+  assert table.strongest == strongest
+  assert table.total[strongest] < table.total[ours] < table.total[-1]
+  for k in range(len(names)):
+    assert table.leads[k].mean == pytest.approx(
+        table.total[k] - table.total[strongest], abs=1e-9)
+    assert (table.leads[k].low + table.leads[k].high) / 2 == pytest.approx(
+        table.leads[k].mean, abs=1e-9)
+  assert table.leads[strongest] == comparison.Lead(0, 0, 0)
+  assert table.leads[ours].mean > 0 > table.leads[0].mean
+  baselines = {"equal_sum", "score_bce", "closed_form"}
+  assert set(table.rivals) == set(table.group_leads) == set(
+      table.rivals_without) == baselines
+  for name in baselines:
+    k = names.index(name)
+    for leads, sums in ((table.rivals, table.total),
+                        (table.group_leads, table.group_total),
+                        (table.rivals_without, table.total_without)):
+      assert leads[name].mean == pytest.approx(sums[ours] - sums[k], abs=1e-9)
+      assert leads[name].low < leads[name].mean < leads[name].high
+
+
+def replicated_lead(ours, other, draws, total):
+  """Width of the interval of a lead over draws of users."""
+  found = [np.mean([total(scores, drawn) for scores in ours])
+           - np.mean([total(scores, drawn) for scores in other])
+           for drawn in draws]
+  return 2 * 1.96 * np.std(found, ddof=1)
+
+
+def test_intervals_are_those_of_resampled_users(blocks):
+  cells, tests = [part[:1] for part in blocks]
+  table, rows = evaluate(cells, tests), tests[0]
+  pair = [cells[0][name].scores for name in ("aligned_soft_auc", "closed_form")]
+  draws = np.random.default_rng(7).integers(12, size=(300, 12))
+  per_user = {
+      scores.tobytes(): [within_users(rows.user, column, scores)
+                         for column in rows.labels.T]
+      for scores in np.concatenate(pair)}
+
+  def total(scores, drawn):
+    chosen = np.concatenate([np.flatnonzero(rows.user == u) for u in drawn])
+    return sum(auc(column[chosen], scores[chosen]) for column in rows.labels.T)
+
+  def total_within(scores, drawn):
+    return sum(np.average(values[drawn], weights=counts[drawn])
+               for values, counts in per_user[scores.tobytes()])
+
+  for lead, expected in (
+      (table.rivals["closed_form"],
+       replicated_lead(*pair, draws[:120], total)),
+      (table.group_leads["closed_form"],
+       replicated_lead(*pair, draws, total_within))):
+    assert lead.high - lead.low == pytest.approx(expected, rel=0.25)
+
+
+def test_calibration_learning_rates_and_seconds(table):
+  k, trained = (table.names.index(name)
+                for name in ("closed_form", "score_bce"))
+  assert table.calibration_error[k] == pytest.approx(0.3)
+  assert table.learning_rate[trained] == pytest.approx(0.02)
+  assert table.seconds[trained] == 40
+  for values, number in ((table.calibration_error, k),
+                         (table.learning_rate, trained),
+                         (table.seconds, trained)):
+    assert np.isnan(np.delete(values, number)).all()
+
+
+def test_without_users_default_or_a_class(blocks):
+  cells, tests = blocks
+  # The second block alone: no buy at all.
+  some = {name: cells[1][name] for name in ("closed_form", "score_bce")}
+  table = evaluate([some], tests[1:], dataclasses.replace(SCHEMA, user=None),
+                   without=None)
+  assert np.isnan(table.auc[:, 2]).all() and np.isfinite(table.total).all()
+  np.testing.assert_allclose(table.total, table.auc[:, :2].sum(axis=1))
+  assert all(np.isfinite(lead).all() for lead in table.leads)
+  assert table.clusters == "rows" and table.gains is None
+  assert table.group_total is None and table.total_without is None
+  assert table.rivals == table.group_leads == table.rivals_without == {}
+  assert "not among the methods" in comparison.verdict(table)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_gains_that_follow_users_rates(blocks, sign):
+  _, (rows, _) = blocks
+  users = rows._replace(user=np.repeat(np.arange(24), 10))
+  rate = users.labels.mean(axis=0)
+  positives = np.stack([users.labels[users.user == u].sum(axis=0)
+                        for u in range(24)])
+  own = (positives + 2 * rate) / 12
+  gain = -sign * np.log(own * (1 - own))
+  # What scales all objectives of a user alike says nothing.
+  gain += np.random.default_rng(0).normal(size=(24, 1))
+  cell = comparison.Cell(rows.scores.sum(axis=1)[None],
+                         log_gain=gain[users.user])
+  gains = evaluate([{"closed_form": cell, contenders.DEFAULT: cell}],
+                   [users]).gains
+  # Users of the same rates are ties that rounding breaks.
+  np.testing.assert_allclose(gains.correlation, sign, atol=0.01)
+  assert (gains.low <= gains.correlation).all()
+  assert (gains.correlation <= gains.high).all()
+  assert gains.learnt.shape == gains.ideal.shape == (10, 3)
+  assert (np.diff(gains.learnt, axis=0) >= -1e-12).all()
+  # The groups by click hold the users of the least gain first.
+  centred = gain - gain.mean(axis=1, keepdims=True)
+  order = np.sort(centred[:, 0])
+  np.testing.assert_allclose(
+      gains.learnt[:, 0], [part.mean() for part in np.array_split(order, 10)],
+      atol=1e-12)
+
+
+def test_gains_of_all_users_alike_have_no_correlation(blocks):
+  _, (rows, _) = blocks
+  cell = comparison.Cell(rows.scores.sum(axis=1)[None],
+                         log_gain=np.tile([[0.5, 0.25, 0]], (240, 1)))
+  gains = evaluate([{"closed_form": cell, contenders.DEFAULT: cell}],
+                   [rows]).gains
+  assert gains.correlation.tolist() == gains.high.tolist() == [0, 0, 0]
+
+
+# Parts of a table.
+
+
+def test_calibration_errors_by_a_loop():
+  rng = np.random.default_rng(0)
+  found, labels = rng.random((2, 157, 3)), rng.random((157, 3))
+  errors = comparison.calibration_errors(found.astype(np.float32), labels)
+  for s, m in np.ndindex(2, 3):
+    rows = sorted(zip(found[s, :, m].astype(np.float32), labels[:, m],
+                      strict=True))
+    total = 0.0
+    for b in range(15):
+      part = rows[int(b * 157 / 15):int((b + 1) * 157 / 15)]
+      total += abs(sum(p for p, _ in part) - sum(y for _, y in part))
+    assert errors[s, m] == pytest.approx(total / 157, abs=1e-6)
+  # Close on average only: 7 bins 0.5 too low, 8 too high.
+  is_low = np.arange(3000) < 1400
+  wrong = np.where(is_low, 0.25, 0.75)[None, :, None]
+  rates = np.where(is_low, 0.75, 0.25)[:, None]
+  assert comparison.calibration_errors(wrong, rates) == pytest.approx(0.5)
+
+
+def test_the_average_is_of_scores_in_units_of_their_spread():
+  scores = np.array([[1, 2, 3, 6], [400, 300, 200, 0]], np.float32)
+  averaged = comparison.average(comparison.Cell(scores, seconds=3.0))
+  spread = np.sqrt([14 / 4, 87500 / 4])
+  np.testing.assert_allclose(
+      averaged.scores[0], (scores / spread[:, None]).sum(axis=0) / 2,
+      rtol=1e-6)
+  assert averaged.scores.shape == (1, 4) and averaged.seconds is None
+  constant = comparison.average(comparison.Cell(np.ones((2, 4), np.float32)))
+  assert np.isfinite(constant.scores).all()
+
+
+def test_a_cell_is_read_as_it_was_written(tmp_path):
+  cell = comparison.Cell(
+      np.arange(6, dtype=np.float32).reshape(2, 3), np.full((2, 1), 0.1),
+      np.zeros((3, 1), np.float32), 0.03, 1.5)
+  for written in (cell, comparison.Cell(cell.scores)):
+    comparison.write_cell(tmp_path / "one.npz", written)
+    for value, known in zip(
+        comparison.read_cell(tmp_path / "one.npz"), written, strict=True):
+      assert type(value) is type(known)
+      np.testing.assert_array_equal(value, known)
+  # Nothing else stays.
+  assert [path.name for path in tmp_path.iterdir()] == ["one.npz"]
+
+
+def test_thinning_leaves_one_positive_of_so_many():
+  labels = np.random.default_rng(0).random((40_000, 2)) < [0.5, 0.1]
+  for share in (10, 100):
+    thin = compare.thinned(labels, share, seed=0)
+    assert thin.dtype == labels.dtype and not (thin & ~labels).any()
+    kept = thin.sum(axis=0) / labels.sum(axis=0)
+    error = np.sqrt(1 / share / labels.sum(axis=0))
+    assert (np.abs(kept - 1 / share) < 4 * error).all()
+  again = compare.thinned(labels, 10, seed=0)
+  np.testing.assert_array_equal(again, compare.thinned(labels, 10, seed=0))
+  assert (again != compare.thinned(labels, 10, seed=1)).any()
+  np.testing.assert_array_equal(compare.thinned(labels, 1, seed=0), labels)
+  # Values that are left stay what they were.
+  values = labels * np.float32(2.5)
+  thin = compare.thinned(values, 10, seed=0)
+  assert thin.dtype == np.float32 and set(np.unique(thin)) == {0, 2.5}
+
+
+def test_the_table_is_markdown(table):
+  two = [table, table._replace(condition=contenders.Condition("other"))]
+  text = comparison.markdown(two)
+  assert "### all" in text and "### other" in text
+  assert "###" not in comparison.markdown([table])
+  lines = [line for line in text.splitlines() if line.startswith("|")]
+  heads = ["", *SCHEMA.names, "sum", "without like", "within users", "ECE",
+           "lead over the strongest baseline"]
+  assert [cell.strip() for cell in lines[0].split("|")[1:-1]] == heads
+  assert lines[1] == "|" + "---|" * len(heads)
+  assert len(lines) == 2 * (2 + len(SEEDS))
+  assert {line.count("|") for line in lines} == {len(heads) + 1}
+  names = [line.split("|")[1].strip() for line in lines[2:len(SEEDS) + 2]]
+  # By their sums; the ceiling at the end, though it is the best.
+  assert names == ["aligned_soft_auc", "score_bce", "closed_form", "equal_sum",
+                   "ceiling"]
+  row = lines[2 + names.index("score_bce")]
+  assert "strongest baseline" in row and "±" in row
+  assert "strongest" not in lines[2]
+  assert "aligned_soft_auc is ahead of every baseline" in text
+
+
+def test_the_verdict_names_who_is_not_surely_behind(table):
+  rivals = {"equal_sum": comparison.Lead(0.3, 0.2, 0.4),
+            "score_bce": comparison.Lead(0.05, -0.01, 0.11)}
+  said = comparison.verdict(table._replace(rivals=rivals))
+  assert "not surely ahead of score_bce; the closest is score_bce: +0.05" in (
+      said) and "equal_sum" not in said
+  rivals["score_bce"] = comparison.Lead(0.05, 0.01, 0.09)
+  said = comparison.verdict(table._replace(rivals=rivals))
+  assert "ahead of every baseline; the closest is score_bce" in said
+
+
+def test_the_summary_is_json(blocks, table):
+  content = json.loads(json.dumps(compare.workdir_lib.finite(
+      comparison.summary({"seed": 0}, SCHEMA, [table], [(5, 4, 3)]))))
+  assert content["rows"] == [{"train": 5, "validation": 4, "test": 3}]
+  found = content["conditions"]["all"]
+  assert found["strongest_baseline"] == "score_bce"
+  ours = found["methods"]["aligned_soft_auc"]
+  k = table.names.index("aligned_soft_auc")
+  assert ours["auc"]["like"] == table.auc[k, 1]
+  assert ours["auc_sum_without"] == table.total_without[k]
+  assert found["methods"]["closed_form"]["auc_sum_error"] is None
+  assert found["leads"]["closed_form"]["low"] == (
+      table.rivals["closed_form"].low)
+
+
+# What is compared.
+
+
+def test_studies_name_what_there_is():
+  assert contenders.DEFAULT in contenders.METHODS
+  for study in contenders.STUDIES.values():
+    assert set(study.methods) <= set(contenders.METHODS)
+    assert contenders.DEFAULT in study.methods
+    names = [condition.name for condition in study.conditions]
+    assert len(set(names)) == len(names)
+  for name, method in contenders.METHODS.items():
+    assert method.loss in ranker_lib.LOSSES
+    assert method.network(3).num_objectives == 3
+    assert contenders.kind_of(name) in ("ours", "baseline", "ablation")
+  # Each ablation lacks one part of the default, and nothing else.
+  default = contenders.METHODS[contenders.DEFAULT]
+  for part in ("relation_aware", "relation_agnostic", "self_attention"):
+    method = contenders.METHODS[f"without_{part}"]
+    assert method.loss == default.loss
+    assert method.network(2) == dataclasses.replace(
+        default.network(2), **{part: False})
+
+
+@pytest.mark.parametrize("name, kind", [
+    ("closed_form", "baseline"), ("ceiling", "ceiling"),
+    ("score_pairwise", "baseline"), ("mixture_of_experts", "baseline"),
+    ("score_soft_auc", "ours"), ("aligned_soft_auc", "ours"),
+    ("aligned_bce", "ablation"), ("without_self_attention", "ablation"),
+    ("score_balanced_bce_average", "baseline"),
+    ("aligned_soft_auc_average", "ours")])
+def test_kinds(name, kind):
+  assert contenders.kind_of(name) == kind
+
+
+def test_methods_that_make_no_sense_are_left_out():
+  study = contenders.STUDIES["batch_size"]
+  whole = contenders.Condition("all")
+  assert study.trained(whole, 4096) == study.methods
+  assert set(study.methods) - set(study.trained(whole, 4097)) == {
+      "score_pairwise"}
+  lists = contenders.STUDIES["lists"]
+  assert set(lists.methods) - set(lists.trained(
+      contenders.Condition("users", lists="user"), 256)) == {
+          "score_bce", "score_balanced_bce", "aligned_bce"}
+
+
+# Blocks.
+
+
+def times_log(tmp_path, times):
+  parquet.write_parquet(
+      pa.table({"user_id": np.zeros(len(times), int), "time_ms": times,
+                "request_id": np.arange(len(times)),
+                **{name: np.arange(len(times)) % 2 == 0
+                   for name in SCHEMA.names},
+                **{f"score_{name}": np.full(len(times), 0.5)
+                   for name in SCHEMA.names}}),
+      tmp_path / "log.parquet", row_group_size=300)
+  return parquet.ParquetLog(tmp_path / "log.parquet")
+
+
+def test_blocks_are_tested_on_what_came_before(tmp_path):
+  # Neither sorted nor even, and with rows of the same moment.
+  times = (np.random.default_rng(0).random(2000)**3 * 1000).astype(int)
+  log = times_log(tmp_path, times)
+  table = logs.read_rows(log, SCHEMA.columns)
+  splits = logs.temporal_blocks(log, SCHEMA, 4)
+  parts = [split.part(table) for split in splits]
+  assert len(splits) == 4
+  for split, part in zip(splits, parts, strict=True):
+    assert split.num_rows == tuple(np.bincount(part, minlength=3)[:3])
+    of = [times[part == k] for k in (logs.TRAIN, logs.VALIDATION, logs.TEST)]
+    assert of[0].max() < of[1].min() and of[1].max() < of[2].min()
+    assert len(of[1]) / (len(of[0]) + len(of[1])) == pytest.approx(
+        0.2, abs=0.02)
+  tested = np.sum([part == logs.TEST for part in parts], axis=0)
+  # Every row of the later half once, the last moment too; the others never.
+  np.testing.assert_array_equal(tested, times >= np.sort(times)[1000])
+  for earlier, later in itertools.pairwise(parts):
+    seen = later <= logs.VALIDATION
+    np.testing.assert_array_equal(seen, earlier <= logs.TEST)
+  sizes = [split.num_rows[logs.TEST] for split in splits]
+  np.testing.assert_allclose(sizes, 250, atol=30)
+
+
+def test_blocks_need_times_that_differ(tmp_path):
+  log = times_log(tmp_path, np.repeat([1, 2, 3], 20))
+  with pytest.raises(flags.UserError, match="too few different times"):
+    logs.temporal_blocks(log, SCHEMA, 2)
+  with pytest.raises(flags.UserError, match="cut by time; the data has none"):
+    logs.temporal_blocks(log, dataclasses.replace(SCHEMA, time=None), 2)
+
+
+# Stacks.
+
+
+@pytest.mark.parametrize("lists", ["batch", "user", "request"])
+def test_every_pass_deals_every_row_once(lists):
+  rows = made_up_rows(np.random.default_rng(0), 50)
+  order = stacks._order(rows, lists, 3)
+  whole = order(0, 200)
+  passes = whole.reshape(4, 50)
+  for dealt in passes:
+    np.testing.assert_array_equal(np.sort(dealt), np.arange(50))
+    if lists != "batch":
+      ids = getattr(rows, lists)[dealt]
+      assert 1 + (ids[1:] != ids[:-1]).sum() == len(np.unique(ids))
+  # Anew every time, and for every seed.
+  assert (passes[0] != passes[1]).any()
+  assert (stacks._order(rows, lists, 4)(0, 50) != passes[0]).any()
+  # The same stream, whatever it is cut into.
+  pieces = [order(first, first + 7) for first in range(0, 196, 7)]
+  np.testing.assert_array_equal(np.concatenate(pieces), whole[:196])
+
+
+TRAINING = stacks.Training("soft_auc", "user", batch_size=32, num_steps=3)
+TINY = ranker_lib.Ranker(
+    network.HarmonRankConfig(3, token_size=2, relation_aware=False,
+                             self_attention=False), (3,))
+
+
+@pytest.fixture(scope="module")
+def problem():
+  """Rows to train on and to validate, and their calibration."""
+  rng = np.random.default_rng(0)
+  rows, validation = made_up_rows(rng, 120), made_up_rows(rng, 90)
+  return rows, validation, calibration.fit_platt(rows.scores, rows.labels)
+
+
+def fit(problem, seeds, rates, worth=1.0):
+  return stacks.fit(TINY, TRAINING, stacks.Members(
+      np.array(seeds), np.array(rates, np.float32),
+      np.full((3, 3), worth, np.float32)), *problem)
+
+
+def plain_fit(problem, seeds, rates):
+  """Rankers one by one, a loop over their steps: parameters, value, step."""
+  rows, validation, platt = problem
+  held, checked = (ranker_lib.rows_of(part, part.user)
+                   for part in (rows, validation))
+  loss_fn = ranker_lib.make_loss(
+      TINY, TRAINING.loss, np.ones(3, np.float32), platt,
+      relative_strength=TRAINING.relative_strength)
+  gradient = jax.jit(jax.grad(lambda *args: loss_fn(*args)[0]))
+  score = jax.jit(lambda params: TINY.score(params, checked, jnp.ones(3)))
+
+  def value(params):
+    scores = np.asarray(score(params))
+    return np.nansum([auc_within(validation.user, column, scores)
+                      for column in validation.labels.T])
+
+  for seed, rate in zip(seeds, rates, strict=True):
+    params = TINY.init(
+        jax.random.key(seed), jax.tree.map(lambda x: x[:2], held), platt)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(optax.cosine_decay_schedule(rate, TRAINING.num_steps)))
+    state, best = optimizer.init(params), (params, value(params), 0)
+    order = stacks._order(rows, TRAINING.lists, seed)
+    for step in range(TRAINING.num_steps):
+      index = order(step * 32, step * 32 + 32)
+      chosen = ranker_lib.Rows(*(part[index] for part in held))
+      updates, state = optimizer.update(gradient(params, chosen), state)
+      params = optax.apply_updates(params, updates)
+      found = value(params)
+      if found > best[1] + 1e-6:
+        best = params, found, step + 1
+    yield best
+
+
+def test_a_stack_is_rankers_trained_one_by_one(problem):
+  seeds, rates = (5, 6, 5), (0.05, 0.1, 0.2)
+  stack = fit(problem, seeds, rates)
+  assert stack.value.shape == stack.step.shape == (3,) and stack.seconds > 0
+  # Not all stand where they began, nor do they all stand at the end.
+  assert len(set(stack.step.tolist())) > 1
+  for k, (params, value, step) in enumerate(plain_fit(problem, seeds, rates)):
+    assert stack.value[k] == pytest.approx(value, abs=1e-5)
+    assert stack.step[k] == step
+    one = stacks.take(stack.params, k)
+    for leaf, known in zip(*map(jax.tree.leaves, (one, params)), strict=True):
+      np.testing.assert_allclose(leaf, known, rtol=1e-3, atol=1e-4)
+
+
+def test_what_a_stack_gives(problem):
+  _, validation, _ = problem
+  stack = fit(problem, (1, 2, 1), (0.05, 0.05, 0.05))
+  weights = np.array([1, 2, 0.5], np.float32)
+  scores = stacks.score(TINY, stack.params, weights, validation)
+  probabilities = stacks.probabilities(TINY, stack.params, validation)
+  gains = stacks.gains(TINY, stack.params, validation)
+  assert scores.shape == (3, 90)
+  assert probabilities.shape == gains.shape == (3, 90, 3)
+  given = ranker_lib.rows_of(validation)
+  one = stacks.take(stack.params, 1)
+  for found, expected in (
+      (scores, TINY.score(one, given, weights)),
+      (probabilities, jax.nn.sigmoid(TINY.objective_logits(one, given))),
+      (gains, TINY.objective_gains(one, given))):
+    np.testing.assert_allclose(found[1], expected, rtol=1e-4)
+    # The same seed and rate: the same ranker. Another seed: another one.
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-5)
+  assert (scores[0] != scores[1]).any()
+
+
+def test_a_loss_that_is_not_finite_is_an_error(problem):
+  with pytest.raises(flags.UserError, match="not finite after .* steps"):
+    fit(problem, (1, 2, 3), (0.1, np.inf, 0.1))
+
+
+# The report.
+
+
+def page_of(tmp_path, found, num_seeds=3):
+  config = {"num_seeds": num_seeds, "data": "<a&b>.parquet"}
+  report.write_report(tmp_path, comparison.summary(
+      config, SCHEMA, found, [(10, 4, 3), (14, 3, 3)]), found)
+  return (tmp_path / "report.html").read_text()
+
+
+def test_a_report_of_one_condition(tmp_path, table):
+  page = page_of(tmp_path, [table])
+  assert "20 rows, 6 of them to test on in 2 blocks, 3 objectives" in page
+  assert "aligned_soft_auc is ahead of every baseline" in page
+  assert "The strongest baseline: score_bce" in page
+  ceiling = table.leads[-1].mean
+  assert f"true probabilities ({ceiling:+.4f})" in page
+  # Leads; all rows and users; calibration.
+  assert page.count("<svg") == 3 and page.count("<table") == 1
+  assert "src=" not in page and "From condition" not in page
+  assert "&lt;a&amp;b&gt;.parquet" in page and "<a&b>" not in page
+  assert "learning rate" in page and "<td>40.0</td>" in page
+  # In the figures a text is a comment beside its outlines.
+  assert "<!-- equal_sum -->" in page and "<!-- ceiling -->" not in page
+
+
+def test_what_is_far_behind_is_at_the_edge(tmp_path, table):
+  far = comparison.Lead(-2, -2.1, -1.9)
+  assert "<!-- ←" not in page_of(tmp_path, [table])
+  page = page_of(tmp_path, [table._replace(leads=[far, *table.leads[1:]])])
+  assert "<!-- ← -2.000 -->" in page
+
+
+def test_a_report_of_several_conditions(tmp_path, table):
+  rng = np.random.default_rng(0)
+  learnt = np.sort(rng.normal(size=(10, 3)), axis=0)
+  gains = comparison.Gains(*np.array([[0.5] * 3, [0.25] * 3, [0.75] * 3]),
+                           learnt, learnt + 0.1 * rng.normal(size=(10, 3)))
+  same = gains._replace(learnt=np.ones((10, 3)))
+  conditions = contenders.STUDIES["lists"].conditions
+  # Without lists: one trained method less.
+  less = [k for k, name in enumerate(table.names) if name != "score_bce"]
+  few = table._replace(
+      names=tuple(table.names[k] for k in less),
+      **{field: getattr(table, field)[less] for field in (
+          "auc", "auc_error", "total", "total_error", "total_without",
+          "group_total", "group_total_error", "calibration_error",
+          "learning_rate", "seconds")},
+      leads=[table.leads[k] for k in less], strongest=1)
+  found = [part._replace(condition=condition, gains=given)
+           for part, condition, given in zip(
+               (table, few, few), conditions, (same, gains, None),
+               strict=True)]
+  page = page_of(tmp_path, found)
+  assert page.count("<svg") == 5 and page.count("<table") == 3
+  assert "From condition to condition" in page
+  assert "one gain of each objective: lists batch." in page
+  assert "<!-- lists user: +0.50 [+0.25, +0.75] -->" in page
+  for condition in conditions:
+    assert f"Numbers, {condition.name.replace('_', ' ')}" in page
+
+
+def test_a_report_without_users_seeds_or_default(tmp_path, blocks):
+  cells, tests = blocks
+  some = {name: comparison.Cell(cells[0][name].scores[:1])
+          for name in ("closed_form", "score_bce")}
+  found = evaluate([some], tests[:1], dataclasses.replace(SCHEMA, user=None),
+                   without=None)
+  page = page_of(tmp_path, [found], num_seeds=1)
+  assert "1 seed of each network" in page and "within users" not in page
+  assert "aligned_soft_auc is not among the methods" in page
+  assert page.count("<svg") == 1 and "Calibration" not in page
+
+
+# Bad input. Everything is checked before anything is trained.
+
+
+@pytest.mark.parametrize("config, said", [
+    ({"blocks": 2, "eval_data": "/nowhere.parquet"}, "takes no --eval_data"),
+    ({"schema": "x.json"}, "--schema needs --data"),
+    ({"methods": ("score_bc",)}, "did you mean 'score_bce'"),
+    ({"without": "clik"}, "did you mean 'click'"),
+    ({"learning_rates": ("abc",)}, "--learning_rates=abc: expected numbers"),
+    ({"learning_rates": ("0.1", "0")}, "--learning_rates=0.1,0: expected"),
+    ({"learning_rates": ("nan",)}, "--learning_rates=nan: expected"),
+    ({"learning_rates": ()}, "expected numbers")])
+def test_flags_that_do_not_fit(tmp_path, config, said):
+  with pytest.raises(flags.UserError) as caught:
+    compare.compare(compare.Config(num_exposures=1000, **config),
+                    tmp_path / "run")
+  assert said in str(caught.value) and "\n" not in str(caught.value)
+  # Left as it was: with the flag mended, the same workdir will do.
+  assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("drop, config, said", [
+    ("request_id", {"study": "lists"}, "needs a column of requests"),
+    ("score_like", {"objectives": ("like",)}, "'like' has no score column"),
+    ("time_ms", {"blocks": 2}, "--blocks=2 are cut by time")])
+def test_columns_that_are_not_there(tmp_path, drop, config, said):
+  log = times_log(tmp_path, np.arange(60))
+  table = pq.read_table(tmp_path / "log.parquet").drop_columns([drop])
+  pq.write_table(table, tmp_path / "less.parquet")
+  roles = SCHEMA.to_json()
+  assert log.num_rows == 60
+  roles = json.loads(json.dumps(roles).replace(f'"{drop}"', "null"))
+  (tmp_path / "roles.json").write_text(json.dumps(roles))
+  with pytest.raises(flags.UserError, match=said):
+    compare.compare(compare.Config(
+        data=str(tmp_path / "less.parquet"),
+        schema=str(tmp_path / "roles.json"), **config), tmp_path / "run")
+
+
+# Slow: from the log to the report.
+
+SMALL = {"num_exposures": 4000, "num_seeds": 3, "passes": 0.1,
+         "learning_rates": ("0.003", "0.03"), "batch_size": 512}
+
+
+def without_seconds(summary):
+  summary = json.loads(json.dumps(summary))
+  for condition in summary["conditions"].values():
+    for method in condition["methods"].values():
+      del method["seconds"]
+  return summary
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_where_it_was(tmp_path, capsys):
+  config = compare.Config(
+      **SMALL, blocks=2, methods=("score_soft_auc", "aligned_bce"),
+      without="buy")
+  workdir = tmp_path / "run"
+  summary = compare.compare(config, workdir)
+  names = ("summary.json", "table.md", "report.html")
+  written = [(workdir / name).read_bytes() for name in names]
+  assert json.loads(written[0]) == summary
+  methods = summary["conditions"]["all"]["methods"]
+  assert set(methods) == {
+      *contenders.FORMULAS, "score_soft_auc", "score_soft_auc_average",
+      "aligned_bce", "ceiling"}
+  for name in ("score_soft_auc", "aligned_bce"):
+    assert methods[name]["seconds"] > 0
+    assert 0.003 <= methods[name]["learning_rate"] <= 0.0301
+  assert methods["ceiling"]["auc_sum"] > methods["aligned_bce"]["auc_sum"]
+  # Nothing is trained again, and nothing changes.
+  capsys.readouterr()
+  compare.compare(config, workdir)
+  assert "learning rate" not in capsys.readouterr().out
+  assert [(workdir / name).read_bytes() for name in names] == written
+  # One method of one block is.
+  cell = workdir / "cells" / "all" / "block_1" / "score_soft_auc.npz"
+  cell.unlink()
+  again = compare.compare(config, workdir)
+  said = capsys.readouterr().out
+  assert said.count("learning rate") == 1 and "block 2 of 2" in said
+  assert without_seconds(again) == without_seconds(summary)
+  with pytest.raises(flags.UserError, match="--num_seeds was 3, now 2"):
+    compare.compare(dataclasses.replace(config, num_seeds=2), workdir)
+
+
+@pytest.mark.slow
+def test_a_study_of_lists(tmp_path):
+  summary = compare.compare(compare.Config(
+      **SMALL, study="lists", methods=("score_bce", "aligned_soft_auc")),
+      tmp_path / "run")
+  conditions = summary["conditions"]
+  assert list(conditions) == ["lists_batch", "lists_user", "lists_request"]
+  assert "score_bce" in conditions["lists_batch"]["methods"]
+  assert "score_bce" not in conditions["lists_user"]["methods"]
+  for condition in conditions.values():
+    assert set(condition["gains"]) == {
+        "correlation", "low", "high", "learnt", "ideal"}
+    assert condition["group_leads"]["closed_form"]
+  # Formulas do not care for lists.
+  assert conditions["lists_batch"]["methods"]["closed_form"] == (
+      conditions["lists_user"]["methods"]["closed_form"])
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert page.count("<svg") >= 4 and page.count("<table") == 3
+  for title in ("How far ahead", "From condition to condition",
+                "within users", "Calibration", "Numbers, lists request",
+                "Configuration"):
+    assert title in page
