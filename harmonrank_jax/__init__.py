@@ -26,6 +26,8 @@ from harmonrank_jax.ensemble.calibration import calibrate
 from harmonrank_jax.ensemble.calibration import closed_form_score
 from harmonrank_jax.ensemble.calibration import fit_platt
 from harmonrank_jax.ensemble.calibration import platt_score
+from harmonrank_jax.ensemble.front import hypervolume
+from harmonrank_jax.ensemble.front import pareto_mask
 from harmonrank_jax.ensemble.losses import LossDiagnostics
 from harmonrank_jax.ensemble.losses import SoftAucDiagnostics
 from harmonrank_jax.ensemble.losses import auc_margin_loss
@@ -113,6 +115,7 @@ __all__ = [
     "greedy_top_k",
     "group_auc",
     "hard_rank",
+    "hypervolume",
     "importance_weights",
     "independent_slate_value",
     "intra_list_distance",
@@ -123,6 +126,7 @@ __all__ = [
     "near_duplicate_rate",
     "off_policy_value",
     "pairwise_loss",
+    "pareto_mask",
     "platt_score",
     "shrink_weights",
     "simulate",

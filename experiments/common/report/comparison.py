@@ -66,8 +66,8 @@ def write_report(
     parts += [
         "<h2>From condition to condition</h2>",
         f"<p>How far networks are ahead of {_REFERENCE} of the same condition; "
-        "bars are standard errors over seeds. Losses that rank nothing are "
-        "trained once where only the lists differ.</p>",
+        "bars are standard errors over seeds. Without a point: what a "
+        "condition does not change, or has too many pairs for.</p>",
         page.svg(_condition_figure(found))]
   if found[0].group_total is not None:
     parts += [
