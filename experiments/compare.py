@@ -107,8 +107,10 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     study = _study(config)
   found = []
   for condition in study.conditions:
-    cells = [run_block(config, workdir, condition, study, number, block, rates)
-             for number, block in enumerate(blocks)]
+    cells = [
+        run_block(config, workdir, condition, study, number, block, rates,
+                  capacity=max(len(block.train.labels) for block in blocks))
+        for number, block in enumerate(blocks)]
     found.append(comparison.evaluate(
         condition, schema, cells, [block.test for block in blocks],
         without=config.without, seed=config.seed))
@@ -228,6 +230,7 @@ def _learning_rates(config: Config) -> np.ndarray:
 def run_block(
     config: Config, workdir: pathlib.Path, condition: contenders.Condition,
     study: contenders.Study, number: int, block: Block, rates: np.ndarray,
+    capacity: int,
 ) -> dict[str, comparison.Cell]:
   """What every method makes of one block, in the order of the tables."""
   folder = workdir / "cells" / condition.name / f"block_{number}"
@@ -246,7 +249,8 @@ def run_block(
   for name in study.trained(condition, batch_size):
     path = folder / f"{name}.npz"
     if not path.exists():
-      cell = _train(config, name, training, block, train, platt, rates)
+      cell = _train(config, name, training, block, train, platt, rates,
+                    capacity)
       comparison.write_cell(path, cell)
       print(f"{condition.name}, block {number + 1} of {config.blocks}, {name}: "
             f"learning rate {cell.learning_rate:g}, {cell.seconds:.0f} s",
@@ -290,6 +294,7 @@ def _formulas(
 def _train(
     config: Config, name: str, training: stacks.Training, block: Block,
     train: features_lib.Batch, platt: calibration.Platt, rates: np.ndarray,
+    capacity: int,
 ) -> comparison.Cell:
   """Chooses the learning rate with some of the seeds; trains the rest."""
   method = contenders.METHODS[name]
@@ -303,34 +308,34 @@ def _train(
         ranker, training,
         stacks.Members(
             seeds, rates, np.ones((len(seeds), num_objectives), np.float32)),
-        train, block.validation, platt)
+        train, block.validation, platt, capacity=capacity)
 
+  # All stacks have one size: they are compiled once.
   seeds = config.seed + np.arange(config.num_seeds)
-  searched = seeds[:_NUM_SEARCHED]
-  stack = fit(np.repeat(searched, len(rates)),
-              np.tile(rates, len(searched)))
-  values = stack.value.reshape(len(searched), len(rates))
-  best = int(values.mean(axis=0).argmax())
-  parts = [(stacks.take(stack.params, slice(best, None, len(rates))), stack)]
-  if len(seeds) > len(searched):
-    rest = fit(seeds[len(searched):],
-               np.full(len(seeds) - len(searched), rates[best]))
-    parts.append((rest.params, rest))
-  validation = np.concatenate([
-      values[:, best], *(part.value for _, part in parts[1:])])
+  searches = [fit(np.full(len(rates), seed), rates)
+              for seed in seeds[:_NUM_SEARCHED]]
+  best = int(np.mean([stack.value for stack in searches], axis=0).argmax())
+  chosen = [(stack, slice(best, best + 1)) for stack in searches]
+  for first in range(_NUM_SEARCHED, len(seeds), len(rates)):
+    rest = seeds[first:first + len(rates)]
+    stack = fit(np.resize(rest, len(rates)),
+                np.full(len(rates), rates[best]))
+    chosen.append((stack, slice(0, len(rest))))
+  validation = np.concatenate([stack.value[of] for stack, of in chosen])
   if not np.isfinite(validation).all():
     raise flags.UserError(
         f"{name} diverges at --learning_rates={rates[best]:g}; name smaller "
         "ones.")
 
   def gather(function) -> np.ndarray:
-    return np.concatenate([function(params) for params, _ in parts])
+    return np.concatenate([
+        function(stacks.take(stack.params, of)) for stack, of in chosen])
 
   scores = gather(lambda params: stacks.score(
       ranker, params, np.ones(num_objectives, np.float32), block.test))
   cell = comparison.Cell(
       scores, validation, learning_rate=float(rates[best]),
-      seconds=sum(part.seconds for _, part in parts))
+      seconds=sum(stack.seconds for stack, _ in chosen))
   if method.head == "score":
     return cell
   errors = gather(lambda params: comparison.calibration_errors(

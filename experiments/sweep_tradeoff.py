@@ -44,7 +44,7 @@ class Config:
   num_weights: int = 24
   batch_size: int | None = None
   num_steps: int | None = None
-  learning_rate: float = 3e-3
+  learning_rate: float = 1e-2
   seed: int = 0
   num_exposures: int = 200_000
   log_seed: int = 0

@@ -58,7 +58,7 @@ class Config:
   objective_weights: tuple[float, ...] | None = None
   batch_size: int | None = None
   num_steps: int | None = None
-  learning_rate: float = 3e-3
+  learning_rate: float = 1e-2
   seed: int = 0
   init_from: str | None = None
   token_size: int = 16

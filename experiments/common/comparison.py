@@ -213,8 +213,8 @@ def evaluate(
           np.concatenate([of[name].scores for name in names]),
           test.labels, test.user if schema.user else None)
       for of, test in zip(cells, tests, strict=True)]
-  each = np.nanmean([evaluation.exact_auc(part.scores, part.labels)
-                     for part in parts], axis=0)
+  each = evaluation.mean_of_defined(np.stack([
+      evaluation.exact_auc(part.scores, part.labels) for part in parts]))
   replicates = np.einsum("ks,rsm->rkm", mean, evaluation.bootstrap_auc(
       parts, seed=seed, num_replicates=_REPLICATES))
   group, group_replicates = None, None
@@ -308,16 +308,20 @@ def _gains(
   drawn = rng.integers(len(counts), size=(_REPLICATES, len(counts)))
   correlation, low, high = (np.empty(len(rate)) for _ in range(3))
   for m in range(len(rate)):
+    # Gains that are the same for all users say nothing.
+    if np.ptp(learnt[:, m]) < 1e-6:
+      correlation[m] = low[m] = high[m] = 0
+      continue
     pair = stats.rankdata(learnt[:, m]), stats.rankdata(ideal[:, m])
-    correlation[m] = _correlation(*pair)
-    found = [_correlation(pair[0][rows], pair[1][rows]) for rows in drawn]
+    correlation[m] = np.corrcoef(*pair)[0, 1]
+    found = [np.corrcoef(pair[0][rows], pair[1][rows])[0, 1] for rows in drawn]
     low[m], high[m] = np.quantile(found, [0.025, 0.975])
   groups = [np.array_split(np.argsort(column, kind="stable"), _GROUPS)
             for column in learnt.T]
   pooled = np.stack([
-      [positives[rows].sum(axis=0) / counts[rows].sum() for rows in of]
-      for of in groups])  # [M, G, M]
-  pooled = _centred(-np.log((pooled * (1 - pooled)).clip(1e-6)))
+      [(positives[rows].sum(axis=0) + 2 * rate) / (counts[rows].sum() + 2)
+       for rows in of] for of in groups])  # [M, G, M]
+  pooled = _centred(-np.log(pooled * (1 - pooled)))
   return Gains(
       correlation, low, high,
       np.stack([[learnt[rows, m].mean() for rows in of]
@@ -327,12 +331,6 @@ def _gains(
 
 def _centred(array: np.ndarray) -> np.ndarray:
   return array - array.mean(axis=-1, keepdims=True)
-
-
-def _correlation(one: np.ndarray, other: np.ndarray) -> float:
-  if np.ptp(one) == 0 or np.ptp(other) == 0:
-    return 0.0  # Gains that are the same for all users.
-  return float(np.corrcoef(one, other)[0, 1])
 
 
 def summary(
@@ -427,10 +425,14 @@ def verdict(table: Found) -> str:
     return f"{contenders.DEFAULT} is not among the methods."
   unsure = {name: lead for name, lead in table.rivals.items() if lead.low <= 0}
   name, worst = min(table.rivals.items(), key=lambda item: item[1].mean)
-  what = (f"{contenders.DEFAULT} is ahead of every baseline" if not unsure else
-          f"{contenders.DEFAULT} is not surely ahead of {', '.join(unsure)}")
-  return (f"{what}; the closest is {name}: {worst.mean:+.4f}, 95 % interval "
-          f"{worst.low:+.4f} to {worst.high:+.4f} ({table.clusters} "
+  if not unsure:
+    what = f"{contenders.DEFAULT} is ahead of every baseline"
+  elif worst.high < 0:
+    what = f"{name} is ahead of {contenders.DEFAULT}"
+  else:
+    what = f"{contenders.DEFAULT} is not surely ahead of {', '.join(unsure)}"
+  return (f"{what}; the best baseline is {name}: {worst.mean:+.4f}, 95 % "
+          f"interval {worst.low:+.4f} to {worst.high:+.4f} ({table.clusters} "
           "resampled).")
 
 

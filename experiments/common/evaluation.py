@@ -144,7 +144,7 @@ def bootstrap_auc(
       sums = np.stack([method.rank_sums(weights) for method in methods])
       with np.errstate(invalid="ignore"):
         each.append(0.5 + sums / np.where(best > 0, 2 * best, np.nan))
-    result[replicate] = _mean_of_defined(np.stack(each))
+    result[replicate] = mean_of_defined(np.stack(each))
   return result
 
 
@@ -179,7 +179,7 @@ def bootstrap_group_auc(
     gained = np.einsum("rg,kgm->rkm", weights, mass * value, optimize=True)
     each.append(np.where(
         total > 0, gained / np.where(total > 0, total, 1), np.nan))
-  result = _mean_of_defined(np.stack(each))
+  result = mean_of_defined(np.stack(each))
   return result[0], result[1:]
 
 
@@ -198,7 +198,7 @@ def _resample(rng: np.random.Generator, num_groups: int) -> np.ndarray:
   return np.bincount(drawn, minlength=num_groups).astype(np.float64)
 
 
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
   """Mean over the first axis, NaN where nothing is defined."""
   defined = ~np.isnan(values)
   count = defined.sum(axis=0)

@@ -83,6 +83,8 @@ def fit(
     rows: features_lib.Batch,
     validation: features_lib.Batch,
     platt: calibration.Platt,
+    *,
+    capacity: int = 1,
 ) -> Stack:
   """Trains a stack.
 
@@ -93,6 +95,8 @@ def fit(
     rows: to train on.
     validation: rows that choose the step.
     platt: fitted on training rows; where training starts.
+    capacity: rows to train on of the largest stack of this kind: what fits
+      into one shape is compiled once.
 
   Returns:
     The stack.
@@ -103,11 +107,15 @@ def fit(
   total = between * _NUM_LOOKS
   orders = [_order(rows, training.lists, seed) for seed in members.seeds]
   held, checked = (_rows(part, training.lists) for part in (rows, validation))
-  held = jax.tree.map(_padded, held)
+  held = _padded(held, capacity)
+  where = jnp.arange(_size(len(validation.labels))) < len(validation.labels)
+  checked = _padded(checked)
   start, train, look = _functions(
       ranker, training.loss, training.relative_strength)
   state = start(members, jax.tree.map(lambda x: x[:2], held), platt)
-  best = np.asarray(look(state.params, members.objective_weights, checked))
+  look_at = lambda params: np.asarray(
+      look(params, members.objective_weights, checked, where))
+  best = look_at(state.params)
   best_params, best_step = state.params, np.zeros(len(members.seeds), int)
   is_finite = np.full(len(members.seeds), True)
   seconds = 0.0
@@ -119,9 +127,9 @@ def fit(
     state, losses = jax.block_until_ready(
         train(state, members, index, held, platt, total))
     seconds += time.perf_counter() - began
-    value = look(state.params, members.objective_weights, checked)
+    value = look_at(state.params)
     is_finite &= np.isfinite(losses).all(axis=1)
-    is_better = np.asarray(value > best) & is_finite
+    is_better = (value > best) & is_finite
     best = np.where(is_better, value, best)
     best_step = np.where(is_better, last, best_step)
     best_params = _chosen(is_better, state.params, best_params)
@@ -136,14 +144,18 @@ def score(
   """`[S, N]` scores by stacked parameters; weights `[S, M]` or `[M]`."""
   shape = (len(jax.tree.leaves(params)[0]), batch.labels.shape[1])
   weights = jnp.broadcast_to(jnp.asarray(objective_weights), shape)
-  return np.asarray(_score(ranker, params, weights, ranker_lib.rows_of(batch)))
+  rows = _padded(ranker_lib.rows_of(batch))
+  return np.asarray(_score(ranker, params, weights, rows))[
+      :, :len(batch.labels)]
 
 
 def probabilities(
     ranker: ranker_lib.Ranker, params: Any, batch: features_lib.Batch
 ) -> np.ndarray:
   """`[S, N, M]` corrected probabilities of the aligned head."""
-  return np.asarray(_probabilities(ranker, params, ranker_lib.rows_of(batch)))
+  rows = _padded(ranker_lib.rows_of(batch))
+  return np.asarray(_probabilities(ranker, params, rows))[
+      :, :len(batch.labels)]
 
 
 def _chosen(mask: np.ndarray, params: Any, others: Any) -> Any:
@@ -163,7 +175,8 @@ def gains(
     ranker: ranker_lib.Ranker, params: Any, batch: features_lib.Batch
 ) -> np.ndarray:
   """`[S, N, M]` learnt gains of the objectives, of the aligned head."""
-  return np.asarray(_gains(ranker, params, ranker_lib.rows_of(batch)))
+  rows = _padded(ranker_lib.rows_of(batch))
+  return np.asarray(_gains(ranker, params, rows))[:, :len(batch.labels)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -189,13 +202,17 @@ def _rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:
       batch, None if lists == "batch" else getattr(batch, lists))
 
 
-def _padded(array: jax.Array) -> jax.Array:
-  """Rows up to a power of two: parts of about one size share a compilation.
+def _size(num_rows: int) -> int:
+  """A power of two: parts of about one size share a compilation."""
+  return 1 << (num_rows - 1).bit_length()
 
-  No step reads the rows that are added.
-  """
-  missing = (1 << (len(array) - 1).bit_length()) - len(array)
-  return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+def _padded(rows: ranker_lib.Rows, at_least: int = 1) -> ranker_lib.Rows:
+  """More rows, which nothing reads."""
+  num_rows = len(rows.labels)
+  missing = _size(max(num_rows, at_least)) - num_rows
+  return jax.tree.map(lambda x: jnp.pad(
+      x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows)
 
 
 def _order(
@@ -277,11 +294,13 @@ def _functions(
     return jax.vmap(one)(state, members, index)
 
   @jax.jit
-  def look(params, weights, rows):
+  def look(params, weights, rows, where):
     def one(each):
       scores = ranker.score(each[0], rows, each[1])
-      found = (metrics.auc(scores, rows.labels) if rows.lists is None else
-               metrics.group_auc(scores, rows.labels, rows.lists).value)
+      found = (
+          metrics.auc(scores, rows.labels, where=where)
+          if rows.lists is None else metrics.group_auc(
+              scores, rows.labels, rows.lists, where=where).value)
       return jnp.nansum(each[1] * found)
     return jax.lax.map(one, (params, weights))
 
