@@ -60,6 +60,7 @@ class Config:
   num_steps: int | None = None
   learning_rate: float = 1e-2
   seed: int = 0
+  num_members: int = 4
   init_from: str | None = None
   token_size: int = 16
   relation_aware: bool = True
@@ -196,17 +197,20 @@ def _make_model(
   if config.init_from is None:
     features = features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
     return ranker_lib.Model(network_config, schema, features)
-  earlier = ranker_lib.read_model(pathlib.Path(config.init_from))
+  folder = pathlib.Path(config.init_from)
+  earlier = ranker_lib.read_model(folder)
   model = ranker_lib.Model(network_config, schema, earlier.features)
   for what, ours, theirs in (
+      ("number of members", config.num_members,
+       workdir_lib.read_config(folder).get("num_members")),
       ("network", model.config, earlier.config),
       ("objectives", schema.names, earlier.schema.names),
       ("categorical columns", schema.categorical, earlier.schema.categorical),
       ("numeric columns", schema.numeric, earlier.schema.numeric)):
     if ours != theirs:
       raise flags.UserError(
-          f"--init_from={config.init_from}: its {what} are {theirs}, here "
-          f"they are {ours}.")
+          f"--init_from={config.init_from}: {what}: {theirs} there, {ours} "
+          "here.")
   return model
 
 
@@ -311,6 +315,10 @@ def define_flags() -> None:
   flags.define_float(
       "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
       "cosine.", upper_bound=1.0)
+  absl_flags.DEFINE_integer(
+      "num_members", Config.num_members, "Networks that are trained side by "
+      "side; the score is the mean of theirs.", lower_bound=1,
+      upper_bound=100)
   absl_flags.DEFINE_string(
       "init_from", None, "Workdir of an earlier run: training starts from its "
       "best parameters, with its vocabularies.")

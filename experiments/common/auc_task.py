@@ -7,6 +7,7 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -35,6 +36,8 @@ class Recipe:
     relative_strength: of the soft rank.
     learning_rate: of Adam, falling to 0 by a cosine.
     seed: of parameters and batches.
+    num_members: networks that differ in how they begin and in their batches;
+      the score is the mean of theirs.
     init_from: workdir of an earlier run to start from, or None.
   """
 
@@ -43,6 +46,7 @@ class Recipe:
   relative_strength: float
   learning_rate: float
   seed: int
+  num_members: int
   init_from: str | None
 
 
@@ -78,8 +82,8 @@ class AucTask:
   Attributes:
     platt: fitted on the sample.
     score: scores rows by some parameters.
-    update: parameters, state of the optimiser and rows to these after a step,
-      and what was measured in it; jitted.
+    update: parameters and state of the optimiser of one member, and rows, to
+      these after a step, and what was measured in it; jitted.
   """
 
   def __init__(self, recipe: Recipe, inputs: Inputs):
@@ -97,16 +101,15 @@ class AucTask:
         optax.adam(optax.cosine_decay_schedule(
             recipe.learning_rate, inputs.num_steps)))
     self.update = self._make_update()
+    self._update_all = jax.jit(jax.vmap(self.update))
     self.seek([0, 0, 0])
 
   def init(self) -> loop.State:
-    """Fresh parameters, or those of the run to start from."""
-    rows = self._rows(features_lib.Batch(*(
-        x[:2] for x in self._inputs.sample)))
-    params = self._ranker.init(
-        jax.random.key(self._recipe.seed), rows, self.platt)
-    state = loop.State(params, self._optimizer.init(params), params,
-                  np.float32(-1), np.int32(0))
+    """Fresh parameters, or those of the run to start from; members stacked."""
+    keys = jax.random.split(
+        jax.random.key(self._recipe.seed), self._recipe.num_members)
+    params, opt_state = jax.jit(jax.vmap(self.begin))(keys)
+    state = loop.State(params, opt_state, params, np.float32(-1), np.int32(0))
     if self._recipe.init_from is None:
       return state
     checkpoints = checkpointing.Checkpoints(
@@ -117,14 +120,25 @@ class AucTask:
       raise flags.UserError(
           f"--init_from={self._recipe.init_from}: there is no checkpoint.")
     # The base rates are today's.
-    best = {**earlier[1].best_params, "network": network.with_rates(
-        earlier[1].best_params["network"], self.platt)}
+    best = jax.vmap(lambda params: {**params, "network": network.with_rates(
+        params["network"], self.platt)})(earlier[1].best_params)
     return state._replace(params=best, best_params=best)
 
+  def begin(self, key: jax.Array) -> tuple[dict[str, Any], Any]:
+    """Fresh parameters and state of the optimiser of one member."""
+    rows = self._rows(features_lib.Batch(*(
+        x[:2] for x in self._inputs.sample)))
+    params = self._ranker.init(key, rows, self.platt)
+    return params, self._optimizer.init(params)
+
   def step(self, state: loop.State) -> tuple[loop.State, dict[str, Any]]:
-    """One batch."""
-    params, opt_state, measured = self.update(
-        state.params, state.opt_state, self._rows(next(self._reader)))
+    """One batch for each member: what they err by is then their own."""
+    rows = [self._rows(next(self._reader))
+            for _ in range(self._recipe.num_members)]
+    params, opt_state, measured = self._update_all(
+        state.params, state.opt_state,
+        jax.tree.map(lambda *each: jnp.stack(each), *rows))
+    measured = jax.tree.map(lambda x: x.mean(axis=0), measured)
     return state._replace(params=params, opt_state=opt_state), measured
 
   def evaluate(

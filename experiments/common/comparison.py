@@ -290,7 +290,7 @@ def _gains(
     tests: Sequence[features_lib.Batch], seed: int,
 ) -> Gains | None:
   """Gains of the default beside the users' rates in the test rows."""
-  cell = cells[-1].get(contenders.DEFAULT)
+  cell = cells[-1].get(contenders.DEFAULT_NETWORK)
   if schema.user is None or cell is None or cell.log_gain is None:
     return None
   test = tests[-1]

@@ -6,14 +6,13 @@ from typing import Any
 from experiments.common import ranker as ranker_lib
 from harmonrank_jax.ensemble import network
 
-# The configuration that `train_auc` has by default.
-DEFAULT = "aligned_soft_auc"
 CEILING = "ceiling"
 AVERAGE = "_average"
+# What `train_auc` trains by default, and how it scores: by several of them.
+DEFAULT_NETWORK = "aligned_soft_auc"
+DEFAULT = DEFAULT_NETWORK + AVERAGE
 # In closed form, or of weights that are searched for; see `results`.
 FORMULAS = ("equal_sum", "tuned_sum", "tuned_product", "closed_form")
-# Methods of which the average over seeds is a contender as well.
-_AVERAGED = ("score_balanced_bce", "score_soft_auc", DEFAULT)
 # Pairs of rows that a step of the loss over all pairs goes through, at most.
 _MAX_PAIRS = 4096**2
 
@@ -106,7 +105,7 @@ class Study:
 # Every row of the training part in one step.
 FULL_BATCH = 2**31
 _FEW = ("score_balanced_bce", "score_pairwise", "score_soft_auc",
-        "aligned_bce", DEFAULT)
+        "aligned_bce", DEFAULT_NETWORK)
 STUDIES = {
     "methods": Study((Condition("all"),), tuple(METHODS)),
     "skew": Study(
@@ -124,8 +123,11 @@ STUDIES = {
 
 
 def averaged(name: str) -> bool:
-  """Whether the average over seeds is a contender as well."""
-  return name in _AVERAGED
+  """Whether the average over seeds is a contender as well.
+
+  That of every baseline, of the document's network and of the default.
+  """
+  return name == DEFAULT_NETWORK or METHODS[name].head == "score"
 
 
 def kind_of(name: str) -> str:

@@ -120,12 +120,17 @@ class Ranker:
 
 
 class Scorer:
-  """Scores any number of rows with one compilation."""
+  """Scores any number of rows with one compilation, by the mean of members.
+
+  Parameters are stacked: leaves of `[S, ...]`.
+  """
 
   def __init__(self, ranker: Ranker, objective_weights: np.ndarray):
     weights = jnp.asarray(objective_weights)
     self._score = jax.jit(
-        lambda params, rows: ranker.score(params, rows, weights))
+        lambda params, rows: jnp.mean(jax.vmap(
+            lambda member: ranker.score(member, rows, weights))(params),
+                                      axis=0))
 
   def __call__(
       self, params: dict[str, Any], batch: features_lib.Batch

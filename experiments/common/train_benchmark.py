@@ -12,7 +12,6 @@ import numpy as np
 from experiments.common import auc_task
 from experiments.common import benchmarking
 from experiments.common import flags
-from experiments.common import loop
 from experiments.common import ranker as ranker_lib
 
 SIZES: tuple[int, ...] = (4096, 16_384, 65_536, 262_144)
@@ -39,7 +38,7 @@ def run(
     UserError: if the twins do not compute the same.
   """
   task = auc_task.AucTask(recipe, inputs)
-  state = task.init()
+  params, opt_state = task.begin(jax.random.key(seed))
   clock = benchmarking.Clock(repeats, seed)
   left_out: list[str] = []
   twins = agreement = None
@@ -50,15 +49,15 @@ def run(
                     "requirements-bench.txt, as it says there.")
   if twins:
     agreement = twins.compare(
-        state.params, make_rows(inputs, min(sizes), seed), seed)
+        params, make_rows(inputs, min(sizes), seed), seed)
   measurements = []
   for size in sorted(sizes):
     began = time.perf_counter()
     rows = make_rows(inputs, size, seed)
-    steps = {name: _step(task, state, rows, trace)
+    steps = {name: _step(task, params, opt_state, rows, trace)
              for name, trace in benchmarking.forms().items()}
     if twins:
-      steps |= twins.steps(state.params, rows)
+      steps |= twins.steps(params, rows)
     steps = {name: step for name, step in steps.items()
              if clock.is_worth_it(name, size)}
     _check_losses(steps, left_out)
@@ -88,11 +87,10 @@ def make_rows(
 
 
 def _step(
-    task: auc_task.AucTask, state: loop.State, rows: ranker_lib.Rows,
-    trace: Callable[[], Any],
+    task: auc_task.AucTask, params: Any, opt_state: Any,
+    rows: ranker_lib.Rows, trace: Callable[[], Any],
 ) -> Callable[[], Any]:
   """The step that `train_auc` takes, on the same rows again and again."""
-  params, opt_state = state.params, state.opt_state
   with trace():
     executable = task.update.lower(params, opt_state, rows).compile()
 

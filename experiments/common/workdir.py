@@ -45,10 +45,7 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
           "new folder with --workdir.")
     write_json(file, config)
     return False
-  try:
-    known = json.loads(file.read_text())
-  except (OSError, ValueError):
-    raise flags.UserError(f"{file} is not readable as JSON.") from None
+  known = read_config(path)
   config = json.loads(json.dumps(config))
   differing = [
       f"--{name} was {_show(known.get(name))}, now {_show(config.get(name))}"
@@ -59,6 +56,19 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
         f"workdir {path} belongs to another configuration: "
         f"{'; '.join(differing)}. Name another --workdir.")
   return True
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+  """The configuration of a workdir.
+
+  Raises:
+    UserError: if it cannot be read.
+  """
+  file = path / CONFIG
+  try:
+    return json.loads(file.read_text())
+  except (OSError, ValueError):
+    raise flags.UserError(f"{file} is not readable as JSON.") from None
 
 
 @contextlib.contextmanager

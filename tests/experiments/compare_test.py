@@ -33,7 +33,7 @@ SCHEMA = schema_lib.Schema(
           for name in ("click", "like", "buy")),
     user="user_id", request="request_id", time="time_ms")
 SEEDS = {"equal_sum": 1, "score_bce": 3, "closed_form": 1,
-         "aligned_soft_auc": 3, "ceiling": 1}
+         "aligned_soft_auc_average": 3, "ceiling": 1}
 
 
 def made_up_rows(rng, num_rows, num_users=12):
@@ -147,7 +147,8 @@ def test_sums_within_users(blocks, table):
 
 def test_leads_are_over_the_strongest_baseline(table):
   names = table.names
-  ours, strongest = names.index("aligned_soft_auc"), names.index("score_bce")
+  ours = names.index("aligned_soft_auc_average")
+  strongest = names.index("score_bce")
   # The ceiling and what is ours are no baselines, however good.
   assert table.strongest == strongest
   assert table.total[strongest] < table.total[ours] < table.total[-1]
@@ -183,11 +184,13 @@ def test_intervals_are_those_of_resampled_users(blocks):
   rows, cells = blocks[1][0], dict(blocks[0][0])
   # The same as ours within users, of whom some are above all others.
   cells["equal_sum"] = comparison.Cell(
-      cells["aligned_soft_auc"].scores + 8 * (rows.user % 3).astype(np.float32))
+      cells["aligned_soft_auc_average"].scores
+      + 8 * (rows.user % 3).astype(np.float32))
   table = evaluate([cells], [rows])
   assert table.group_leads["equal_sum"] == comparison.Lead(0, 0, 0)
   assert table.rivals["equal_sum"].low > 0
-  pair = [cells[name].scores for name in ("aligned_soft_auc", "closed_form")]
+  pair = [cells[name].scores
+          for name in ("aligned_soft_auc_average", "closed_form")]
   draws = np.random.default_rng(7).integers(12, size=(300, 12))
   per_user = {
       scores.tobytes(): [within_users(rows.user, column, scores)
@@ -251,7 +254,7 @@ def test_gains_that_follow_users_rates(blocks, sign):
   gain += np.random.default_rng(0).normal(size=(24, 1))
   cell = comparison.Cell(rows.scores.sum(axis=1)[None],
                          log_gain=gain[users.user])
-  gains = evaluate([{"closed_form": cell, contenders.DEFAULT: cell}],
+  gains = evaluate([{"closed_form": cell, contenders.DEFAULT_NETWORK: cell}],
                    [users]).gains
   # Users of the same rates are ties that rounding breaks.
   np.testing.assert_allclose(gains.correlation, sign, atol=0.01)
@@ -271,7 +274,7 @@ def test_gains_of_all_users_alike_have_no_correlation(blocks):
   _, (rows, _) = blocks
   cell = comparison.Cell(rows.scores.sum(axis=1)[None],
                          log_gain=np.tile([[0.5, 0.25, 0]], (240, 1)))
-  gains = evaluate([{"closed_form": cell, contenders.DEFAULT: cell}],
+  gains = evaluate([{"closed_form": cell, contenders.DEFAULT_NETWORK: cell}],
                    [rows]).gains
   assert gains.correlation.tolist() == gains.high.tolist() == [0, 0, 0]
 
@@ -356,12 +359,12 @@ def test_the_table_is_markdown(table):
   assert {line.count("|") for line in lines} == {len(heads) + 1}
   names = [line.split("|")[1].strip() for line in lines[2:len(SEEDS) + 2]]
   # By their sums; the ceiling at the end, though it is the best.
-  assert names == ["aligned_soft_auc", "score_bce", "closed_form", "equal_sum",
-                   "ceiling"]
+  assert names == ["aligned_soft_auc_average", "score_bce", "closed_form",
+                   "equal_sum", "ceiling"]
   row = lines[2 + names.index("score_bce")]
   assert "strongest baseline" in row and "±" in row
   assert "strongest" not in lines[2]
-  assert "aligned_soft_auc is ahead of every baseline" in text
+  assert "aligned_soft_auc_average is ahead of every baseline" in text
 
 
 def test_the_verdict_names_who_is_not_surely_behind(table):
@@ -381,8 +384,8 @@ def test_the_summary_is_json(blocks, table):
   assert content["rows"] == [{"train": 5, "validation": 4, "test": 3}]
   found = content["conditions"]["all"]
   assert found["strongest_baseline"] == "score_bce"
-  ours = found["methods"]["aligned_soft_auc"]
-  k = table.names.index("aligned_soft_auc")
+  ours = found["methods"]["aligned_soft_auc_average"]
+  k = table.names.index("aligned_soft_auc_average")
   assert ours["auc"]["like"] == table.auc[k, 1]
   assert ours["auc_sum_without"] == table.total_without[k]
   assert found["methods"]["closed_form"]["auc_sum_error"] is None
@@ -394,10 +397,10 @@ def test_the_summary_is_json(blocks, table):
 
 
 def test_studies_name_what_there_is():
-  assert contenders.DEFAULT in contenders.METHODS
+  assert contenders.DEFAULT_NETWORK in contenders.METHODS
   for study in contenders.STUDIES.values():
     assert set(study.methods) <= set(contenders.METHODS)
-    assert contenders.DEFAULT in study.methods
+    assert contenders.DEFAULT_NETWORK in study.methods
     names = [condition.name for condition in study.conditions]
     assert len(set(names)) == len(names)
   for name, method in contenders.METHODS.items():
@@ -405,7 +408,7 @@ def test_studies_name_what_there_is():
     assert method.network(3).num_objectives == 3
     assert contenders.kind_of(name) in ("ours", "baseline", "ablation")
   # Each ablation lacks one part of the default, and nothing else.
-  default = contenders.METHODS[contenders.DEFAULT]
+  default = contenders.METHODS[contenders.DEFAULT_NETWORK]
   for part in ("relation_aware", "relation_agnostic", "self_attention"):
     method = contenders.METHODS[f"without_{part}"]
     assert method.loss == default.loss
@@ -576,6 +579,7 @@ def test_a_stack_is_rankers_trained_one_by_one(problem):
       np.testing.assert_allclose(leaf, known, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_a_stack_gives(problem):
   _, validation, _ = problem
   stack = fit(problem, (1, 2, 1), (0.05, 0.05, 0.05))
@@ -619,7 +623,7 @@ def page_of(tmp_path, found, num_seeds=3):
 def test_a_report_of_one_condition(tmp_path, table):
   page = page_of(tmp_path, [table])
   assert "20 rows, 6 of them to test on in 2 blocks, 3 objectives" in page
-  assert "aligned_soft_auc is ahead of every baseline" in page
+  assert "aligned_soft_auc_average is ahead of every baseline" in page
   assert "The strongest baseline: score_bce" in page
   ceiling = table.leads[-1].mean
   assert f"true probabilities ({ceiling:+.4f})" in page
@@ -676,7 +680,7 @@ def test_a_report_without_users_seeds_or_default(tmp_path, blocks):
                    without=None)
   page = page_of(tmp_path, [found], num_seeds=1)
   assert "1 seed of each network" in page and "within users" not in page
-  assert "aligned_soft_auc is not among the methods" in page
+  assert "aligned_soft_auc_average is not among the methods" in page
   assert page.count("<svg") == 1 and "Calibration" not in page
 
 

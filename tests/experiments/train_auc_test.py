@@ -25,7 +25,7 @@ from harmonrank_jax.data import schema as schema_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {"num_exposures": 3000, "batch_size": 512, "num_steps": 20,
-         "token_size": 4}
+         "token_size": 4, "num_members": 2}
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,22 @@ def test_the_model_scores_again_as_it_did(finished):
   assert found["validation"]["auc_sum"] == pytest.approx(
       best["validation"]["auc_sum"], abs=1e-6)
   assert model.schema.names == generator.OBJECTIVES
+
+
+def test_the_score_is_the_mean_of_the_members(finished):
+  workdir, _ = finished
+  config = train_auc.Config(**SMALL, slice_by="age")
+  inputs = train_auc.read_inputs(config, workdir)
+  task = train_auc.make_task(config, inputs)
+  params = best_params(workdir).best_params
+  rows = inputs.validation._replace(**{
+      name: getattr(inputs.validation, name)[:64]
+      for name in inputs.validation._fields})
+  each = [task.score(jax.tree.map(lambda x, s=s: x[s:s + 1], params), rows)
+          for s in range(2)]
+  assert np.abs(each[0] - each[1]).max() > 1e-3
+  np.testing.assert_allclose(
+      task.score(params, rows), np.mean(each, axis=0), rtol=1e-5)
 
 
 def test_a_second_call_shows_the_same_again(finished, capsys):

@@ -229,7 +229,7 @@ def _condition_figure(
     panels["within users"] = within
   # The default first: it is blue in all figures.
   colors = dict(zip(
-      sorted(names, key=lambda name: name != contenders.DEFAULT),
+      sorted(names, key=lambda name: name != contenders.DEFAULT_NETWORK),
       (page.OURS, *_COLORS * len(names)), strict=False))
   figure = mpl_figure.Figure(figsize=(10, 4.2), layout="constrained")
   ends = []
@@ -276,7 +276,7 @@ def _draw_lines(
   for name, line in lines.items():
     axes.errorbar(
         np.arange(len(line)), line[:, 0], yerr=np.nan_to_num(line[:, 1]),
-        fmt="o-", ms=3.5, lw=1.8 if name == contenders.DEFAULT else 1.1,
+        fmt="o-", ms=3.5, lw=1.8 if name == contenders.DEFAULT_NETWORK else 1.1,
         elinewidth=0.8, color=colors[name])
     end = int(np.flatnonzero(np.isfinite(line[:, 0]))[-1])
     if line[end, 0] >= low:
@@ -446,11 +446,11 @@ def _gain_parts(found: Sequence[comparison.Found]) -> list[str]:
       "<h2>What an objective is worth to a user</h2>",
       "<p>Within the lists of a user, the AUC of an objective gains most where "
       "the objective counts by 1 / (rate (1 - rate)), with the user's own "
-      f"rate. Users are in ten groups by the gain that {contenders.DEFAULT} "
-      "learnt for them, up is what their own rates ask for (logarithms, less "
-      "the mean of the groups): gains that follow the hypothesis rise along "
-      "the dashed line. Above, Spearman's correlation over users with its "
-      "95 % interval.</p>"]
+      "rate. Users are in ten groups by the gain that "
+      f"{contenders.DEFAULT_NETWORK} learnt for them, up is what their own "
+      "rates ask for (logarithms, less the mean of the groups): gains that "
+      "follow the hypothesis rise along the dashed line. Above, Spearman's "
+      "correlation over users with its 95 % interval.</p>"]
   if same:
     parts.append("<p>Not shown, as all users came to share one gain of each "
                  f"objective: {html.escape(', '.join(same))}.</p>")
