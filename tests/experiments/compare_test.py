@@ -601,6 +601,7 @@ def test_what_a_stack_gives(problem):
   assert (scores[0] != scores[1]).any()
 
 
+@pytest.mark.slow
 def test_who_diverges_does_not_harm_the_others(problem):
   stack = fit(problem, (5, 6, 5), (0.05, np.inf, 0.2))
   alone = fit(problem, (5, 6, 5), (0.05, 0.1, 0.2))
@@ -636,6 +637,7 @@ def test_a_report_of_one_condition(tmp_path, table):
   assert "<!-- equal_sum -->" in page and "<!-- ceiling -->" not in page
 
 
+@pytest.mark.slow
 def test_what_is_far_behind_is_at_the_edge(tmp_path, table):
   far = comparison.Lead(-2, -2.1, -1.9)
   assert "<!-- ←" not in page_of(tmp_path, [table])
@@ -643,6 +645,7 @@ def test_what_is_far_behind_is_at_the_edge(tmp_path, table):
   assert "<!-- ← -2.000 -->" in page
 
 
+@pytest.mark.slow
 def test_a_report_of_several_conditions(tmp_path, table):
   rng = np.random.default_rng(0)
   learnt = np.sort(rng.normal(size=(10, 3)), axis=0)

@@ -125,6 +125,7 @@ def test_a_volume_that_is_undefined_is_a_dash(measured):
   assert "an undefined part" in tradeoff_lib.verdict(nothing)
 
 
+@pytest.mark.slow
 def test_a_report_and_a_page_are_one_file_each(measured, tmp_path):
   families, labels, found = measured
   report.write_report(tmp_path, found, {"left_out": ["share"], "config": {}})
@@ -235,6 +236,7 @@ def test_too_few_weights_or_objectives(tmp_path, log, capsys):
 # A stack that is there is not trained again; here nothing is trained at all.
 
 
+@pytest.mark.slow
 def test_stacks_are_kept(tmp_path, log, monkeypatch):
   pq.write_table(pa.table(log), tmp_path / "log.parquet")
   config = train_auc.Config(data=str(tmp_path / "log.parquet"), batch_size=4,
