@@ -461,6 +461,6 @@ def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path):
 @pytest.mark.parametrize("world", ["independent", "perfect"])
 def test_where_no_method_should_win_none_does(tmp_path, world):
   summary = train_auc.train(train_auc.Config(
-      num_exposures=40_000, world=world, num_steps=200), tmp_path / "run")
+      num_exposures=40_000, world=world, num_steps=60), tmp_path / "run")
   closed_form = summary["baselines"]["closed_form"]
-  assert closed_form["lead"] < 2 * closed_form["lead_error"] + 0.01
+  assert abs(closed_form["lead"]) < 2 * closed_form["lead_error"] + 0.01
