@@ -243,10 +243,10 @@ def twins(inputs):
   pytest.importorskip("torch")
   pytest.importorskip("torchsort")
   recipe = auc_task.Recipe(
-      "soft_auc", "batch", SMALL.relative_strength, SMALL.learning_rate, 0,
+      "soft_auc", "batch", SMALL.relative_strength, SMALL.learning_rate, 0, 1,
       None)
   task = auc_task.AucTask(recipe, inputs)
-  return task, task.init(), train_benchmark.Twins(task, inputs, recipe)
+  return task, task.begin(jax.random.key(0)), train_benchmark.Twins(task, inputs, recipe)
 
 
 @pytest.fixture(scope="module")
@@ -258,18 +258,18 @@ def rows(inputs):
 
 
 def test_the_twin_computes_the_same(twins, rows):
-  _, state, both = twins
-  found = both.compare(state.params, rows, 0)
+  _, (params, _), both = twins
+  found = both.compare(params, rows, 0)
   assert set(found) == {"logits", "log_score", "loss", "gradient"}
   assert max(found.values()) < 1e-4
 
 
 def test_unequal_twins_are_not_compared(twins, rows, monkeypatch):
-  _, state, both = twins
+  _, (params, _), both = twins
   monkeypatch.setattr(
       both, "_recipe", both._recipe._replace(relative_strength=0.1))
   with pytest.raises(flags.UserError, match="the loss of the network in PyT"):
-    both.compare(state.params, rows, 0)
+    both.compare(params, rows, 0)
 
 
 def test_unequal_losses_are_not_timed():
@@ -676,9 +676,8 @@ def test_updates_are_compiled_and_take_their_steps():
 
 @pytest.mark.slow
 def test_the_twin_stays_the_same_while_it_is_trained(twins, rows):
-  task, state, both = twins
-  step = both.steps(state.params, rows)[train_benchmark.EAGER]
-  params, opt_state = state.params, state.opt_state
+  task, (params, opt_state), both = twins
+  step = both.steps(params, rows)[train_benchmark.EAGER]
   losses = []
   for _ in range(5):
     params, opt_state, measured = task.update(params, opt_state, rows)
