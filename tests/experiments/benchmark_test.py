@@ -246,7 +246,8 @@ def twins(inputs):
       "soft_auc", "batch", SMALL.relative_strength, SMALL.learning_rate, 0, 1,
       None)
   task = auc_task.AucTask(recipe, inputs)
-  return task, task.begin(jax.random.key(0)), train_benchmark.Twins(task, inputs, recipe)
+  begun = task.begin(jax.random.key(0))
+  return task, begun, train_benchmark.Twins(task, inputs, recipe)
 
 
 @pytest.fixture(scope="module")
