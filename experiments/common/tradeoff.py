@@ -33,6 +33,9 @@ ONE, SEPARATE = "one network", "separate networks"
 CLOSED_FORM, CEILING = "closed form", "ceiling"
 # Name, and what `results.baseline_scores` calls it.
 _TUNED = {"tuned sum": "tuned_sum", "tuned product": "tuned_product"}
+# Weights that the one network is asked for, for each network of the separate
+# ones: asking costs nothing, where each of these costs a training.
+_ASKED = 10
 # The AUC of no information, where the dominated volume begins.
 REFERENCE = 0.5
 # Separate networks trained side by side: memory is that of so many.
@@ -90,6 +93,9 @@ class Tradeoff(NamedTuple):
     volume: `[F, 3]` dominated share of the cube from `REFERENCE` to 1, and
       the ends of its 95 % interval.
     ratio: `[F, 3]` of the volume to that of separate networks, paired.
+    num_asked: at how many vectors of weights the one network is asked, too.
+    asked_volume: `[3]` of its front there.
+    asked_ratio: `[3]`.
     value: `[F]` mean of `sum_m w_m AUC_m` over the weights.
     lead: `[F, 3]` what the value is ahead of that of separate networks, paired.
     seconds: by family, where it is trained.
@@ -104,6 +110,9 @@ class Tradeoff(NamedTuple):
   auc_error: np.ndarray
   volume: np.ndarray
   ratio: np.ndarray
+  num_asked: int
+  asked_volume: np.ndarray
+  asked_ratio: np.ndarray
   value: np.ndarray
   lead: np.ndarray
   seconds: dict[str, float]
@@ -290,19 +299,29 @@ def measure(
     users: `[N]` integers, or None to resample rows.
     seed: of the resamples.
   """
-  scores = np.concatenate([
-      np.asarray(family.scores, np.float32) for family in families.values()])
-  shape = (len(families), *weights.shape)
-  auc = evaluation.exact_auc(scores, labels).reshape(shape)
-  replicates = evaluation.bootstrap_auc(
-      [evaluation.Part(scores, labels, users)], seed=seed).reshape(-1, *shape)
-  # A resample may lack the few positives of an objective.
-  replicates = replicates[~np.isnan(replicates).any(axis=(1, 2, 3))]
-  every = np.concatenate([auc[None], replicates])
+  terms = families[ONE].terms
+  assert terms is not None  # Its score is linear in the weights.
   size = weights.shape[1]
-  volume = np.asarray(jax.jit(front.hypervolume)(
-      every.astype(np.float32), jnp.full(size, REFERENCE)), np.float64)
-  volume /= (1 - REFERENCE) ** size
+  asked = simplex_weights(size, _ASKED * len(weights), seed=seed) @ terms.T
+  scores = np.concatenate([
+      *(np.asarray(family.scores, np.float32) for family in families.values()),
+      asked])
+  shape = (len(families), *weights.shape)
+  auc = evaluation.exact_auc(scores, labels)
+  replicates = evaluation.bootstrap_auc(
+      [evaluation.Part(scores, labels, users)], seed=seed)
+  # A resample may lack the few positives of an objective.
+  replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
+  points = np.concatenate([auc[None], replicates])
+  every = points[:, :-len(asked)].reshape(-1, *shape)
+  auc = every[0]
+  # One box for all fronts.
+  upper = jnp.asarray(points.max(axis=(0, 1)), jnp.float32)
+  share = lambda points: np.asarray(jax.jit(front.hypervolume)(
+      points.astype(np.float32), jnp.full(size, REFERENCE),
+      upper=upper), np.float64) / (1 - REFERENCE) ** size
+  volume = share(every)
+  asked_volume = share(points[:, None, -len(asked):])
   value = (every * weights).sum(axis=-1).mean(axis=-1)
   rival = list(families).index(SEPARATE)
   lead = value - value[:, rival:rival + 1]
@@ -310,9 +329,13 @@ def measure(
   with np.errstate(divide="ignore", invalid="ignore"):
     logs = np.log(volume)
     ratios = logs - logs[:, rival:rival + 1]
+    asked_logs = np.log(asked_volume)
+    asked_ratios = asked_logs - logs[:, rival:rival + 1]
   return Tradeoff(
       names, weights, tuple(families), auc, _spread(every),
-      np.exp(_with_interval(logs)), np.exp(_with_interval(ratios)), value[0],
+      np.exp(_with_interval(logs)), np.exp(_with_interval(ratios)),
+      len(asked), np.exp(_with_interval(asked_logs))[0],
+      np.exp(_with_interval(asked_ratios))[0], value[0],
       _with_interval(lead),
       {name: family.seconds for name, family in families.items()
        if family.seconds is not None},
@@ -352,6 +375,9 @@ def summary(tradeoff: Tradeoff) -> dict[str, Any]:
           "training_seconds": tradeoff.seconds.get(name),
           "auc": [by_objective(row) for row in tradeoff.auc[f]]}
           for f, name in enumerate(tradeoff.families)},
+      "asked": {"weights": tradeoff.num_asked,
+                "hypervolume": with_interval(tradeoff.asked_volume),
+                "ratio_to_separate": with_interval(tradeoff.asked_ratio)},
       "reference": REFERENCE, "test_rows": tradeoff.num_rows,
       "resampled": tradeoff.clusters}
 
@@ -359,15 +385,21 @@ def summary(tradeoff: Tradeoff) -> dict[str, Any]:
 def verdict(tradeoff: Tradeoff) -> str:
   """What one network costs against separate ones, in a sentence or two."""
   one = tradeoff.families.index(ONE)
-  ratio, lead = tradeoff.ratio[one], tradeoff.lead[one]
-  seconds = tradeoff.seconds
-  share = f"{ratio[0]:.1%}" if np.isfinite(ratio[0]) else "an undefined part"
+  lead, seconds = tradeoff.lead[one], tradeoff.seconds
   within = lambda low, high: f" (95 % interval {low} to {high})"
-  bounds = within(*(f"{x:.1%}" for x in ratio[1:])) if np.isfinite(
-      ratio[1]) else ""
-  return (f"The front of one network has {share} of the hypervolume of "
-          f"{len(tradeoff.weights)} separate networks{bounds}. Its weighted "
-          f"AUC, the mean over all weights, is {lead[0]:+.4f} from theirs"
+
+  def share(ratio: np.ndarray) -> str:
+    if not np.isfinite(ratio[0]):
+      return "an undefined part"
+    bounds = within(*(f"{x:.1%}" for x in ratio[1:])) if np.isfinite(
+        ratio[1]) else ""
+    return f"{ratio[0]:.1%}{bounds}"
+
+  return (f"The front of one network has {share(tradeoff.ratio[one])} of the "
+          f"hypervolume of {len(tradeoff.weights)} separate networks; asked "
+          f"for {tradeoff.num_asked} weights, which takes no training, "
+          f"{share(tradeoff.asked_ratio)}. Its weighted AUC, the mean over "
+          f"all weights, is {lead[0]:+.4f} from theirs"
           f"{within(*(f'{x:+.4f}' for x in lead[1:]))}. It trained "
           f"{seconds[ONE]:.1f} s, they {seconds[SEPARATE]:.1f} s.")
 

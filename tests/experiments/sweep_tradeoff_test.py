@@ -104,6 +104,15 @@ def test_intervals_are_around_values_and_paired(measured):
   np.testing.assert_array_equal(found.ratio[1], 1)
 
 
+def test_asking_for_more_weights_only_adds_to_a_front(measured):
+  _, _, found = measured
+  # The weights of the others are among them.
+  assert found.num_asked == 80
+  assert found.asked_volume[0] >= found.volume[0, 0]
+  assert found.asked_ratio[0] == pytest.approx(
+      found.asked_volume[0] / found.volume[1, 0])
+
+
 def test_the_summary_and_the_words_for_it(measured):
   _, _, found = measured
   summary = tradeoff_lib.summary(found)
@@ -120,7 +129,8 @@ def test_the_summary_and_the_words_for_it(measured):
 def test_a_volume_that_is_undefined_is_a_dash(measured):
   _, _, found = measured
   nothing = found._replace(volume=np.full((3, 3), np.nan),
-                           ratio=np.full((3, 3), np.nan))
+                           ratio=np.full((3, 3), np.nan),
+                           asked_ratio=np.full(3, np.nan))
   assert tradeoff_lib.figures(nothing, 0)[:4] == ["-"] * 4
   assert "an undefined part" in tradeoff_lib.verdict(nothing)
 
@@ -169,8 +179,8 @@ def test_the_sample_tells_the_aucs_of_all_rows(tmp_path):
                   for family in families.values()])
   nothing = np.full((3, 3), np.nan)
   found = tradeoff_lib.Tradeoff(
-      NAMES, weights, tuple(families), auc, 0 * auc, nothing, nothing,
-      nothing[0], nothing, {}, len(labels), "users")
+      NAMES, weights, tuple(families), auc, 0 * auc, nothing, nothing, 80,
+      nothing[0], nothing[0], nothing[0], nothing, {}, len(labels), "users")
   path = tmp_path / "tradeoff.html"
   tradeoff_page.write(
       path, found, {n: f.terms for n, f in families.items()}, labels)
