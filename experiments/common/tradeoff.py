@@ -159,7 +159,7 @@ class Trainer:
       truth: `[N, M]` true probabilities of the test rows, if they are known.
 
     Raises:
-      UserError: if a loss is not finite, or what is in the workdir is broken
+      UserError: if a training diverges, or what is in the workdir is broken
         or of other data.
     """
     # As in other trainings, weights are 1 if they are equal.
@@ -225,6 +225,10 @@ class Trainer:
       stack = stacks.fit(
           ranker, self._training, members, inputs.sample, inputs.validation,
           self._platt)
+      if not np.isfinite(stack.value).all():
+        raise flags.UserError(
+            f"{name} diverges at --learning_rate={self._learning_rate:g}; "
+            "name a smaller one.")
       leaves = map(np.asarray, jax.tree.leaves(stack.params))
       return {**dict(zip(keys, leaves, strict=True)), "value": stack.value,
               "step": stack.step, "seconds": np.float64(stack.seconds)}
