@@ -130,27 +130,16 @@ def read_blocks(
     config: Config, workdir: pathlib.Path
 ) -> tuple[schema_lib.Schema, list[Block]]:
   """Opens, checks, splits and reads the data."""
-  if config.schema and not config.data:
-    raise flags.UserError("--schema needs --data.")
   if config.blocks > 1 and config.eval_data:
     raise flags.UserError(
         "--blocks cuts --data by time and takes no --eval_data; name a folder "
         "that holds both files with --data.")
-  data: str | pathlib.Path | None = config.data
-  roles: schema_lib.Schema | str | None = config.schema
-  if data is None:
-    data = logs.write_embedded_log(workdir, generator.LogConfig(
-        config.num_exposures, config.log_seed, config.world))
-    roles = logs.EMBEDDED_SCHEMA
-  log, schema = logs.open_log(data, roles)
-  if config.objectives:
-    schema = schema.with_objectives(config.objectives)
+  log, schema = logs.open_scored_log(
+      workdir, config.data, config.schema, config.objectives,
+      generator.LogConfig(config.num_exposures, config.log_seed, config.world))
   _check_config(config, schema)
   parquet.check_log(log, schema)
-  test_log = log
-  if config.eval_data:
-    test_log, _ = logs.open_log(config.eval_data, schema)
-    parquet.check_log(test_log, schema)
+  test_log = logs.open_eval_log(config.eval_data, log, schema)
   splits = (logs.temporal_blocks(log, schema, config.blocks)
             if config.blocks > 1 else
             [logs.split_log(log, schema, hold_out=config.eval_data is None)])
@@ -183,11 +172,6 @@ def read_blocks(
 
 def _check_config(config: Config, schema: schema_lib.Schema) -> None:
   """Flags against the columns there are."""
-  for objective in schema.objectives:
-    if not objective.score:
-      raise flags.UserError(
-          f"objective {objective.name!r} has no score column; python -m "
-          "experiments.train_predictor makes one for each objective.")
   if config.without is not None and config.without not in schema.names:
     raise flags.UserError(
         f"--without={config.without} is no objective"

@@ -110,23 +110,12 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   """Opens, checks and splits the logs; fits the features."""
-  if config.schema and not config.data:
-    raise flags.UserError("--schema needs --data.")
-  data: str | pathlib.Path | None = config.data
-  roles: schema_lib.Schema | str | None = config.schema
-  if data is None:
-    data = logs.write_embedded_log(workdir, generator.LogConfig(
-        config.num_exposures, config.log_seed, config.world))
-    roles = logs.EMBEDDED_SCHEMA
-  log, schema = logs.open_log(data, roles)
-  if config.objectives:
-    schema = schema.with_objectives(config.objectives)
+  log, schema = logs.open_scored_log(
+      workdir, config.data, config.schema, config.objectives,
+      generator.LogConfig(config.num_exposures, config.log_seed, config.world))
   _check_config(config, schema)
   parquet.check_log(log, schema)
-  eval_log = log
-  if config.eval_data:
-    eval_log, _ = logs.open_log(config.eval_data, schema)
-    parquet.check_log(eval_log, schema)
+  eval_log = logs.open_eval_log(config.eval_data, log, schema)
   split = logs.split_log(log, schema, hold_out=config.eval_data is None)
   logs.announce(schema, split)
   num_train = split.num_rows[logs.TRAIN]
@@ -159,11 +148,6 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
 
 def _check_config(config: Config, schema: schema_lib.Schema) -> None:
   """Flags against the columns there are."""
-  for objective in schema.objectives:
-    if not objective.score:
-      raise flags.UserError(
-          f"objective {objective.name!r} has no score column; python -m "
-          "experiments.train_predictor makes one for each objective.")
   for role in ("user", "request"):
     if config.lists == role and getattr(schema, role) is None:
       raise flags.UserError(

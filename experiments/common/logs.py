@@ -92,6 +92,52 @@ def open_log(
   return log, schema
 
 
+def open_scored_log(
+    folder: pathlib.Path,
+    data: str | None,
+    roles: str | None,
+    objectives: tuple[str, ...] | None,
+    embedded: generator.LogConfig,
+) -> tuple[parquet.ParquetLog, schema_lib.Schema]:
+  """Opens what --data, --schema and --objectives name, or the embedded log.
+
+  Args:
+    folder: where the embedded log is written.
+    data: path, or None for the embedded log.
+    roles: path of a schema, or None to understand columns by name.
+    objectives: which, or None for all.
+    embedded: what the embedded log is like.
+
+  Raises:
+    UserError: if the flags do not fit, or an objective has no score.
+    DataError: if the log or the schema is not what it should be.
+  """
+  if roles and not data:
+    raise flags.UserError("--schema needs --data.")
+  log, schema = (
+      open_log(data, roles) if data else
+      open_log(write_embedded_log(folder, embedded), EMBEDDED_SCHEMA))
+  if objectives:
+    schema = schema.with_objectives(objectives)
+  for objective in schema.objectives:
+    if not objective.score:
+      raise flags.UserError(
+          f"objective {objective.name!r} has no score column; python -m "
+          "experiments.train_predictor makes one for each objective.")
+  return log, schema
+
+
+def open_eval_log(
+    path: str | None, log: parquet.ParquetLog, schema: schema_lib.Schema
+) -> parquet.ParquetLog:
+  """Opens and checks what --eval_data names; the log itself if nothing."""
+  if path is None:
+    return log
+  eval_log, _ = open_log(path, schema)
+  parquet.check_log(eval_log, schema)
+  return eval_log
+
+
 def split_log(
     log: parquet.ParquetLog, schema: schema_lib.Schema, *, hold_out: bool
 ) -> Split:
