@@ -621,6 +621,7 @@ def page_of(tmp_path, found, num_seeds=3):
   return (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_report_of_one_condition(tmp_path, table):
   page = page_of(tmp_path, [table])
   assert "20 rows, 6 of them to test on in 2 blocks, 3 objectives" in page
@@ -675,6 +676,7 @@ def test_a_report_of_several_conditions(tmp_path, table):
     assert f"Numbers, {condition.name.replace('_', ' ')}" in page
 
 
+@pytest.mark.slow
 def test_a_report_without_users_seeds_or_default(tmp_path, blocks):
   cells, tests = blocks
   some = {name: comparison.Cell(cells[0][name].scores[:1])

@@ -115,6 +115,7 @@ def test_a_second_run_changes_nothing(finished):
     assert (workdir / name).read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(
     finished, tmp_path, monkeypatch):
   step = out_of_fold.FoldTask.step

@@ -106,6 +106,7 @@ def test_is_finite_everywhere_in_float32(scale):
       ranks.sum(axis=1), SIZE * (SIZE + 1) / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_limits():
   scores = np.float32(cases()[0])
   np.testing.assert_array_equal(

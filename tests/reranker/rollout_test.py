@@ -61,6 +61,7 @@ def by_loop():
   return days
 
 
+@pytest.mark.slow
 def test_simulate_is_the_loop_over_users_and_windows():
   found = worlds.arrays(simulate(world(), KEY))
   actions = np.zeros((worlds.WINDOWS, PAGE.action_size))
