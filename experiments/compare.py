@@ -225,8 +225,9 @@ def run_block(
       train.scores, train.labels, where=train.has_score)
   worth = np.ones(train.labels.shape[1], np.float32)
   cells = _formulas(config, block, train, platt, worth)
-  batch_size = min(condition.batch_size or config.batch_size or 4096,
-                   len(train.labels))
+  batch_size = min(
+      condition.batch_size or config.batch_size or stacks.Training.batch_size,
+      len(train.labels))
   training = stacks.Training(
       "", condition.lists, config.relative_strength, batch_size,
       max(_MIN_STEPS, round(config.passes * len(train.labels) / batch_size)))

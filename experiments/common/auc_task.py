@@ -101,7 +101,7 @@ class AucTask:
         optax.adam(optax.cosine_decay_schedule(
             recipe.learning_rate, inputs.num_steps)))
     self.update = self._make_update()
-    self._update_all = jax.jit(jax.vmap(self.update))
+    self._update_all = jax.jit(self._step_of_all)
     self.seek([0, 0, 0])
 
   def init(self) -> loop.State:
@@ -136,10 +136,15 @@ class AucTask:
     rows = [self._rows(next(self._reader))
             for _ in range(self._recipe.num_members)]
     params, opt_state, measured = self._update_all(
-        state.params, state.opt_state,
-        jax.tree.map(lambda *each: jnp.stack(each), *rows))
-    measured = jax.tree.map(lambda x: x.mean(axis=0), measured)
+        state.params, state.opt_state, rows)
     return state._replace(params=params, opt_state=opt_state), measured
+
+  def _step_of_all(self, params, opt_state, rows):
+    """`update` of every member on its rows; what was measured is the mean."""
+    stacked = jax.tree.map(lambda *each: jnp.stack(each), *rows)
+    params, opt_state, measured = jax.vmap(self.update)(
+        params, opt_state, stacked)
+    return params, opt_state, jax.tree.map(lambda x: x.mean(axis=0), measured)
 
   def evaluate(
       self, state: loop.State, step: int

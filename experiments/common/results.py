@@ -134,7 +134,8 @@ def baseline_scores(
   def tuned(function):
     weights = _tuned_weights(
         function(tuned_on[::stride]), validation.labels[::stride],
-        jax.random.key(seed), jnp.asarray(objective_weights))
+        key=jax.random.key(seed),
+        objective_weights=jnp.asarray(objective_weights))
     return function(tested) @ np.asarray(weights)
 
   return {
@@ -154,10 +155,7 @@ def own_scores(
   return {f"own_{name}": tested[:, m] for m, name in enumerate(names)}
 
 
-@jax.jit
-def _tuned_weights(terms, labels, key, objective_weights):
-  return baselines.tune_weights(
-      terms, labels, key=key, objective_weights=objective_weights)
+_tuned_weights = jax.jit(baselines.tune_weights)
 
 
 class _Filled:
