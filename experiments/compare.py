@@ -113,7 +113,8 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         for number, block in enumerate(blocks)]
     found.append(comparison.evaluate(
         condition, schema, cells, [block.test for block in blocks],
-        without=config.without, seed=config.seed))
+        [block.truth for block in blocks], without=config.without,
+        seed=config.seed))
   content = workdir_lib.finite(comparison.summary(
       dataclasses.asdict(config), schema, found,
       [tuple(len(part.labels) for part in block[1:4]) for block in blocks]))

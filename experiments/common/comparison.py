@@ -102,6 +102,25 @@ class Lead(NamedTuple):
   high: float
 
 
+class Sums(NamedTuple):
+  """Sums over objectives of one kind of AUC, of K methods.
+
+  Attributes:
+    total: `[K]`.
+    error: `[K]` standard errors over seeds.
+    strongest: number of the baseline with the largest sum.
+    leads: `[K]` of leads over the strongest baseline.
+    rivals: for each baseline, what the default is ahead of it; empty where
+      the default is not among the methods.
+  """
+
+  total: np.ndarray
+  error: np.ndarray
+  strongest: int
+  leads: list[Lead]
+  rivals: dict[str, Lead]
+
+
 class Found(NamedTuple):
   """The table of one condition: K methods, M objectives.
 
@@ -111,25 +130,20 @@ class Found(NamedTuple):
   Attributes:
     condition: which.
     objectives: names.
-    without: the objective that `sum_without` leaves out, or None.
+    without: the objective that `without_one` leaves out, or None.
     names: of the methods.
     auc: `[K, M]`.
     auc_error: `[K, M]`.
-    total: `[K]` sums of the AUCs.
-    total_error: `[K]`.
-    total_without: `[K]` or None.
-    group_total: `[K]` sums of the AUCs within users, or None without users.
-    group_total_error: `[K]` or None.
+    overall: sums of these.
+    without_one: the same without one objective, or None.
+    within_users: sums of the AUCs within users, or None without users.
+    by_truth: sums of the AUCs of labels drawn anew, where the probabilities
+      that labels are drawn with are known; else None. The intervals of its
+      leads know no chance of labels: for rare objectives, most of the chance.
     calibration_error: `[K]` mean over objectives; NaN without probabilities.
     validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
     learning_rate: `[K]` mean over blocks; NaN for formulas.
     seconds: `[K]` of training, all blocks; NaN for formulas.
-    strongest: number of the baseline with the largest sum.
-    leads: `[K]` of leads over the strongest baseline.
-    rivals: for each baseline, what the default is ahead of it; empty where
-      the default is not among the methods.
-    group_leads: the same within users.
-    rivals_without: the same for the sums without one objective.
     gains: what users' gains say, or None.
     clusters: "users" or "rows", what was resampled.
   """
@@ -140,20 +154,14 @@ class Found(NamedTuple):
   names: tuple[str, ...]
   auc: np.ndarray
   auc_error: np.ndarray
-  total: np.ndarray
-  total_error: np.ndarray
-  total_without: np.ndarray | None
-  group_total: np.ndarray | None
-  group_total_error: np.ndarray | None
+  overall: Sums
+  without_one: Sums | None
+  within_users: Sums | None
+  by_truth: Sums | None
   calibration_error: np.ndarray
   validation: np.ndarray
   learning_rate: np.ndarray
   seconds: np.ndarray
-  strongest: int
-  leads: list[Lead]
-  rivals: dict[str, Lead]
-  group_leads: dict[str, Lead]
-  rivals_without: dict[str, Lead]
   gains: "Gains | None"
   clusters: str
 
@@ -188,6 +196,7 @@ def evaluate(
     schema: schema_lib.Schema,
     cells: Sequence[dict[str, Cell]],
     tests: Sequence[features_lib.Batch],
+    truths: Sequence[np.ndarray | None],
     *,
     without: str | None,
     seed: int,
@@ -199,80 +208,86 @@ def evaluate(
     schema: roles of the columns.
     cells: per block, name to what a method made of it.
     tests: per block, the rows.
+    truths: per block, the probabilities `[N, M]` that labels are drawn with,
+      or None if they are not known.
     without: objective to leave out of a second sum, or None.
     seed: of the resamples.
   """
   names = tuple(cells[0])
   counts = [len(cells[0][name].scores) for name in names]
   owner = np.repeat(np.arange(len(names)), counts)
-  # Of seeds to methods: the mean.
-  mean = np.equal.outer(np.arange(len(names)), owner) / np.asarray(
-      counts)[:, None]
   parts = [
       evaluation.Part(
           np.concatenate([of[name].scores for name in names]),
           test.labels, test.user if schema.user else None)
       for of, test in zip(cells, tests, strict=True)]
-  each = evaluation.mean_of_defined(np.stack([
-      evaluation.exact_auc(part.scores, part.labels) for part in parts]))
-  replicates = np.einsum("ks,rsm->rkm", mean, evaluation.bootstrap_auc(
-      parts, seed=seed, num_replicates=_REPLICATES))
-  group, group_replicates = None, None
-  if schema.user:
-    group, group_replicates = evaluation.bootstrap_group_auc(
-        parts, seed=seed, num_replicates=_REPLICATES)
-    group_replicates = np.einsum("ks,rsm->rkm", mean, group_replicates)
+  draws = {"seed": seed, "num_replicates": _REPLICATES}
+  each, replicates = evaluation.bootstrap_auc(parts, **draws)
+  sums_of = lambda each, replicates: _sums(names, owner, each, replicates)
   kept = np.asarray([name != without for name in schema.names])
-  total = mean @ np.nansum(each, axis=1)
-  baselines = [k for k, name in enumerate(names)
-               if contenders.kind_of(name) == "baseline"]
-  strongest = max(baselines, key=lambda k: total[k])
-  lead = lambda one, other, value=mean @ each, drawn=replicates, kept=None: (
-      _lead(value, drawn, one, other, kept))
-  rivals, group_leads, rivals_without = {}, {}, {}
-  if contenders.DEFAULT in names:
-    ours = names.index(contenders.DEFAULT)
-    rivals = {names[k]: lead(ours, k) for k in baselines}
-    if group is not None:
-      group_leads = {names[k]: lead(ours, k, mean @ group, group_replicates)
-                     for k in baselines}
-    if without:
-      rivals_without = {names[k]: lead(ours, k, kept=kept) for k in baselines}
+  within_users, by_truth = None, None
+  if schema.user:
+    within_users = sums_of(*evaluation.bootstrap_group_auc(parts, **draws))
+  known = [truth for truth in truths if truth is not None]
+  if known:
+    by_truth = sums_of(*evaluation.bootstrap_auc([
+        part._replace(labels=truth, are_probabilities=True)
+        for part, truth in zip(parts, known, strict=True)], **draws))
   of_cells = lambda function: np.asarray([
       np.mean([function(of[name]) for of in cells]) for name in names])
   number = lambda value: np.nan if value is None else float(np.mean(value))
   return Found(
       condition, schema.names, without, names,
-      auc=mean @ each, auc_error=_seed_error(each, owner),
-      total=total, total_error=_seed_error(
-          np.nansum(each, axis=1, keepdims=True), owner)[:, 0],
-      total_without=(mean @ np.nansum(each[:, kept], axis=1)
-                     if without else None),
-      group_total=None if group is None else mean @ np.nansum(group, axis=1),
-      group_total_error=None if group is None else _seed_error(
-          np.nansum(group, axis=1, keepdims=True), owner)[:, 0],
+      auc=_mean_of_seeds(each, owner), auc_error=_seed_error(each, owner),
+      overall=sums_of(each, replicates),
+      without_one=(sums_of(each[:, kept], replicates[..., kept])
+                   if without else None),
+      within_users=within_users, by_truth=by_truth,
       calibration_error=of_cells(lambda cell: number(cell.calibration_error)),
       validation=of_cells(lambda cell: number(cell.validation)),
       learning_rate=of_cells(lambda cell: number(cell.learning_rate)),
       seconds=len(cells) * of_cells(lambda cell: number(cell.seconds)),
-      strongest=strongest,
-      leads=[lead(k, strongest) for k in range(len(names))], rivals=rivals,
-      group_leads=group_leads, rivals_without=rivals_without,
       gains=_gains(schema, cells, tests, seed),
       clusters="users" if schema.user else "rows")
 
 
-def _lead(
-    value: np.ndarray, replicates: np.ndarray, one: int, other: int,
-    kept: np.ndarray | None,
-) -> Lead:
-  """Normal interval of a difference of sums of the kept objectives."""
-  kept = np.full(value.shape[1], True) if kept is None else kept
-  sums = lambda array: np.nansum(array[..., kept], axis=-1)
-  mean = sums(value[one] - value[other])
-  error = np.std(sums(replicates[:, one] - replicates[:, other]), ddof=1)
-  return Lead(float(mean), float(mean - 1.96 * error),
-              float(mean + 1.96 * error))
+def _sums(
+    names: tuple[str, ...], owner: np.ndarray, each: np.ndarray,
+    replicates: np.ndarray,
+) -> Sums:
+  """Sums of AUCs, and who is ahead.
+
+  Args:
+    names: of K methods.
+    owner: `[S]` number of the method of each seed.
+    each: `[S, M]` AUCs.
+    replicates: `[R, S, M]` the same on resamples.
+  """
+  seeds = np.nansum(each, axis=1, keepdims=True)
+  total = _mean_of_seeds(seeds, owner)[:, 0]
+  drawn = _mean_of_seeds(np.nansum(replicates, axis=2).T, owner)  # [K, R]
+
+  def lead(one: int, other: int) -> Lead:
+    """With its normal interval."""
+    mean = float(total[one] - total[other])
+    half = 1.96 * float(np.std(drawn[one] - drawn[other], ddof=1))
+    return Lead(mean, mean - half, mean + half)
+
+  baselines = [k for k, name in enumerate(names)
+               if contenders.kind_of(name) == "baseline"]
+  strongest = max(baselines, key=lambda k: total[k])
+  rivals = {}
+  if contenders.DEFAULT in names:
+    ours = names.index(contenders.DEFAULT)
+    rivals = {names[k]: lead(ours, k) for k in baselines}
+  return Sums(total, _seed_error(seeds, owner)[:, 0], strongest,
+              [lead(k, strongest) for k in range(len(names))], rivals)
+
+
+def _mean_of_seeds(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+  """`[S, ...]` of seeds to `[K, ...]` means of methods."""
+  return np.stack([
+      values[owner == k].mean(axis=0) for k in range(owner.max() + 1)])
 
 
 def _seed_error(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
@@ -351,65 +366,79 @@ def summary(
     content = {
         "kind": table.kind(k), "auc": by_objective(table.auc[k]),
         "auc_error": by_objective(table.auc_error[k]),
-        "auc_sum": table.total[k], "auc_sum_error": table.total_error[k],
         "calibration_error": table.calibration_error[k],
         "validation": table.validation[k],
-        "learning_rate": table.learning_rate[k], "seconds": table.seconds[k],
-        "lead_over_strongest": table.leads[k]._asdict()}
-    if table.total_without is not None:
-      content["auc_sum_without"] = table.total_without[k]
-    if (table.group_total is not None
-        and table.group_total_error is not None):
-      content["group_auc_sum"] = table.group_total[k]
-      content["group_auc_sum_error"] = table.group_total_error[k]
+        "learning_rate": table.learning_rate[k], "seconds": table.seconds[k]}
+    for kind, sums in _kinds(table).items():
+      content[f"{kind}_sum"] = sums.total[k]
+      content[f"{kind}_sum_error"] = sums.error[k]
+      content[f"{kind}_lead_over_strongest"] = sums.leads[k]._asdict()
     return content
 
-  leads = lambda of: {name: lead._asdict() for name, lead in of.items()}
+  def condition(table: Found) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "methods": {name: method(table, k)
+                    for k, name in enumerate(table.names)},
+        "resampled": table.clusters,
+        "gains": table.gains._asdict() if table.gains else None}
+    for kind, sums in _kinds(table).items():
+      content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
+      content[f"{kind}_leads"] = {
+          name: lead._asdict() for name, lead in sums.rivals.items()}
+    return content
+
   return {
       "objectives": schema.names, "default": contenders.DEFAULT,
       "rows": [dict(zip(("train", "validation", "test"), counts, strict=True))
                for counts in rows],
       "conditions": {
-          table.condition.name: {
-              "methods": {name: method(table, k)
-                          for k, name in enumerate(table.names)},
-              "strongest_baseline": table.names[table.strongest],
-              "leads": leads(table.rivals),
-              "leads_without": leads(table.rivals_without) or None,
-              "group_leads": leads(table.group_leads) or None,
-              "resampled": table.clusters,
-              "gains": table.gains._asdict() if table.gains else None}
-          for table in found},
+          table.condition.name: condition(table) for table in found},
       "config": config}
+
+
+def _kinds(table: Found) -> dict[str, Sums]:
+  """What there are sums of, by the name in `summary.json`."""
+  kinds = {"auc": table.overall, "auc_without": table.without_one,
+           "group_auc": table.within_users, "expected_auc": table.by_truth}
+  return {name: sums for name, sums in kinds.items() if sums is not None}
 
 
 def columns(table: Found) -> list[str]:
   """Heads of the columns of a table."""
   return ["", *table.objectives, "sum",
-          *([f"without {table.without}"] if table.without else []),
-          *(["within users"] if table.group_total is not None else []),
-          "ECE", "lead over the strongest baseline"]
+          *([f"without {table.without}"] if table.without_one else []),
+          *(["within users"] if table.within_users else []),
+          "ECE", "lead over the strongest baseline",
+          *(["sum by truth", "lead by truth"] if table.by_truth else [])]
 
 
 def table_rows(table: Found) -> list[list[str]]:
   """Cells of a table, the strongest method first, the ceiling last."""
   digits = results.number
+  overall = table.overall
+  sum_of = lambda sums, k: with_error(sums.total[k], sums.error[k])
   order = sorted(range(len(table.names)), key=lambda k: (
-      table.kind(k) == "ceiling", -table.total[k]))
+      table.kind(k) == "ceiling", -overall.total[k]))
   rows = []
   for k in order:
-    lead = table.leads[k]
     row = [table.names[k], *(digits(value) for value in table.auc[k]),
-           with_error(table.total[k], table.total_error[k])]
-    if table.total_without is not None:
-      row.append(digits(table.total_without[k]))
-    if table.group_total is not None and table.group_total_error is not None:
-      row.append(with_error(table.group_total[k], table.group_total_error[k]))
-    row.append(digits(table.calibration_error[k]))
-    row.append("strongest baseline" if k == table.strongest else
-               f"{lead.mean:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}]")
+           sum_of(overall, k)]
+    if table.without_one:
+      row.append(digits(table.without_one.total[k]))
+    if table.within_users:
+      row.append(sum_of(table.within_users, k))
+    row += [digits(table.calibration_error[k]), _lead_text(overall, k)]
+    if table.by_truth:
+      row += [sum_of(table.by_truth, k), _lead_text(table.by_truth, k)]
     rows.append(row)
   return rows
+
+
+def _lead_text(sums: Sums, k: int) -> str:
+  if k == sums.strongest:
+    return "strongest baseline"
+  lead = sums.leads[k]
+  return f"{lead.mean:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}]"
 
 
 def with_error(value: float, error: float) -> str:
@@ -421,10 +450,18 @@ def with_error(value: float, error: float) -> str:
 
 def verdict(table: Found) -> str:
   """Whether the default is ahead of every baseline."""
-  if not table.rivals:
+  if not table.overall.rivals:
     return f"{contenders.DEFAULT} is not among the methods."
-  unsure = {name: lead for name, lead in table.rivals.items() if lead.low <= 0}
-  name, worst = min(table.rivals.items(), key=lambda item: item[1].mean)
+  text = _verdict(table.overall.rivals, f"{table.clusters} resampled")
+  if table.by_truth:
+    text += " By the true probabilities " + _verdict(
+        table.by_truth.rivals, "no chance of labels")
+  return text
+
+
+def _verdict(rivals: dict[str, Lead], how: str) -> str:
+  unsure = {name: lead for name, lead in rivals.items() if lead.low <= 0}
+  name, worst = min(rivals.items(), key=lambda item: item[1].mean)
   if not unsure:
     what = f"{contenders.DEFAULT} is ahead of every baseline"
   elif worst.high < 0:
@@ -432,8 +469,7 @@ def verdict(table: Found) -> str:
   else:
     what = f"{contenders.DEFAULT} is not surely ahead of {', '.join(unsure)}"
   return (f"{what}; the best baseline is {name}: {worst.mean:+.4f}, 95 % "
-          f"interval {worst.low:+.4f} to {worst.high:+.4f} ({table.clusters} "
-          "resampled).")
+          f"interval {worst.low:+.4f} to {worst.high:+.4f} ({how}).")
 
 
 def markdown(found: Sequence[Found]) -> str:

@@ -4,14 +4,11 @@ Methods are compared pairwise on the same resamples of users: a difference
 between two methods is far better known than either.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-from harmonrank_jax.ensemble import metrics
 
 _REPLICATES = 300
 # Item ranks computed over all replicates and methods, at most.
@@ -64,9 +61,8 @@ def compare(
     seed: of the resamples.
   """
   scores = np.stack([np.asarray(s, np.float32) for s in methods.values()])
-  auc = exact_auc(scores, labels)
+  auc, replicates = bootstrap_auc([Part(scores, labels, users)], seed=seed)
   is_defined = ~np.isnan(auc[0])
-  replicates = bootstrap_auc([Part(scores, labels, users)], seed=seed)
   worth = np.ones(labels.shape[1])
   if objective_weights is not None:
     worth = objective_weights / np.mean(objective_weights)
@@ -81,17 +77,6 @@ def compare(
       clusters="rows" if users is None else "users")
 
 
-def exact_auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """`[K, M]` AUC of `[K, N]` scores for `[N, M]` labels."""
-  return np.asarray(
-      _one_by_one(jnp.asarray(scores), jnp.asarray(labels)), np.float64)
-
-
-@jax.jit
-def _one_by_one(scores: jax.Array, labels: jax.Array) -> jax.Array:
-  return jax.lax.map(lambda row: metrics.auc(row, labels), scores)
-
-
 class Part(NamedTuple):
   """Rows that are ranked together: those of one test, by K methods.
 
@@ -99,17 +84,21 @@ class Part(NamedTuple):
     scores: `[K, N]`.
     labels: `[N, M]` bool, or non-negative values.
     users: `[N]` integers, or None to resample rows.
+    are_probabilities: labels are drawn anew, with these probabilities; what
+      is meant is how likely one that is positive stands above one that is
+      not.
   """
 
   scores: np.ndarray
   labels: np.ndarray
   users: np.ndarray | None
+  are_probabilities: bool = False
 
 
 def bootstrap_auc(
     parts: Sequence[Part], *, seed: int = 0, num_replicates: int | None = None
-) -> np.ndarray:
-  """AUC on resamples of users, the same resamples for every method.
+) -> tuple[np.ndarray, np.ndarray]:
+  """AUC, and on resamples of users, the same resamples for every method.
 
   A resample is a weight per row, and its AUC one weighted rank sum: methods
   are sorted once, not once a resample. A user weighs the same in all parts.
@@ -120,7 +109,7 @@ def bootstrap_auc(
     num_replicates: R; as many as are quick if None.
 
   Returns:
-    `[R, K, M]` float64; NaN where a resample leaves one class only.
+    `[K, M]` and `[R, K, M]` float64; NaN where only one class is left.
   """
   num_methods = len(parts[0].scores)
   num_rows = sum(len(part.labels) for part in parts)
@@ -131,21 +120,42 @@ def bootstrap_auc(
   rng = np.random.default_rng(seed)
   ordered = [
       ([_Ordered.of(row, ids, part.labels) for row in part.scores],
-       # By the labels themselves: the best there is.
-       [_Ordered.of(column, ids, column[:, None]) for column in part.labels.T])
+       _largest_rank_sums(part, ids))
       for part, ids in zip(parts, groups, strict=True)]
-  result = np.empty(
-      (num_replicates, num_methods, parts[0].labels.shape[1]))
-  for replicate in range(num_replicates):
-    weights = _resample(rng, num_groups)
+
+  def measure(weights: np.ndarray) -> np.ndarray:
     each = []
-    for methods, ideals in ordered:
-      best = np.array([ideal.rank_sums(weights)[0] for ideal in ideals])
+    for methods, largest in ordered:
+      best = largest(weights)
       sums = np.stack([method.rank_sums(weights) for method in methods])
       with np.errstate(invalid="ignore"):
         each.append(0.5 + sums / np.where(best > 0, 2 * best, np.nan))
-    result[replicate] = mean_of_defined(np.stack(each))
-  return result
+    return mean_of_defined(np.stack(each))
+
+  return measure(np.ones(num_groups)), np.stack([
+      measure(_resample(rng, num_groups)) for _ in range(num_replicates)])
+
+
+def _largest_rank_sums(
+    part: Part, groups: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+  """From weights of groups to `[M]` rank sums of an AUC of 1."""
+  if not part.are_probabilities:
+    # By the labels themselves: the best there is.
+    ideals = [_Ordered.of(column, groups, column[:, None])
+              for column in part.labels.T]
+    return lambda weights: np.array([
+        ideal.rank_sums(weights)[0] for ideal in ideals])
+  chances = part.labels.astype(np.float64)
+
+  def half_of_pairs(weights: np.ndarray) -> np.ndarray:
+    weights = weights[groups]
+    positive, negative = weights @ chances, weights @ (1 - chances)
+    # A row makes no pair with itself.
+    return 0.5 * (positive * negative
+                  - np.square(weights) @ (chances * (1 - chances)))
+
+  return half_of_pairs
 
 
 def bootstrap_group_auc(

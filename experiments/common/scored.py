@@ -129,7 +129,7 @@ def measure(
   losses = out_of_fold.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
   # Of all scores against all labels, each against its own.
-  replicates = evaluation.bootstrap_auc(
+  _, replicates = evaluation.bootstrap_auc(
       [evaluation.Part(logits.T, labels, users)])
   own = np.diagonal(replicates, axis1=1, axis2=2)
   return Measures(

@@ -311,8 +311,7 @@ def measure(
       *(np.asarray(family.scores, np.float32) for family in families.values()),
       asked])
   shape = (len(families), *weights.shape)
-  auc = evaluation.exact_auc(scores, labels)
-  replicates = evaluation.bootstrap_auc(
+  auc, replicates = evaluation.bootstrap_auc(
       [evaluation.Part(scores, labels, users)], seed=seed)
   # A resample may lack the few positives of an objective.
   replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]

@@ -76,10 +76,10 @@ def blocks():
   return cells, tests
 
 
-def evaluate(cells, tests, schema=SCHEMA, without="like"):
+def evaluate(cells, tests, schema=SCHEMA, without="like", truths=None):
   return comparison.evaluate(
-      contenders.Condition("all"), schema, cells, tests, without=without,
-      seed=0)
+      contenders.Condition("all"), schema, cells, tests,
+      truths or [None] * len(tests), without=without, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +123,14 @@ def test_aucs_are_means_over_seeds_and_blocks(blocks, table):
     expected = seeds_of(blocks, name)
     np.testing.assert_allclose(table.auc[k], expected.mean(axis=0), atol=1e-5)
     sums = expected.sum(axis=1)
-    assert table.total[k] == pytest.approx(sums.mean(), abs=1e-5)
-    assert table.total_without[k] == pytest.approx(
+    assert table.overall.total[k] == pytest.approx(sums.mean(), abs=1e-5)
+    assert table.without_one.total[k] == pytest.approx(
         expected[:, [0, 2]].sum(axis=1).mean(), abs=1e-5)
     if SEEDS[name] == 1:
-      assert np.isnan(table.total_error[k])
+      assert np.isnan(table.overall.error[k])
       assert np.isnan(table.auc_error[k]).all()
     else:
-      assert table.total_error[k] == pytest.approx(stats.sem(sums), abs=1e-5)
+      assert table.overall.error[k] == pytest.approx(stats.sem(sums), abs=1e-5)
       np.testing.assert_allclose(
           table.auc_error[k], stats.sem(expected, axis=0), atol=1e-5)
 
@@ -139,36 +139,65 @@ def test_sums_within_users(blocks, table):
   within = lambda rows, labels, scores: auc_within(rows.user, labels, scores)
   for k, name in enumerate(SEEDS):
     sums = seeds_of(blocks, name, within).sum(axis=1)
-    assert table.group_total[k] == pytest.approx(sums.mean(), abs=1e-5)
+    assert table.within_users.total[k] == pytest.approx(sums.mean(), abs=1e-5)
     if len(sums) > 1:
-      assert table.group_total_error[k] == pytest.approx(
+      assert table.within_users.error[k] == pytest.approx(
           stats.sem(sums), abs=1e-5)
 
 
 def test_leads_are_over_the_strongest_baseline(table):
-  names = table.names
+  names, sums = table.names, table.overall
   ours = names.index("aligned_soft_auc_average")
   strongest = names.index("score_bce")
   # The ceiling and what is ours are no baselines, however good.
-  assert table.strongest == strongest
-  assert table.total[strongest] < table.total[ours] < table.total[-1]
-  for k in range(len(names)):
-    assert table.leads[k].mean == pytest.approx(
-        table.total[k] - table.total[strongest], abs=1e-9)
-    assert (table.leads[k].low + table.leads[k].high) / 2 == pytest.approx(
-        table.leads[k].mean, abs=1e-9)
-  assert table.leads[strongest] == comparison.Lead(0, 0, 0)
-  assert table.leads[ours].mean > 0 > table.leads[0].mean
+  assert sums.strongest == strongest
+  assert sums.total[strongest] < sums.total[ours] < sums.total[-1]
+  for k, lead in enumerate(sums.leads):
+    assert lead.mean == pytest.approx(
+        sums.total[k] - sums.total[strongest], abs=1e-9)
+    assert (lead.low + lead.high) / 2 == pytest.approx(lead.mean, abs=1e-9)
+  assert sums.leads[strongest] == comparison.Lead(0, 0, 0)
+  assert sums.leads[ours].mean > 0 > sums.leads[0].mean
   baselines = {"equal_sum", "score_bce", "closed_form"}
-  assert set(table.rivals) == set(table.group_leads) == set(
-      table.rivals_without) == baselines
+  kinds = (table.overall, table.within_users, table.without_one)
   for name in baselines:
     k = names.index(name)
-    for leads, sums in ((table.rivals, table.total),
-                        (table.group_leads, table.group_total),
-                        (table.rivals_without, table.total_without)):
-      assert leads[name].mean == pytest.approx(sums[ours] - sums[k], abs=1e-9)
-      assert leads[name].low < leads[name].mean < leads[name].high
+    for sums in kinds:
+      lead = sums.rivals[name]
+      assert lead.mean == pytest.approx(
+          sums.total[ours] - sums.total[k], abs=1e-9)
+      assert lead.low < lead.mean < lead.high
+  assert all(set(sums.rivals) == baselines for sums in kinds)
+
+
+def test_sums_by_truth_are_those_of_many_drawn_labels(blocks):
+  cells, tests = blocks
+  rng = np.random.default_rng(1)
+  truths = [rng.uniform(0.1, 0.9, rows.labels.shape) * rows.scores
+            for rows in tests]
+  found = evaluate(cells, tests, truths=truths)
+  assert found.overall.total.tolist() == evaluate(
+      cells, tests).overall.total.tolist()
+  sums = found.by_truth
+  drawn = []
+  for _ in range(100):
+    labels = [rng.random(truth.shape) < truth for truth in truths]
+    drawn.append([
+        np.mean([auc(of[:, m], scores) for of, cell in zip(
+            labels, cells, strict=True) for scores in cell[name].scores[:1]
+                 for m in range(3)]) * 3
+        for name in ("closed_form", "ceiling")])
+  for k, values in zip((2, 4), np.transpose(drawn), strict=True):
+    assert sums.total[k] == pytest.approx(
+        values.mean(), abs=4 * values.std() / 10)
+  ours = sums.rivals["closed_form"]
+  assert ours.mean == pytest.approx(sums.total[3] - sums.total[2], abs=1e-9)
+  # Narrower than what the labels that there are can tell.
+  by_labels = found.overall.rivals["closed_form"]
+  assert ours.high - ours.low < by_labels.high - by_labels.low
+  assert comparison.columns(found)[-2:] == ["sum by truth", "lead by truth"]
+  assert all(len(row) == len(comparison.columns(found))
+             for row in comparison.table_rows(found))
 
 
 def replicated_lead(ours, other, draws, total):
@@ -187,8 +216,8 @@ def test_intervals_are_those_of_resampled_users(blocks):
       cells["aligned_soft_auc_average"].scores
       + 8 * (rows.user % 3).astype(np.float32))
   table = evaluate([cells], [rows])
-  assert table.group_leads["equal_sum"] == comparison.Lead(0, 0, 0)
-  assert table.rivals["equal_sum"].low > 0
+  assert table.within_users.rivals["equal_sum"] == comparison.Lead(0, 0, 0)
+  assert table.overall.rivals["equal_sum"].low > 0
   pair = [cells[name].scores
           for name in ("aligned_soft_auc_average", "closed_form")]
   draws = np.random.default_rng(7).integers(12, size=(300, 12))
@@ -206,9 +235,9 @@ def test_intervals_are_those_of_resampled_users(blocks):
                for values, counts in per_user[scores.tobytes()])
 
   for lead, expected in (
-      (table.rivals["closed_form"],
+      (table.overall.rivals["closed_form"],
        replicated_lead(*pair, draws[:120], total)),
-      (table.group_leads["closed_form"],
+      (table.within_users.rivals["closed_form"],
        replicated_lead(*pair, draws, total_within))):
     assert lead.high - lead.low == pytest.approx(expected, rel=0.25)
 
@@ -232,12 +261,13 @@ def test_without_users_default_or_a_class(blocks):
   some = {name: cells[1][name] for name in ("closed_form", "score_bce")}
   table = evaluate([some], tests[1:], dataclasses.replace(SCHEMA, user=None),
                    without=None)
-  assert np.isnan(table.auc[:, 2]).all() and np.isfinite(table.total).all()
-  np.testing.assert_allclose(table.total, table.auc[:, :2].sum(axis=1))
-  assert all(np.isfinite(lead).all() for lead in table.leads)
+  total = table.overall.total
+  assert np.isnan(table.auc[:, 2]).all() and np.isfinite(total).all()
+  np.testing.assert_allclose(total, table.auc[:, :2].sum(axis=1))
+  assert all(np.isfinite(lead).all() for lead in table.overall.leads)
   assert table.clusters == "rows" and table.gains is None
-  assert table.group_total is None and table.total_without is None
-  assert table.rivals == table.group_leads == table.rivals_without == {}
+  assert table.within_users is table.without_one is table.by_truth is None
+  assert table.overall.rivals == {}
   assert "not among the methods" in comparison.verdict(table)
 
 
@@ -370,12 +400,17 @@ def test_the_table_is_markdown(table):
 def test_the_verdict_names_who_is_not_surely_behind(table):
   rivals = {"equal_sum": comparison.Lead(0.3, 0.2, 0.4),
             "score_bce": comparison.Lead(0.05, -0.01, 0.11)}
-  said = comparison.verdict(table._replace(rivals=rivals))
+  with_rivals = lambda sums: table._replace(
+      overall=table.overall._replace(rivals=rivals), by_truth=sums)
+  said = comparison.verdict(with_rivals(None))
   assert "ahead of score_bce; the best baseline is score_bce: +0.05" in said
   assert "not surely" in said and "equal_sum" not in said
   rivals["score_bce"] = comparison.Lead(0.05, 0.01, 0.09)
-  said = comparison.verdict(table._replace(rivals=rivals))
-  assert "ahead of every baseline; the best baseline is score_bce" in said
+  said = comparison.verdict(with_rivals(table.overall._replace(
+      rivals={"equal_sum": comparison.Lead(-0.2, -0.3, -0.1)})))
+  first, second = said.split(" By the true probabilities ")
+  assert "ahead of every baseline; the best baseline is score_bce" in first
+  assert "equal_sum is ahead of aligned" in second and "no chance" in second
 
 
 def test_the_summary_is_json(blocks, table):
@@ -383,14 +418,14 @@ def test_the_summary_is_json(blocks, table):
       comparison.summary({"seed": 0}, SCHEMA, [table], [(5, 4, 3)]))))
   assert content["rows"] == [{"train": 5, "validation": 4, "test": 3}]
   found = content["conditions"]["all"]
-  assert found["strongest_baseline"] == "score_bce"
+  assert found["auc_strongest_baseline"] == "score_bce"
   ours = found["methods"]["aligned_soft_auc_average"]
   k = table.names.index("aligned_soft_auc_average")
   assert ours["auc"]["like"] == table.auc[k, 1]
-  assert ours["auc_sum_without"] == table.total_without[k]
+  assert ours["auc_without_sum"] == table.without_one.total[k]
   assert found["methods"]["closed_form"]["auc_sum_error"] is None
-  assert found["leads"]["closed_form"]["low"] == (
-      table.rivals["closed_form"].low)
+  assert found["auc_leads"]["closed_form"]["low"] == (
+      table.overall.rivals["closed_form"].low)
 
 
 # What is compared.
@@ -627,13 +662,14 @@ def test_a_report_of_one_condition(tmp_path, table):
   assert "20 rows, 6 of them to test on in 2 blocks, 3 objectives" in page
   assert "aligned_soft_auc_average is ahead of every baseline" in page
   assert "The strongest baseline: score_bce" in page
-  ceiling = table.leads[-1].mean
+  ceiling = table.overall.leads[-1].mean
   assert f"true probabilities ({ceiling:+.4f})" in page
   # Leads; all rows and users; calibration.
   assert page.count("<svg") == 3 and page.count("<table") == 1
   assert "src=" not in page and "From condition" not in page
   assert "&lt;a&amp;b&gt;.parquet" in page and "<a&b>" not in page
   assert "learning rate" in page and "<td>40.0</td>" in page
+  assert "by the true probabilities" not in page
   # In the figures a text is a comment beside its outlines.
   assert "<!-- equal_sum -->" in page and "<!-- ceiling -->" not in page
 
@@ -642,8 +678,14 @@ def test_a_report_of_one_condition(tmp_path, table):
 def test_what_is_far_behind_is_at_the_edge(tmp_path, table):
   far = comparison.Lead(-2, -2.1, -1.9)
   assert "<!-- ←" not in page_of(tmp_path, [table])
-  page = page_of(tmp_path, [table._replace(leads=[far, *table.leads[1:]])])
+  page = page_of(tmp_path, [table._replace(overall=table.overall._replace(
+      leads=[far, *table.overall.leads[1:]]))])
   assert "<!-- ← -2.000 -->" in page
+  page = page_of(tmp_path, [table._replace(by_truth=table.overall._replace(
+      leads=[far, *table.overall.leads[1:]]))])
+  assert page.count("<svg") == 3 and "<!-- ← -2.000 -->" in page
+  assert "<!-- by the true probabilities -->" in page
+  assert "true probabilities are known" in page
 
 
 @pytest.mark.slow
@@ -656,13 +698,16 @@ def test_a_report_of_several_conditions(tmp_path, table):
   conditions = contenders.STUDIES["lists"].conditions
   # Without lists: one trained method less.
   less = [k for k, name in enumerate(table.names) if name != "score_bce"]
+  of_few = lambda sums: comparison.Sums(
+      sums.total[less], sums.error[less], strongest=1,
+      leads=[sums.leads[k] for k in less], rivals=sums.rivals)
   few = table._replace(
       names=tuple(table.names[k] for k in less),
       **{field: getattr(table, field)[less] for field in (
-          "auc", "auc_error", "total", "total_error", "total_without",
-          "group_total", "group_total_error", "calibration_error",
-          "learning_rate", "seconds", "validation")},
-      leads=[table.leads[k] for k in less], strongest=1)
+          "auc", "auc_error", "calibration_error", "learning_rate", "seconds",
+          "validation")},
+      **{field: of_few(getattr(table, field)) for field in (
+          "overall", "without_one", "within_users")})
   found = [part._replace(condition=condition, gains=given)
            for part, condition, given in zip(
                (table, few, few), conditions, (same, gains, None),
@@ -786,7 +831,7 @@ def test_a_study_of_lists(tmp_path):
   for condition in conditions.values():
     assert set(condition["gains"]) == {
         "correlation", "low", "high", "learnt", "ideal"}
-    assert condition["group_leads"]["closed_form"]
+    assert condition["group_auc_leads"]["closed_form"]
   # Formulas do not care for lists.
   assert conditions["lists_batch"]["methods"]["closed_form"] == (
       conditions["lists_user"]["methods"]["closed_form"])

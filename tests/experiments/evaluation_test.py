@@ -32,8 +32,12 @@ def resampled_rows(users, seed, replicate):
 
 def test_a_resample_has_the_auc_of_its_rows(rows):
   scores, labels, users = rows
-  replicates = evaluation.bootstrap_auc(
+  value, replicates = evaluation.bootstrap_auc(
       [evaluation.Part(scores, labels, users)], seed=3)
+  for k, m in np.ndindex(METHODS, 2):
+    assert value[k, m] == pytest.approx(
+        sk_metrics.roc_auc_score(labels[:, m], scores[k]), abs=1e-12)
+  assert np.isnan(value[:, 2]).all()
   for replicate in (0, 7):
     chosen = resampled_rows(users, 3, replicate)
     for k in range(METHODS):
@@ -50,7 +54,7 @@ def test_values_count_pairs_by_their_difference(rows):
   values = (labels[:, :1] * np.random.default_rng(1).integers(
       1, 4, (ROWS, 1))).astype(np.float32)
   replicate = evaluation.bootstrap_auc(
-      [evaluation.Part(scores, values, None)], seed=5)[0]
+      [evaluation.Part(scores, values, None)], seed=5)[1][0]
   chosen = np.random.default_rng(5).integers(ROWS, size=ROWS)
   worth = np.maximum(values[chosen] - values[chosen].T, 0)
   for k in range(METHODS):
@@ -61,11 +65,31 @@ def test_values_count_pairs_by_their_difference(rows):
         (worth * wins).sum() / worth.sum(), abs=1e-12)
 
 
+def test_probabilities_count_pairs_by_what_may_be_drawn(rows):
+  scores, _, users = rows
+  chances = np.random.default_rng(2).random((ROWS, 2))
+  value, replicates = evaluation.bootstrap_auc(
+      [evaluation.Part(scores, chances, users, are_probabilities=True)],
+      seed=3, num_replicates=1)
+  names, groups = np.unique(users, return_inverse=True)
+  drawn = np.random.default_rng(3).integers(len(names), size=len(names))
+  times = np.bincount(drawn, minlength=len(names))[groups]
+  for weights, found in ((np.ones(ROWS), value), (times, replicates[0])):
+    for k, m in np.ndindex(METHODS, 2):
+      # Of two rows, the one is positive and the other is not.
+      worth = np.outer(weights * chances[:, m], weights * (1 - chances[:, m]))
+      np.fill_diagonal(worth, 0)
+      gap = scores[k][:, None] - scores[k][None, :]
+      wins = (gap > 0) + 0.5 * (gap == 0)
+      assert found[k, m] == pytest.approx(
+          (worth * wins).sum() / worth.sum(), abs=1e-12)
+
+
 def test_parts_share_the_resamples_of_their_users(rows):
   scores, labels, users = rows
   parts = [evaluation.Part(scores[:, :150], labels[:150], users[:150]),
            evaluation.Part(scores[:, 150:], labels[150:], users[150:])]
-  together = evaluation.bootstrap_auc(parts, seed=3, num_replicates=2)
+  _, together = evaluation.bootstrap_auc(parts, seed=3, num_replicates=2)
   names = np.unique(users)
   rng = np.random.default_rng(3)
   for replicate in range(2):

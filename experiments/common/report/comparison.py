@@ -69,7 +69,7 @@ def write_report(
         "bars are standard errors over seeds. Without a point: what a "
         "condition does not change, or has too many pairs for.</p>",
         page.svg(_condition_figure(found))]
-  if found[0].group_total is not None:
+  if found[0].within_users:
     parts += [
         "<h2>Among all rows and within users</h2>",
         "<p>To the right, a method ranks all rows better; upwards, the rows of "
@@ -126,16 +126,24 @@ def _in_condition(
 
 
 def _sentence_of_strongest(found: Sequence[comparison.Found]) -> str:
-  names = [_titled(table, found) + table.names[table.strongest]
+  names = [_titled(table, found) + table.names[table.overall.strongest]
            for table in found]
-  return f"The strongest baseline: {html.escape(', '.join(names))}."
+  text = f"The strongest baseline: {html.escape(', '.join(names))}."
+  known = [_titled(table, found) + table.names[table.by_truth.strongest]
+           for table in found if table.by_truth]
+  if not known:
+    return text
+  return (f"{text} These labels are generated: their true probabilities are "
+          "known, and with them the AUCs of labels drawn anew, which no "
+          "chance of a few positives blurs; the strongest baseline by these: "
+          f"{html.escape(', '.join(known))}.")
 
 
 def _sentence_of_ceiling(found: Sequence[comparison.Found]) -> str:
   """The ceiling is too far away for a figure."""
   leads = [
       f"{_titled(table, found)}"
-      f"{table.leads[table.names.index(contenders.CEILING)].mean:+.4f}"
+      f"{table.overall.leads[table.names.index(contenders.CEILING)].mean:+.4f}"
       for table in found if contenders.CEILING in table.names]
   if not leads:
     return ""
@@ -149,7 +157,7 @@ def _compared(found: Sequence[comparison.Found]) -> list[str]:
   for table in found:
     for k, name in enumerate(table.names):
       if table.kind(k) != "ceiling":
-        sums.setdefault(name, []).append(table.leads[k].mean)
+        sums.setdefault(name, []).append(table.overall.leads[k].mean)
   return sorted(sums, key=lambda name: -float(np.mean(sums[name])))
 
 
@@ -166,44 +174,61 @@ def _floor(values: Sequence[float], halves: Sequence[float]) -> float:
 
 
 def _lead_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
-  """A panel for each condition, a line in it for each method."""
+  """A panel for each condition, by labels and by truth; a line per method."""
   names = _compared(found)
-  shown = [(c, table.names.index(name), name)
-           for c, table in enumerate(found) for name in names
-           if name in table.names]
-  leads = [found[c].leads[k] for c, k, _ in shown]
-  low = _floor([lead.mean for lead in leads],
-               [lead.mean - lead.low for lead in leads])
-  high = max(lead.high for lead in leads)
-  figure = mpl_figure.Figure(figsize=(10, 1.1 + 0.26 * len(names)))
-  grid = figure.subplots(1, len(found), squeeze=False, sharex=True,
-                         sharey=True).flat
-  for (c, _, name), lead in zip(shown, leads, strict=True):
-    place = len(names) - 1 - names.index(name)
-    color = _KINDS[contenders.kind_of(name)]
-    if lead.mean >= low:
-      grid[c].errorbar(
-          lead.mean, place, fmt="o", ms=4, color=color,
-          xerr=np.array([[lead.mean - lead.low], [lead.high - lead.mean]]))
-    else:
-      grid[c].annotate(
-          f"← {lead.mean:+.3f}", (0.01, place), va="center", fontsize=_SIZE,
-          xycoords=grid[c].get_yaxis_transform(), color=color)
-  for table, axes in zip(found, grid, strict=True):
-    axes.axvline(0, color="#222222", lw=0.8)
+  panels = [[("", table, table.overall) for table in found]]
+  if all(table.by_truth for table in found):
+    panels[0] = [("by the labels", *panel[1:]) for panel in panels[0]]
+    panels.append([("by the true probabilities", table, table.by_truth)
+                   for table in found if table.by_truth])
+  if len(found) == 1:
+    panels = [[row[0] for row in panels]]
+  known = [sums.leads[table.names.index(name)] for row in panels
+           for _, table, sums in row for name in names if name in table.names]
+  low = _floor([lead.mean for lead in known],
+               [lead.mean - lead.low for lead in known])
+  high = max(lead.high for lead in known)
+  figure = mpl_figure.Figure(
+      figsize=(10, len(panels) * (1.1 + 0.26 * len(names))))
+  grid = figure.subplots(len(panels), len(panels[0]), squeeze=False,
+                         sharex=True, sharey=True)
+  for axes, (title, table, sums) in zip(
+      grid.flat, [panel for row in panels for panel in row], strict=True):
+    _draw_leads(axes, names, table, sums, low)
     margin = 0.04 * (high - low) or 1.0
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_yticks(range(len(names)), names[::-1])
     axes.xaxis.set_major_locator(ticker.MaxNLocator(
-        8 if len(found) == 1 else 4))
+        8 if len(panels[0]) == 1 else 4))
     axes.set_xlabel("lead, sum of AUCs")
-    if len(found) > 1:
-      axes.set_title(_label(table), fontsize=10)
-  _legend(figure, grid[0], {
+    axes.set_title(", ".join(filter(None, (
+        _label(table) if len(found) > 1 else "", title))), fontsize=10)
+  _legend(figure, grid[0, 0], {
       kind: color for kind, color in _KINDS.items()
       if kind in map(contenders.kind_of, names)})
   return figure
+
+
+def _draw_leads(
+    axes: mpl_axes.Axes, names: Sequence[str], table: comparison.Found,
+    sums: comparison.Sums, low: float,
+) -> None:
+  """Leads with intervals from the top down; those below `low` as numbers."""
+  axes.axvline(0, color="#222222", lw=0.8)
+  for place, name in enumerate(reversed(names)):
+    if name not in table.names:
+      continue
+    lead = sums.leads[table.names.index(name)]
+    color = _KINDS[contenders.kind_of(name)]
+    if lead.mean >= low:
+      axes.errorbar(
+          lead.mean, place, fmt="o", ms=4, color=color,
+          xerr=np.array([[lead.mean - lead.low], [lead.high - lead.mean]]))
+    else:
+      axes.annotate(
+          f"← {lead.mean:+.3f}", (0.01, place), va="center", fontsize=_SIZE,
+          xycoords=axes.get_yaxis_transform(), color=color)
 
 
 def _legend(
@@ -220,11 +245,8 @@ def _condition_figure(
 ) -> mpl_figure.Figure:
   """A line for each network, among all rows and within users."""
   names = [name for name in _compared(found) if name in contenders.METHODS]
-  panels = {"among all rows": [
-      (table.total, table.total_error) for table in found]}
-  within = [
-      (table.group_total, table.group_total_error) for table in found
-      if table.group_total is not None and table.group_total_error is not None]
+  panels = {"among all rows": [table.overall for table in found]}
+  within = [table.within_users for table in found if table.within_users]
   if within:
     panels["within users"] = within
   # The default first: it is blue in all figures.
@@ -239,11 +261,11 @@ def _condition_figure(
     lines = {}
     for name in names:
       lines[name] = np.array([
-          (value[table.names.index(name)]
-           - value[table.names.index(_REFERENCE)],
-           error[table.names.index(name)])
+          (sums.total[table.names.index(name)]
+           - sums.total[table.names.index(_REFERENCE)],
+           sums.error[table.names.index(name)])
           if name in table.names else (np.nan, np.nan)
-          for table, (value, error) in zip(found, values, strict=True)])
+          for table, sums in zip(found, values, strict=True)])
     ends.append((axes, _draw_lines(axes, lines, colors)))
     axes.set_xticks(range(len(found)), list(map(_label, found)))
     axes.set_xlim(-0.2, len(found) - 0.8)
@@ -351,11 +373,12 @@ def _plane_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
 
 
 def _plane_points(table: comparison.Found) -> list[_Point]:
-  assert table.group_total is not None and table.group_total_error is not None
+  overall, within = table.overall, table.within_users
+  assert within is not None
   return [
-      _Point(name, float(table.total[k]), float(table.group_total[k]),
-             _KINDS[table.kind(k)], float(table.total_error[k]),
-             float(table.group_total_error[k]))
+      _Point(name, float(overall.total[k]), float(within.total[k]),
+             _KINDS[table.kind(k)], float(overall.error[k]),
+             float(within.error[k]))
       for k, name in enumerate(table.names) if table.kind(k) != "ceiling"]
 
 
