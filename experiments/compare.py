@@ -104,7 +104,11 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     rates = _learning_rates(config)
     schema, blocks = read_blocks(config, workdir)
-    study = _study(config)
+    study = _study(config, schema)
+  for condition in contenders.STUDIES[config.study].conditions:
+    if condition not in study.conditions:
+      flags.warn(f"{condition.name} is left out: the data has no column of "
+                 f"{condition.lists}s.")
   found = []
   for condition in study.conditions:
     cells = [
@@ -178,17 +182,23 @@ def _check_config(config: Config, schema: schema_lib.Schema) -> None:
         f"--without={config.without} is no objective"
         f"{schema_lib.nearest(config.without, schema.names)}; there are "
         f"{', '.join(schema.names)}.")
-  for condition in _study(config).conditions:
-    role = condition.lists
-    if role != "batch" and getattr(schema, role) is None:
-      raise flags.UserError(
-          f"--study={config.study} needs a column of {role}s; the data has "
-          "none.")
+  _study(config, schema)
 
 
-def _study(config: Config) -> contenders.Study:
-  """The study, with the methods that were asked for."""
+def _study(
+    config: Config, schema: schema_lib.Schema
+) -> contenders.Study:
+  """The study, with the methods that were asked for and the lists there are."""
   study = contenders.STUDIES[config.study]
+  listed = tuple(
+      condition for condition in study.conditions
+      if condition.lists == "batch"
+      or getattr(schema, condition.lists) is not None)
+  if study.conditions[1:] and not listed[1:]:
+    raise flags.UserError(
+        f"--study={config.study} needs a column of users or of requests; the "
+        "data has neither.")
+  study = dataclasses.replace(study, conditions=listed)
   if config.methods is None:
     return study
   for name in config.methods:

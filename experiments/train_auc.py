@@ -36,7 +36,7 @@ from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import network
 
-_DEFAULT_BATCH_SIZE = 4096
+_DEFAULT_BATCH_SIZE = 1024
 # More passes learn profiles by heart where these tell users apart.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
 # Rows that are calibrated on, and rows that are validated on, at most.

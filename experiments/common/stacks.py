@@ -55,7 +55,7 @@ class Training:
   loss: str
   lists: str = "batch"
   relative_strength: float = 2.0
-  batch_size: int = 4096
+  batch_size: int = 1024
   num_steps: int = 300
 
 

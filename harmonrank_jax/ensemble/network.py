@@ -9,6 +9,7 @@ weight. The sum of both is the result, in logits.
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -321,8 +322,10 @@ class RelationAgnostic(nn.Module):
         config.num_objectives, kernel_init=nn.initializers.zeros,
         name="gate_out")(hidden)
     if config.head == "score":
-      # Positive weights that start equal.
-      weighted = jnp.exp(gate) * lift / config.num_objectives
+      # Positive weights that start at one. Not by an exponential: a rank loss
+      # does not change with the scale of the score, so nothing holds it.
+      weight = jax.nn.softplus(gate + math.log(math.e - 1))
+      weighted = weight * lift / config.num_objectives
       return jnp.sum(jnp.where(present, weighted, 0), axis=-1)
     offset = nn.Dense(
         config.num_objectives, kernel_init=nn.initializers.zeros,

@@ -219,6 +219,25 @@ def test_weights_are_an_argument_of_the_aligned_head():
       by_hand(params, scores, profile, [1, 1, 1]), rtol=1e-5)
 
 
+def test_weights_of_the_gate_begin_at_one_and_never_overflow():
+  # A rank loss does not hold the scale of a score: weights may become large.
+  case = "score", "no relation-aware branch"
+  params = jax.tree.map(np.copy, random_params(CASES[case]))
+  inner = params["params"]
+  scores, profile = sample()
+  logit = np.log(scores / (1 - scores)) * inner["scale"] + inner["shift"]
+  rate = inner["base_rate"]
+  lift = logit - np.log(rate / (1 - rate))
+  layer = inner["relation_agnostic"]["gate_out"]
+  layer["kernel"] *= 0
+  apply = jax.jit(network.HarmonRank(CASES[case]).apply)
+  for bias, weight in ((0, 1), (400, 400), (-400, 0)):
+    layer["bias"][:] = bias
+    np.testing.assert_allclose(
+        apply(params, scores, profile), weight * lift.mean(axis=-1),
+        rtol=0.01, atol=1e-5)
+
+
 def test_weights_may_differ_by_row():
   scores, profile = sample()
   params = random_params(CASES["aligned", "full"])

@@ -756,19 +756,31 @@ def test_flags_that_do_not_fit(tmp_path, config, said):
 
 
 @pytest.mark.parametrize("drop, config, said", [
-    ("request_id", {"study": "lists"}, "needs a column of requests"),
-    ("score_like", {"objectives": ("like",)}, "'like' has no score column"),
-    ("time_ms", {"blocks": 2}, "--blocks=2 are cut by time")])
+    (("user_id", "request_id"), {"study": "lists"}, "of users or of requests"),
+    (("score_like",), {"objectives": ("like",)}, "'like' has no score column"),
+    (("time_ms",), {"blocks": 2}, "--blocks=2 are cut by time")])
 def test_columns_that_are_not_there(tmp_path, drop, config, said):
   times_log(tmp_path, np.arange(60))
-  table = pq.read_table(tmp_path / "log.parquet").drop_columns([drop])
+  table = pq.read_table(tmp_path / "log.parquet").drop_columns(drop)
   pq.write_table(table, tmp_path / "less.parquet")
-  roles = json.dumps(SCHEMA.to_json()).replace(f'"{drop}"', "null")
+  roles = json.dumps(SCHEMA.to_json())
+  for name in drop:
+    roles = roles.replace(f'"{name}"', "null")
   (tmp_path / "roles.json").write_text(roles)
   with pytest.raises(flags.UserError, match=said):
     compare.compare(compare.Config(
         data=str(tmp_path / "less.parquet"),
         schema=str(tmp_path / "roles.json"), **config), tmp_path / "run")
+
+
+def test_lists_that_the_data_has_not_are_left_out():
+  config = compare.Config(study="lists", methods=("score_soft_auc",))
+  names = lambda schema: [
+      condition.name
+      for condition in compare._study(config, schema).conditions]
+  assert names(dataclasses.replace(SCHEMA, request=None)) == [
+      "lists_batch", "lists_user"]
+  assert names(SCHEMA)[2:] == ["lists_request"]
 
 
 # Slow: from the log to the report.
