@@ -109,6 +109,10 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     if condition not in study.conditions:
       flags.warn(f"{condition.name} is left out: the data has no column of "
                  f"{condition.lists}s.")
+  workdir_lib.check_same_data(workdir, [
+      array for block in blocks
+      for batch in (block.train, block.validation, block.test)
+      for array in batch])
   found = []
   for condition in study.conditions:
     cells = [
@@ -239,12 +243,15 @@ def run_block(
   batch_size = min(
       condition.batch_size or config.batch_size or stacks.Training.batch_size,
       len(train.labels))
-  training = stacks.Training(
-      "", condition.lists, config.relative_strength, batch_size,
-      max(_MIN_STEPS, round(config.passes * len(train.labels) / batch_size)))
+  num_steps = max(
+      _MIN_STEPS, round(config.passes * len(train.labels) / batch_size))
   for name in study.trained(condition, batch_size):
     path = folder / f"{name}.npz"
     if not path.exists():
+      method = contenders.METHODS[name]
+      training = stacks.Training(
+          method.loss, condition.lists, config.relative_strength, batch_size,
+          num_steps)
       cell = _train(config, name, training, block, train, platt, rates,
                     capacity)
       comparison.write_cell(path, cell)
@@ -297,7 +304,6 @@ def _train(
   num_objectives = train.labels.shape[1]
   ranker = ranker_lib.Ranker(
       method.network(num_objectives), block.vocabulary_sizes)
-  training = dataclasses.replace(training, loss=method.loss)
 
   def fit(seeds: np.ndarray, rates: np.ndarray) -> stacks.Stack:
     return stacks.fit(

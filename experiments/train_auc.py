@@ -18,7 +18,6 @@ import json
 import pathlib
 from typing import Any
 from typing import NamedTuple
-import zlib
 
 from absl import flags as absl_flags
 import numpy as np
@@ -201,23 +200,11 @@ def _make_model(
 def _check_same_data(
     workdir: pathlib.Path, inputs: auc_task.Inputs, test: "Test"
 ) -> None:
-  """What was begun with one log is not gone on with another.
-
-  Raises:
-    UserError: if the files hold other rows than when the run began.
-  """
-  checksum = zlib.crc32(json.dumps(inputs.model.features.to_json()).encode())
-  for batch in (inputs.sample, inputs.validation, test.batch):
-    for array in batch:
-      checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
-  content = {"rows": inputs.split.num_rows, "checksum": checksum}
-  path = workdir / "data.json"
-  if path.exists() and json.loads(path.read_text()) != json.loads(
-      json.dumps(content)):
-    raise flags.UserError(
-        f"the data has changed since workdir {workdir} was begun; name "
-        "another --workdir.")
-  workdir_lib.write_json(path, content)
+  """By its rows, of very many by some, and what their columns mean."""
+  features = json.dumps(inputs.model.features.to_json()).encode()
+  workdir_lib.check_same_data(workdir, [
+      np.frombuffer(features, np.uint8), np.asarray(inputs.split.num_rows),
+      *inputs.sample, *inputs.validation, *test.batch])
 
 
 class Test(NamedTuple):

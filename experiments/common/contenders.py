@@ -105,7 +105,7 @@ class Study:
 # Every row of the training part in one step.
 FULL_BATCH = 2**31
 _FEW = ("score_balanced_bce", "score_pairwise", "score_soft_auc",
-        "aligned_bce", DEFAULT_NETWORK)
+        "mixture_of_experts", "aligned_bce", DEFAULT_NETWORK)
 STUDIES = {
     "methods": Study((Condition("all"),), tuple(METHODS)),
     "skew": Study(

@@ -11,7 +11,6 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 import zipfile
-import zlib
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from experiments.common import flags
 from experiments.common import ranker as ranker_lib
 from experiments.common import results
 from experiments.common import stacks
+from experiments.common import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import front
@@ -143,11 +143,8 @@ class Trainer:
         where=inputs.sample.has_score)
     self._training = stacks.Training(
         "soft_auc", batch_size=inputs.batch_size, num_steps=inputs.num_steps)
-    self._checksum = 0
-    for batch in (inputs.sample, inputs.validation, test):
-      for array in batch:
-        self._checksum = zlib.crc32(
-            np.ascontiguousarray(array).tobytes(), self._checksum)
+    workdir_lib.check_same_data(
+        workdir, [*inputs.sample, *inputs.validation, *test])
 
   def families(
       self, weights: np.ndarray, truth: np.ndarray | None
@@ -263,21 +260,16 @@ class Trainer:
       try:
         with open(path, "rb") as file, np.load(file) as arrays:
           content = dict(arrays)
-        checksum = int(content.pop("checksum"))
-      except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+      except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         raise flags.UserError(
             f"{path} is broken; without it, it is made again.") from None
-      if checksum != self._checksum:
-        raise flags.UserError(
-            f"the data has changed since workdir {self._workdir} was begun; "
-            "name another --workdir.")
       print(f"{name}: there already", flush=True)
       return content
     content = make()
     temporary = path.with_name(path.name + ".writing")
     try:
       with open(temporary, "wb") as written:
-        np.savez(written, **content, checksum=np.int64(self._checksum))
+        np.savez(written, **content)
       temporary.replace(path)
     finally:
       temporary.unlink(missing_ok=True)

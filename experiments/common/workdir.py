@@ -1,5 +1,6 @@
 """A workdir: its configuration, what is written there, and how."""
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import json
@@ -7,6 +8,9 @@ import os
 import pathlib
 import shutil
 from typing import Any
+import zlib
+
+import numpy as np
 
 from experiments.common import flags
 
@@ -88,6 +92,30 @@ def claimed(
       for entry in pathlib.Path(path).iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     raise
+
+
+def check_same_data(
+    workdir: pathlib.Path, arrays: Iterable[np.ndarray]
+) -> None:
+  """What was begun with some data is not gone on with other data.
+
+  Args:
+    workdir: keeps a checksum from the first call on.
+    arrays: the data, or what stands for it.
+
+  Raises:
+    UserError: if the arrays are not those that the workdir was begun with.
+  """
+  checksum = 0
+  for array in arrays:
+    checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+  content = {"checksum": checksum}
+  path = workdir / "data.json"
+  if path.exists() and json.loads(path.read_text()) != content:
+    raise flags.UserError(
+        f"the data has changed since workdir {workdir} was begun; name "
+        "another --workdir.")
+  write_json(path, content)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

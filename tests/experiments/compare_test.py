@@ -471,7 +471,8 @@ def test_methods_that_make_no_sense_are_left_out():
   lists = contenders.STUDIES["lists"]
   assert set(lists.methods) - set(lists.trained(
       contenders.Condition("users", lists="user"), 256)) == {
-          "score_bce", "score_balanced_bce", "aligned_bce"}
+          "score_bce", "score_balanced_bce", "mixture_of_experts",
+          "aligned_bce"}
 
 
 # Blocks.
@@ -829,6 +830,12 @@ def test_a_comparison_goes_on_where_it_was(tmp_path, capsys):
   assert without_seconds(again) == without_seconds(summary)
   with pytest.raises(flags.UserError, match="--num_seeds was 3, now 2"):
     compare.compare(dataclasses.replace(config, num_seeds=2), workdir)
+  log = workdir / "embedded_log.parquet"
+  table = pq.read_table(log)
+  pq.write_table(table.set_column(
+      table.column_names.index("like"), "like", table["click"]), log)
+  with pytest.raises(flags.UserError, match="the data has changed"):
+    compare.compare(config, workdir)
 
 
 @pytest.mark.slow
