@@ -85,7 +85,9 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   labels = test.batch.labels[:, shown]
   tradeoff = tradeoff_lib.measure(
       families, tuple(schema.names[m] for m in shown), weights[:, shown],
-      labels, test.batch.user if schema.user else None, seed=config.seed)
+      labels, test.batch.user if schema.user else None,
+      truth=None if test.truth is None else test.truth[:, shown],
+      seed=config.seed)
   summary = workdir_lib.finite({
       **tradeoff_lib.summary(tradeoff),
       "left_out": [name for m, name in enumerate(schema.names)

@@ -101,6 +101,8 @@ class Tradeoff(NamedTuple):
     seconds: by family, where it is trained.
     num_rows: of the test.
     clusters: "users" or "rows", what was resampled.
+    by_truth: the same for labels drawn anew, where the probabilities that
+      labels are drawn with are known: without the chance of few positives.
   """
 
   names: tuple[str, ...]
@@ -118,6 +120,7 @@ class Tradeoff(NamedTuple):
   seconds: dict[str, float]
   num_rows: int
   clusters: str
+  by_truth: "Tradeoff | None" = None
 
 
 class Trainer:
@@ -283,6 +286,7 @@ def measure(
     labels: np.ndarray,
     users: np.ndarray | None,
     *,
+    truth: np.ndarray | None = None,
     seed: int,
 ) -> Tradeoff:
   """AUCs and volumes, bootstrapped over users.
@@ -293,8 +297,21 @@ def measure(
     weights: `[K, M]`.
     labels: `[N, M]`, each objective of more than one class.
     users: `[N]` integers, or None to resample rows.
+    truth: `[N, M]` probabilities that labels are drawn with, if known.
     seed: of the resamples.
   """
+  found = _measure(families, names, weights, labels, users, seed)
+  if truth is None:
+    return found
+  return found._replace(by_truth=_measure(
+      families, names, weights, truth, users, seed, are_probabilities=True))
+
+
+def _measure(
+    families: dict[str, Family], names: tuple[str, ...], weights: np.ndarray,
+    labels: np.ndarray, users: np.ndarray | None, seed: int, *,
+    are_probabilities: bool = False,
+) -> Tradeoff:
   terms = families[ONE].terms
   assert terms is not None  # Its score is linear in the weights.
   size = weights.shape[1]
@@ -304,7 +321,7 @@ def measure(
       asked])
   shape = (len(families), *weights.shape)
   auc, replicates = evaluation.bootstrap_auc(
-      [evaluation.Part(scores, labels, users)], seed=seed)
+      [evaluation.Part(scores, labels, users, are_probabilities)], seed=seed)
   # A resample may lack the few positives of an objective.
   replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
   points = np.concatenate([auc[None], replicates])
@@ -359,6 +376,10 @@ def summary(tradeoff: Tradeoff) -> dict[str, Any]:
 
   with_interval = lambda row: dict(
       zip(("value", "low", "high"), row.tolist(), strict=True))
+  by_truth = None
+  if tradeoff.by_truth is not None:
+    of_truth = summary(tradeoff.by_truth)
+    by_truth = {name: of_truth[name] for name in ("families", "asked")}
   return {
       "objectives": list(names),
       "weights": [by_objective(row) for row in tradeoff.weights],
@@ -373,14 +394,14 @@ def summary(tradeoff: Tradeoff) -> dict[str, Any]:
       "asked": {"weights": tradeoff.num_asked,
                 "hypervolume": with_interval(tradeoff.asked_volume),
                 "ratio_to_separate": with_interval(tradeoff.asked_ratio)},
-      "reference": REFERENCE, "test_rows": tradeoff.num_rows,
-      "resampled": tradeoff.clusters}
+      "by_truth": by_truth, "reference": REFERENCE,
+      "test_rows": tradeoff.num_rows, "resampled": tradeoff.clusters}
 
 
 def verdict(tradeoff: Tradeoff) -> str:
   """What one network costs against separate ones, in a sentence or two."""
   one = tradeoff.families.index(ONE)
-  lead, seconds = tradeoff.lead[one], tradeoff.seconds
+  seconds = tradeoff.seconds
   within = lambda low, high: f" (95 % interval {low} to {high})"
 
   def share(ratio: np.ndarray) -> str:
@@ -390,13 +411,20 @@ def verdict(tradeoff: Tradeoff) -> str:
         ratio[1]) else ""
     return f"{ratio[0]:.1%}{bounds}"
 
-  return (f"The front of one network has {share(tradeoff.ratio[one])} of the "
+  def distance(lead: np.ndarray) -> str:
+    return f"{lead[0]:+.4f}{within(*(f'{x:+.4f}' for x in lead[1:]))}"
+
+  text = (f"The front of one network has {share(tradeoff.ratio[one])} of the "
           f"hypervolume of {len(tradeoff.weights)} separate networks; asked "
           f"for {tradeoff.num_asked} weights, which takes no training, "
           f"{share(tradeoff.asked_ratio)}. Its weighted AUC, the mean over "
-          f"all weights, is {lead[0]:+.4f} from theirs"
-          f"{within(*(f'{x:+.4f}' for x in lead[1:]))}. It trained "
-          f"{seconds[ONE]:.1f} s, they {seconds[SEPARATE]:.1f} s.")
+          "all weights, is ahead of theirs by "
+          f"{distance(tradeoff.lead[one])}. ")
+  if truth := tradeoff.by_truth:
+    text += (f"By the true probabilities it is {share(truth.ratio[one])}, "
+             f"{share(truth.asked_ratio)} and {distance(truth.lead[one])}. ")
+  return (f"{text}It trained {seconds[ONE]:.1f} s, they "
+          f"{seconds[SEPARATE]:.1f} s.")
 
 
 HEADER = ("hypervolume", "95 %", "ratio to separate", "95 %", "weighted AUC",

@@ -124,6 +124,26 @@ def test_the_summary_and_the_words_for_it(measured):
   assert len(ours["auc"]) == len(summary["weights"]) == 8
   assert "8 separate networks" in tradeoff_lib.verdict(found)
   assert "trained 2.0 s, they 40.0 s" in tradeoff_lib.verdict(found)
+  assert "true probabilities" not in tradeoff_lib.verdict(found)
+
+
+def test_what_is_known_by_truth_is_known_better():
+  terms, labels, users = rows()
+  weights = tradeoff_lib.simplex_weights(3, 4, seed=0)
+  truth = np.clip(0.8 * labels + 0.1, 0, 1)
+  found = tradeoff_lib.measure(
+      families_of(terms, weights), NAMES, weights, labels, users, truth=truth,
+      seed=0)
+  known = found.by_truth
+  assert known.by_truth is None
+  # A tenth of the labels is turned round: AUCs are nearer to a half.
+  away = lambda auc: np.abs(auc - 0.5)
+  assert (away(known.auc[0]) < away(found.auc[0])).mean() > 0.9
+  content = tradeoff_lib.summary(found)["by_truth"]
+  assert content["families"][tradeoff_lib.ONE]["hypervolume"]["value"] == (
+      known.volume[0, 0])
+  said = tradeoff_lib.verdict(found)
+  assert f"By the true probabilities it is {known.ratio[0, 0]:.1%}" in said
 
 
 def test_a_volume_that_is_undefined_is_a_dash(measured):
