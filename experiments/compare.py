@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.common import comparison
+from experiments.common import comparison_tables as tables
 from experiments.common import contenders
 from experiments.common import flags
 from experiments.common import logs
@@ -113,6 +114,7 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
       array for block in blocks
       for batch in (block.train, block.validation, block.test)
       for array in batch])
+  truths = [block.truth for block in blocks if block.truth is not None]
   found = []
   for condition in study.conditions:
     cells = [
@@ -121,15 +123,14 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         for number, block in enumerate(blocks)]
     found.append(comparison.evaluate(
         condition, schema, cells, [block.test for block in blocks],
-        [block.truth for block in blocks], without=config.without,
-        seed=config.seed))
-  content = workdir_lib.finite(comparison.summary(
+        truths, without=config.without, seed=config.seed))
+  content = workdir_lib.finite(tables.summary(
       dataclasses.asdict(config), schema, found,
       [tuple(len(part.labels) for part in block[1:4]) for block in blocks]))
   workdir_lib.write_json(workdir / "summary.json", content)
-  workdir_lib.write_text(workdir / "table.md", comparison.markdown(found))
+  workdir_lib.write_text(workdir / "table.md", tables.markdown(found))
   report.write_report(workdir, content, found)
-  comparison.print_tables(found)
+  tables.print_tables(found)
   print(*(workdir / name for name in (
       "report.html", "table.md", "summary.json")), sep="  ")
   return content

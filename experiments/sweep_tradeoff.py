@@ -78,6 +78,8 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     test = train_auc.read_test(training, inputs)
     shown = _objectives_with_auc(inputs, test.batch.labels)
     weights = _weights(config, len(inputs.model.schema.names), shown)
+  workdir_lib.check_same_data(
+      workdir, [*inputs.sample, *inputs.validation, *test.batch])
   families = tradeoff_lib.Trainer(
       workdir, inputs, test.batch, learning_rate=config.learning_rate,
       seed=config.seed).families(weights, test.truth)

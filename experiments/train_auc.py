@@ -35,7 +35,6 @@ from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import network
 
-_DEFAULT_BATCH_SIZE = 1024
 # More passes learn profiles by heart where these tell users apart.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
 # Rows that are calibrated on, and rows that are validated on, at most.
@@ -135,7 +134,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   sample, validation = read(logs.TRAIN), read(logs.VALIDATION)
   logs.warn_of_one_class(schema, sample.labels, "train")
   logs.warn_of_one_class(schema, validation.labels, "validate")
-  batch_size = config.batch_size or min(_DEFAULT_BATCH_SIZE, num_train)
+  batch_size = config.batch_size or min(flags.DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return auc_task.Inputs(
       model, log, split, eval_log, batch_size,

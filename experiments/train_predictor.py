@@ -43,7 +43,6 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.predictor import pepnet
 
 FORMATS = ("kuairand",)
-_DEFAULT_BATCH_SIZE = 1024
 # Chosen on validation rows: of the KuaiRand log, whose history columns say
 # what embeddings would, and of the embedded log, which has no other way.
 _EMBEDDING_LEARNING_RATES = {"kuairand": 3e-5, None: 1e-2}
@@ -281,7 +280,7 @@ def make_task(config: Config, inputs: Inputs) -> out_of_fold.FoldTask:
   if embedding_learning_rate is None:
     embedding_learning_rate = _EMBEDDING_LEARNING_RATES[config.format]
   recipe = out_of_fold.Recipe(
-      network, config.batch_size or min(_DEFAULT_BATCH_SIZE, num_rows),
+      network, config.batch_size or min(flags.DEFAULT_BATCH_SIZE, num_rows),
       config.num_steps, config.learning_rate, embedding_learning_rate,
       config.seed)
   return out_of_fold.FoldTask(recipe, inputs.rows, folds, schema.names)

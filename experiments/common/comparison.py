@@ -1,18 +1,16 @@
 """Tables of methods x seeds: AUC, group AUC, calibration, leads."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import pathlib
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
-from rich import console as rich_console
-from rich import table as rich_table
 from scipy import stats
 
 from experiments.common import contenders
 from experiments.common import evaluation
-from experiments.common import results
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 
@@ -33,6 +31,7 @@ class Cell(NamedTuple):
     log_gain: `[N, M]`, of the aligned head, mean of the seeds.
     learning_rate: chosen.
     seconds: of training, the search for the learning rate with it.
+    left_out: `[S, N]`, of an average: the same without one of the seeds.
   """
 
   scores: np.ndarray
@@ -41,6 +40,7 @@ class Cell(NamedTuple):
   log_gain: np.ndarray | None = None
   learning_rate: float | None = None
   seconds: float | None = None
+  left_out: np.ndarray | None = None
 
 
 def write_cell(path: pathlib.Path, cell: Cell) -> None:
@@ -65,7 +65,11 @@ def average(cell: Cell) -> Cell:
   """The mean score of the seeds, each in units of its spread, as a method."""
   scores = cell.scores.astype(np.float64)
   unit = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-  return Cell(np.mean(scores / unit, axis=0, keepdims=True).astype(np.float32))
+  scores /= unit
+  total = scores.sum(axis=0, keepdims=True)
+  count = len(scores)
+  return Cell((total / count).astype(np.float32),
+              left_out=((total - scores) / (count - 1)).astype(np.float32))
 
 
 def calibration_errors(
@@ -95,7 +99,11 @@ def calibration_errors(
 
 
 class Lead(NamedTuple):
-  """A difference of sums of AUCs with its 95 % interval."""
+  """A difference of sums of AUCs with its 95 % interval.
+
+  Two kinds of chance are in it: which users there are (or rows), by resamples
+  that both methods share; and the seeds of either.
+  """
 
   mean: float
   low: float
@@ -107,7 +115,7 @@ class Sums(NamedTuple):
 
   Attributes:
     total: `[K]`.
-    error: `[K]` standard errors over seeds.
+    error: `[K]` standard errors over seeds; of averages by the jackknife.
     strongest: number of the baseline with the largest sum.
     leads: `[K]` of leads over the strongest baseline.
     rivals: for each baseline, what the default is ahead of it; empty where
@@ -137,9 +145,9 @@ class Found(NamedTuple):
     overall: sums of these.
     without_one: the same without one objective, or None.
     within_users: sums of the AUCs within users, or None without users.
-    by_truth: sums of the AUCs of labels drawn anew, where the probabilities
-      that labels are drawn with are known; else None. The intervals of its
-      leads know no chance of labels: for rare objectives, most of the chance.
+    by_truth: sums of AUCs by the probabilities that labels are drawn with,
+      where these are known (see `evaluation.bootstrap_auc`); else None. The
+      labels that happened to be drawn are no part of it.
     calibration_error: `[K]` mean over objectives; NaN without probabilities.
     validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
     learning_rate: `[K]` mean over blocks; NaN for formulas.
@@ -196,7 +204,7 @@ def evaluate(
     schema: schema_lib.Schema,
     cells: Sequence[dict[str, Cell]],
     tests: Sequence[features_lib.Batch],
-    truths: Sequence[np.ndarray | None],
+    truths: Sequence[np.ndarray] | None,
     *,
     without: str | None,
     seed: int,
@@ -208,41 +216,61 @@ def evaluate(
     schema: roles of the columns.
     cells: per block, name to what a method made of it.
     tests: per block, the rows.
-    truths: per block, the probabilities `[N, M]` that labels are drawn with,
-      or None if they are not known.
+    truths: per block, the probabilities `[N, M]` that labels are drawn with;
+      None if they are not known.
     without: objective to leave out of a second sum, or None.
     seed: of the resamples.
   """
   names = tuple(cells[0])
-  counts = [len(cells[0][name].scores) for name in names]
-  owner = np.repeat(np.arange(len(names)), counts)
-  parts = [
-      evaluation.Part(
-          np.concatenate([of[name].scores for name in names]),
-          test.labels, test.user if schema.user else None)
-      for of, test in zip(cells, tests, strict=True)]
-  draws = {"seed": seed, "num_replicates": _REPLICATES}
-  each, replicates = evaluation.bootstrap_auc(parts, **draws)
-  sums_of = lambda each, replicates: _sums(names, owner, each, replicates)
+  scores = [[of[name].scores for name in names] for of in cells]
+  averages = [k for k, name in enumerate(names)
+              if cells[0][name].left_out is not None]
+  left_out = [[found for name in names
+               if (found := of[name].left_out) is not None] for of in cells]
+  owner = np.repeat(np.arange(len(names)), list(map(len, scores[0])))
+  left_owner = np.repeat(
+      np.asarray(averages, int), list(map(len, left_out[0])))
+  users = [test.user if schema.user else None for test in tests]
+
+  def measured(
+      bootstrap: Callable[..., tuple[np.ndarray, np.ndarray]],
+      labels: Sequence[np.ndarray], **kwargs,
+  ) -> _Measured:
+    def of(scores, num_replicates):
+      parts = [evaluation.Part(np.concatenate(each), column, user)
+               for each, column, user in zip(
+                   scores, labels, users, strict=True)]
+      return bootstrap(
+          parts, seed=seed, num_replicates=num_replicates, **kwargs)
+
+    each, replicates = of(scores, _REPLICATES)
+    less = of(left_out, 0)[0] if averages else np.empty((0, each.shape[1]))
+    return _Measured(names, owner, each, replicates, left_owner, less)
+
+  labels = [test.labels for test in tests]
+  overall = measured(evaluation.bootstrap_auc, labels)
   kept = np.asarray([name != without for name in schema.names])
-  within_users, by_truth = None, None
-  if schema.user:
-    within_users = sums_of(*evaluation.bootstrap_group_auc(parts, **draws))
-  known = [truth for truth in truths if truth is not None]
-  if known:
-    by_truth = sums_of(*evaluation.bootstrap_auc([
-        part._replace(labels=truth, are_probabilities=True)
-        for part, truth in zip(parts, known, strict=True)], **draws))
+  within_users = measured(
+      evaluation.bootstrap_group_auc, labels) if schema.user else None
+  by_truth = None
+  if truths:
+    # Sums have the same terms: an objective of one class is in none of them.
+    by_truth = measured(
+        evaluation.bootstrap_auc,
+        [truth * (column.any(axis=0) & ~column.all(axis=0))
+         for truth, column in zip(truths, labels, strict=True)],
+        are_probabilities=True)
   of_cells = lambda function: np.asarray([
       np.mean([function(of[name]) for of in cells]) for name in names])
   number = lambda value: np.nan if value is None else float(np.mean(value))
   return Found(
       condition, schema.names, without, names,
-      auc=_mean_of_seeds(each, owner), auc_error=_seed_error(each, owner),
-      overall=sums_of(each, replicates),
-      without_one=(sums_of(each[:, kept], replicates[..., kept])
-                   if without else None),
-      within_users=within_users, by_truth=by_truth,
+      auc=_mean_of_seeds(overall.each, owner),
+      auc_error=_seed_error(overall.each, owner),
+      overall=overall.sums(), without_one=(
+          overall.of_objectives(kept).sums() if without else None),
+      within_users=within_users.sums() if within_users else None,
+      by_truth=by_truth.sums() if by_truth else None,
       calibration_error=of_cells(lambda cell: number(cell.calibration_error)),
       validation=of_cells(lambda cell: number(cell.validation)),
       learning_rate=of_cells(lambda cell: number(cell.learning_rate)),
@@ -251,37 +279,69 @@ def evaluate(
       clusters="users" if schema.user else "rows")
 
 
-def _sums(
-    names: tuple[str, ...], owner: np.ndarray, each: np.ndarray,
-    replicates: np.ndarray,
-) -> Sums:
-  """Sums of AUCs, and who is ahead.
+class _Measured(NamedTuple):
+  """AUCs of one kind.
 
-  Args:
+  Attributes:
     names: of K methods.
     owner: `[S]` number of the method of each seed.
     each: `[S, M]` AUCs.
     replicates: `[R, S, M]` the same on resamples.
+    left_owner: `[T]` number of the average of what leaves out a seed of it.
+    left_out: `[T, M]` AUCs of these.
   """
-  seeds = np.nansum(each, axis=1, keepdims=True)
-  total = _mean_of_seeds(seeds, owner)[:, 0]
-  drawn = _mean_of_seeds(np.nansum(replicates, axis=2).T, owner)  # [K, R]
 
-  def lead(one: int, other: int) -> Lead:
-    """With its normal interval."""
-    mean = float(total[one] - total[other])
-    half = 1.96 * float(np.std(drawn[one] - drawn[other], ddof=1))
-    return Lead(mean, mean - half, mean + half)
+  names: tuple[str, ...]
+  owner: np.ndarray
+  each: np.ndarray
+  replicates: np.ndarray
+  left_owner: np.ndarray
+  left_out: np.ndarray
 
-  baselines = [k for k, name in enumerate(names)
-               if contenders.kind_of(name) == "baseline"]
-  strongest = max(baselines, key=lambda k: total[k])
-  rivals = {}
-  if contenders.DEFAULT in names:
-    ours = names.index(contenders.DEFAULT)
-    rivals = {names[k]: lead(ours, k) for k in baselines}
-  return Sums(total, _seed_error(seeds, owner)[:, 0], strongest,
-              [lead(k, strongest) for k in range(len(names))], rivals)
+  def of_objectives(self, kept: np.ndarray) -> "_Measured":
+    """The same of some objectives."""
+    return self._replace(
+        each=self.each[:, kept], replicates=self.replicates[..., kept],
+        left_out=self.left_out[:, kept])
+
+  def sums(self) -> Sums:
+    """Sums over objectives, and who is ahead."""
+    names = self.names
+    seeds = np.nansum(self.each, axis=1, keepdims=True)
+    total = _mean_of_seeds(seeds, self.owner)[:, 0]
+    error = _seed_error(seeds, self.owner)[:, 0]
+    left_out = np.nansum(self.left_out, axis=1)
+    for k in np.unique(self.left_owner):
+      error[k] = _jackknife_error(left_out[self.left_owner == k])
+    drawn = _mean_of_seeds(  # [K, R]
+        np.nansum(self.replicates, axis=2).T, self.owner)
+    of_seeds = np.nan_to_num(error)
+
+    def lead(one: int, other: int) -> Lead:
+      if one == other:
+        return Lead(0.0, 0.0, 0.0)
+      mean = float(total[one] - total[other])
+      half = 1.96 * float(np.linalg.norm([
+          np.std(drawn[one] - drawn[other], ddof=1), of_seeds[one],
+          of_seeds[other]]))
+      return Lead(mean, mean - half, mean + half)
+
+    baselines = [k for k, name in enumerate(names)
+                 if contenders.kind_of(name) == "baseline"]
+    strongest = max(baselines, key=lambda k: total[k])
+    rivals = {}
+    if contenders.DEFAULT in names:
+      ours = names.index(contenders.DEFAULT)
+      rivals = {names[k]: lead(ours, k) for k in baselines}
+    return Sums(total, error, strongest,
+                [lead(k, strongest) for k in range(len(names))], rivals)
+
+
+def _jackknife_error(values: np.ndarray) -> float:
+  """Standard error of what these, each without one of all, are of."""
+  count = len(values)
+  return float(np.sqrt((count - 1) / count * np.sum(
+      np.square(values - values.mean()))))
 
 
 def _mean_of_seeds(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
@@ -346,162 +406,3 @@ def _gains(
 
 def _centred(array: np.ndarray) -> np.ndarray:
   return array - array.mean(axis=-1, keepdims=True)
-
-
-def summary(
-    config: dict[str, Any], schema: schema_lib.Schema,
-    found: Sequence[Found], rows: Sequence[tuple[int, ...]],
-) -> dict[str, Any]:
-  """The content of `summary.json`.
-
-  Args:
-    config: JSON-able, by flag.
-    schema: roles of the columns.
-    found: per condition.
-    rows: per block, rows to train, validate and test.
-  """
-  def method(table: Found, k: int) -> dict[str, Any]:
-    by_objective = lambda values: dict(
-        zip(schema.names, values.tolist(), strict=True))
-    content = {
-        "kind": table.kind(k), "auc": by_objective(table.auc[k]),
-        "auc_error": by_objective(table.auc_error[k]),
-        "calibration_error": table.calibration_error[k],
-        "validation": table.validation[k],
-        "learning_rate": table.learning_rate[k], "seconds": table.seconds[k]}
-    for kind, sums in _kinds(table).items():
-      content[f"{kind}_sum"] = sums.total[k]
-      content[f"{kind}_sum_error"] = sums.error[k]
-      content[f"{kind}_lead_over_strongest"] = sums.leads[k]._asdict()
-    return content
-
-  def condition(table: Found) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "methods": {name: method(table, k)
-                    for k, name in enumerate(table.names)},
-        "resampled": table.clusters,
-        "gains": table.gains._asdict() if table.gains else None}
-    for kind, sums in _kinds(table).items():
-      content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
-      content[f"{kind}_leads"] = {
-          name: lead._asdict() for name, lead in sums.rivals.items()}
-    return content
-
-  return {
-      "objectives": schema.names, "default": contenders.DEFAULT,
-      "rows": [dict(zip(("train", "validation", "test"), counts, strict=True))
-               for counts in rows],
-      "conditions": {
-          table.condition.name: condition(table) for table in found},
-      "config": config}
-
-
-def _kinds(table: Found) -> dict[str, Sums]:
-  """What there are sums of, by the name in `summary.json`."""
-  kinds = {"auc": table.overall, "auc_without": table.without_one,
-           "group_auc": table.within_users, "expected_auc": table.by_truth}
-  return {name: sums for name, sums in kinds.items() if sums is not None}
-
-
-def columns(table: Found) -> list[str]:
-  """Heads of the columns of a table."""
-  return ["", *table.objectives, "sum",
-          *([f"without {table.without}"] if table.without_one else []),
-          *(["within users"] if table.within_users else []),
-          "ECE", "lead over the strongest baseline",
-          *(["sum by truth", "lead by truth"] if table.by_truth else [])]
-
-
-def table_rows(table: Found) -> list[list[str]]:
-  """Cells of a table, the strongest method first, the ceiling last."""
-  digits = results.number
-  overall = table.overall
-  sum_of = lambda sums, k: with_error(sums.total[k], sums.error[k])
-  order = sorted(range(len(table.names)), key=lambda k: (
-      table.kind(k) == "ceiling", -overall.total[k]))
-  rows = []
-  for k in order:
-    row = [table.names[k], *(digits(value) for value in table.auc[k]),
-           sum_of(overall, k)]
-    if table.without_one:
-      row.append(digits(table.without_one.total[k]))
-    if table.within_users:
-      row.append(sum_of(table.within_users, k))
-    row += [digits(table.calibration_error[k]), _lead_text(overall, k)]
-    if table.by_truth:
-      row += [sum_of(table.by_truth, k), _lead_text(table.by_truth, k)]
-    rows.append(row)
-  return rows
-
-
-def _lead_text(sums: Sums, k: int) -> str:
-  if k == sums.strongest:
-    return "strongest baseline"
-  lead = sums.leads[k]
-  return f"{lead.mean:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}]"
-
-
-def with_error(value: float, error: float) -> str:
-  """`value ± error`, or the value alone."""
-  if np.isfinite(error):
-    return results.with_error(value, error)
-  return results.number(value)
-
-
-def verdict(table: Found) -> str:
-  """Whether the default is ahead of every baseline."""
-  if not table.overall.rivals:
-    return f"{contenders.DEFAULT} is not among the methods."
-  text = _verdict(table.overall.rivals, f"{table.clusters} resampled")
-  if table.by_truth:
-    text += " By the true probabilities " + _verdict(
-        table.by_truth.rivals, "no chance of labels")
-  return text
-
-
-def _verdict(rivals: dict[str, Lead], how: str) -> str:
-  unsure = {name: lead for name, lead in rivals.items() if lead.low <= 0}
-  name, worst = min(rivals.items(), key=lambda item: item[1].mean)
-  if not unsure:
-    what = f"{contenders.DEFAULT} is ahead of every baseline"
-  elif worst.high < 0:
-    what = f"{name} is ahead of {contenders.DEFAULT}"
-  else:
-    what = f"{contenders.DEFAULT} is not surely ahead of {', '.join(unsure)}"
-  return (f"{what}; the best baseline is {name}: {worst.mean:+.4f}, 95 % "
-          f"interval {worst.low:+.4f} to {worst.high:+.4f} ({how}).")
-
-
-def markdown(found: Sequence[Found]) -> str:
-  """The tables of all conditions."""
-  parts = []
-  for table in found:
-    if len(found) > 1:
-      parts += [f"### {table.condition.name}", ""]
-    heads = columns(table)
-    parts += ["| " + " | ".join(heads) + " |",
-              "|" + "---|" * len(heads)]
-    for row in table_rows(table):
-      parts.append("| " + " | ".join(row) + " |")
-    parts += ["", verdict(table), ""]
-  return "\n".join(parts)
-
-
-def print_tables(found: Sequence[Found]) -> None:
-  """The last thing on the terminal."""
-  console = rich_console.Console()
-  if not console.is_terminal:
-    # Not cut to 80 columns where nobody looks.
-    console = rich_console.Console(width=220)
-  for table in found:
-    shown = rich_table.Table(
-        title=table.condition.name, box=None, padding=(0, 1, 0, 0),
-        pad_edge=False)
-    for k, head in enumerate(columns(table)):
-      shown.add_column(head, justify="right" if k else "left",
-                       no_wrap=k == 0, overflow="fold")
-    for row in table_rows(table):
-      shown.add_row(*row, style=(
-          "bold" if row[0] == contenders.DEFAULT else None))
-    console.print(shown)
-    print(verdict(table))

@@ -84,19 +84,16 @@ class Part(NamedTuple):
     scores: `[K, N]`.
     labels: `[N, M]` bool, or non-negative values.
     users: `[N]` integers, or None to resample rows.
-    are_probabilities: labels are drawn anew, with these probabilities; what
-      is meant is how likely one that is positive stands above one that is
-      not.
   """
 
   scores: np.ndarray
   labels: np.ndarray
   users: np.ndarray | None
-  are_probabilities: bool = False
 
 
 def bootstrap_auc(
-    parts: Sequence[Part], *, seed: int = 0, num_replicates: int | None = None
+    parts: Sequence[Part], *, seed: int = 0,
+    num_replicates: int | None = None, are_probabilities: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """AUC, and on resamples of users, the same resamples for every method.
 
@@ -107,6 +104,10 @@ def bootstrap_auc(
     parts: each has an AUC of its own; the result is their mean.
     seed: of the resamples.
     num_replicates: R; as many as are quick if None.
+    are_probabilities: labels are the probabilities that labels are drawn
+      with. Found is then how likely one that is drawn positive stands above
+      one that is not: what the AUC of drawn labels comes to where they are
+      many, and no chance of few of them.
 
   Returns:
     `[K, M]` and `[R, K, M]` float64; NaN where only one class is left.
@@ -120,7 +121,7 @@ def bootstrap_auc(
   rng = np.random.default_rng(seed)
   ordered = [
       ([_Ordered.of(row, ids, part.labels) for row in part.scores],
-       _largest_rank_sums(part, ids))
+       (_half_of_pairs if are_probabilities else _ideal_rank_sums)(part, ids))
       for part, ids in zip(parts, groups, strict=True)]
 
   def measure(weights: np.ndarray) -> np.ndarray:
@@ -132,30 +133,38 @@ def bootstrap_auc(
         each.append(0.5 + sums / np.where(best > 0, 2 * best, np.nan))
     return mean_of_defined(np.stack(each))
 
-  return measure(np.ones(num_groups)), np.stack([
-      measure(_resample(rng, num_groups)) for _ in range(num_replicates)])
+  value = measure(np.ones(num_groups))
+  replicates = np.empty((num_replicates, *value.shape))
+  for replicate in replicates:
+    replicate[:] = measure(_resample(rng, num_groups))
+  return value, replicates
 
 
-def _largest_rank_sums(
+def _ideal_rank_sums(
     part: Part, groups: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
-  """From weights of groups to `[M]` rank sums of an AUC of 1."""
-  if not part.are_probabilities:
-    # By the labels themselves: the best there is.
-    ideals = [_Ordered.of(column, groups, column[:, None])
-              for column in part.labels.T]
-    return lambda weights: np.array([
-        ideal.rank_sums(weights)[0] for ideal in ideals])
+  """From weights of groups to `[M]` rank sums of an AUC of 1: by labels."""
+  ideals = [_Ordered.of(column, groups, column[:, None])
+            for column in part.labels.T]
+  return lambda weights: np.array([
+      ideal.rank_sums(weights)[0] for ideal in ideals])
+
+
+def _half_of_pairs(
+    part: Part, groups: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+  """The same of labels that are drawn with probabilities."""
   chances = part.labels.astype(np.float64)
+  # A row makes no pair with itself.
+  itself = chances * (1 - chances)
 
-  def half_of_pairs(weights: np.ndarray) -> np.ndarray:
+  def half(weights: np.ndarray) -> np.ndarray:
     weights = weights[groups]
-    positive, negative = weights @ chances, weights @ (1 - chances)
-    # A row makes no pair with itself.
-    return 0.5 * (positive * negative
-                  - np.square(weights) @ (chances * (1 - chances)))
+    positive = weights @ chances
+    return 0.5 * (positive * (weights.sum() - positive)
+                  - np.square(weights) @ itself)
 
-  return half_of_pairs
+  return half
 
 
 def bootstrap_group_auc(

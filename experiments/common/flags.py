@@ -37,13 +37,14 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where results go; runs/<name of the binary> if not "
     "given, with _embedded for the embedded log. A second run with the same "
     "configuration resumes.")
+# One for all trainings: larger batches rank no better for as many passes.
+DEFAULT_BATCH_SIZE = 1024
 SEED = flags.DEFINE_integer(
     "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0,
     upper_bound=2**31 - 1)
 BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Rows of a step; if not given 4,096 (1,024 for the "
-    "predictor), or what there is.",
-    lower_bound=1)
+    "batch_size", None, f"Rows of a step; if not given {DEFAULT_BATCH_SIZE:,}, "
+    "or what there is.", lower_bound=1)
 NUM_EXPOSURES = flags.DEFINE_integer(
     "num_exposures", 200_000, "Rows of the embedded log.", lower_bound=1000,
     upper_bound=20_000_000)

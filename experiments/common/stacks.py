@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.common import flags
 from experiments.common import ranker as ranker_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import calibration
@@ -55,7 +56,7 @@ class Training:
   loss: str
   lists: str = "batch"
   relative_strength: float = 2.0
-  batch_size: int = 1024
+  batch_size: int = flags.DEFAULT_BATCH_SIZE
   num_steps: int = 300
 
 

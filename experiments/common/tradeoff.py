@@ -24,7 +24,6 @@ from experiments.common import flags
 from experiments.common import ranker as ranker_lib
 from experiments.common import results
 from experiments.common import stacks
-from experiments.common import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import front
@@ -101,8 +100,8 @@ class Tradeoff(NamedTuple):
     seconds: by family, where it is trained.
     num_rows: of the test.
     clusters: "users" or "rows", what was resampled.
-    by_truth: the same for labels drawn anew, where the probabilities that
-      labels are drawn with are known: without the chance of few positives.
+    by_truth: the same by the probabilities that labels are drawn with, where
+      they are known: without the chance of few positives.
   """
 
   names: tuple[str, ...]
@@ -146,8 +145,6 @@ class Trainer:
         where=inputs.sample.has_score)
     self._training = stacks.Training(
         "soft_auc", batch_size=inputs.batch_size, num_steps=inputs.num_steps)
-    workdir_lib.check_same_data(
-        workdir, [*inputs.sample, *inputs.validation, *test])
 
   def families(
       self, weights: np.ndarray, truth: np.ndarray | None
@@ -159,8 +156,7 @@ class Trainer:
       truth: `[N, M]` true probabilities of the test rows, if they are known.
 
     Raises:
-      UserError: if a training diverges, or what is in the workdir is broken
-        or of other data.
+      UserError: if a training diverges, or what is in the workdir is broken.
     """
     # As in other trainings, weights are 1 if they are equal.
     weights = weights * np.count_nonzero(weights[0])
@@ -321,7 +317,8 @@ def _measure(
       asked])
   shape = (len(families), *weights.shape)
   auc, replicates = evaluation.bootstrap_auc(
-      [evaluation.Part(scores, labels, users, are_probabilities)], seed=seed)
+      [evaluation.Part(scores, labels, users)], seed=seed,
+      are_probabilities=are_probabilities)
   # A resample may lack the few positives of an objective.
   replicates = replicates[~np.isnan(replicates).any(axis=(1, 2))]
   points = np.concatenate([auc[None], replicates])
@@ -412,17 +409,21 @@ def verdict(tradeoff: Tradeoff) -> str:
     return f"{ratio[0]:.1%}{bounds}"
 
   def distance(lead: np.ndarray) -> str:
+    if not np.isfinite(lead).all():
+      return "what is undefined"
     return f"{lead[0]:+.4f}{within(*(f'{x:+.4f}' for x in lead[1:]))}"
 
   text = (f"The front of one network has {share(tradeoff.ratio[one])} of the "
           f"hypervolume of {len(tradeoff.weights)} separate networks; asked "
           f"for {tradeoff.num_asked} weights, which takes no training, "
           f"{share(tradeoff.asked_ratio)}. Its weighted AUC, the mean over "
-          "all weights, is ahead of theirs by "
+          "all weights, differs from theirs by "
           f"{distance(tradeoff.lead[one])}. ")
   if truth := tradeoff.by_truth:
-    text += (f"By the true probabilities it is {share(truth.ratio[one])}, "
-             f"{share(truth.asked_ratio)} and {distance(truth.lead[one])}. ")
+    text += (f"By the true probabilities its front has "
+             f"{share(truth.ratio[one])}, asked for more weights "
+             f"{share(truth.asked_ratio)}, and its weighted AUC differs by "
+             f"{distance(truth.lead[one])}. ")
   return (f"{text}It trained {seconds[ONE]:.1f} s, they "
           f"{seconds[SEPARATE]:.1f} s.")
 

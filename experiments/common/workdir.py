@@ -68,11 +68,19 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     UserError: if it cannot be read.
   """
-  file = path / CONFIG
+  return read_json(path / CONFIG)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """The content of a file.
+
+  Raises:
+    UserError: if it cannot be read.
+  """
   try:
-    return json.loads(file.read_text())
+    return json.loads(path.read_text())
   except (OSError, ValueError):
-    raise flags.UserError(f"{file} is not readable as JSON.") from None
+    raise flags.UserError(f"{path} is not readable as JSON.") from None
 
 
 @contextlib.contextmanager
@@ -104,18 +112,20 @@ def check_same_data(
     arrays: the data, or what stands for it.
 
   Raises:
-    UserError: if the arrays are not those that the workdir was begun with.
+    UserError: if the arrays are not those that the workdir was begun with, or
+      the checksum cannot be read.
   """
   checksum = 0
   for array in arrays:
     checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
   content = {"checksum": checksum}
   path = workdir / "data.json"
-  if path.exists() and json.loads(path.read_text()) != content:
+  if not path.exists():
+    write_json(path, content)
+  elif read_json(path) != content:
     raise flags.UserError(
         f"the data has changed since workdir {workdir} was begun; name "
         "another --workdir.")
-  write_json(path, content)
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -16,6 +16,7 @@ from sklearn import metrics as sk_metrics
 
 from experiments import compare
 from experiments.common import comparison
+from experiments.common import comparison_tables as tables
 from experiments.common import contenders
 from experiments.common import flags
 from experiments.common import logs
@@ -79,7 +80,7 @@ def blocks():
 def evaluate(cells, tests, schema=SCHEMA, without="like", truths=None):
   return comparison.evaluate(
       contenders.Condition("all"), schema, cells, tests,
-      truths or [None] * len(tests), without=without, seed=0)
+      truths, without=without, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +171,25 @@ def test_leads_are_over_the_strongest_baseline(table):
   assert all(set(sums.rivals) == baselines for sums in kinds)
 
 
+def test_the_error_of_an_average_is_that_of_its_seeds(blocks):
+  (cells, _), (rows, _) = blocks
+  # Members whose chance adds up: so does that of their mean, by its 9 parts.
+  rng = np.random.default_rng(3)
+  members = [comparison.Cell(np.float32(
+      rows.scores.sum(axis=1) + 0.4 * rng.normal(size=(9, len(rows.labels)))))
+             for _ in range(40)]
+  found = [evaluate([{"closed_form": cells["closed_form"],
+                      "aligned_soft_auc_average": comparison.average(cell)}],
+                    [rows], without=None).overall for cell in members[:4]]
+  sums = [sum(auc(column, comparison.average(cell).scores[0])
+              for column in rows.labels.T) for cell in members]
+  errors = [sums.error[1] for sums in found]
+  assert np.mean(errors) == pytest.approx(np.std(sums, ddof=1), rel=0.5)
+  # Chance of the seeds is in the interval of a lead.
+  lead = found[0].leads[1]
+  assert lead.high - lead.low > 2 * 1.96 * errors[0]
+
+
 def test_sums_by_truth_are_those_of_many_drawn_labels(blocks):
   cells, tests = blocks
   rng = np.random.default_rng(1)
@@ -195,9 +215,9 @@ def test_sums_by_truth_are_those_of_many_drawn_labels(blocks):
   # Narrower than what the labels that there are can tell.
   by_labels = found.overall.rivals["closed_form"]
   assert ours.high - ours.low < by_labels.high - by_labels.low
-  assert comparison.columns(found)[-2:] == ["sum by truth", "lead by truth"]
-  assert all(len(row) == len(comparison.columns(found))
-             for row in comparison.table_rows(found))
+  assert tables.columns(found)[-2:] == ["sum by truth", "lead by truth"]
+  assert all(len(row) == len(tables.columns(found))
+             for row in tables.table_rows(found))
 
 
 def replicated_lead(ours, other, draws, total):
@@ -268,7 +288,7 @@ def test_without_users_default_or_a_class(blocks):
   assert table.clusters == "rows" and table.gains is None
   assert table.within_users is table.without_one is table.by_truth is None
   assert table.overall.rivals == {}
-  assert "not among the methods" in comparison.verdict(table)
+  assert "not among the methods" in tables.verdict(table)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -339,6 +359,9 @@ def test_the_average_is_of_scores_in_units_of_their_spread():
       averaged.scores[0], (scores / spread[:, None]).sum(axis=0) / 2,
       rtol=1e-6)
   assert averaged.scores.shape == (1, 4) and averaged.seconds is None
+  # Of two, one is left without the other.
+  np.testing.assert_allclose(
+      averaged.left_out, (scores / spread[:, None])[::-1], rtol=1e-6)
   constant = comparison.average(comparison.Cell(np.ones((2, 4), np.float32)))
   assert np.isfinite(constant.scores).all()
 
@@ -377,9 +400,9 @@ def test_thinning_leaves_one_positive_of_so_many():
 
 def test_the_table_is_markdown(table):
   two = [table, table._replace(condition=contenders.Condition("other"))]
-  text = comparison.markdown(two)
+  text = tables.markdown(two)
   assert "### all" in text and "### other" in text
-  assert "###" not in comparison.markdown([table])
+  assert "###" not in tables.markdown([table])
   lines = [line for line in text.splitlines() if line.startswith("|")]
   heads = ["", *SCHEMA.names, "sum", "without like", "within users", "ECE",
            "lead over the strongest baseline"]
@@ -402,20 +425,21 @@ def test_the_verdict_names_who_is_not_surely_behind(table):
             "score_bce": comparison.Lead(0.05, -0.01, 0.11)}
   with_rivals = lambda sums: table._replace(
       overall=table.overall._replace(rivals=rivals), by_truth=sums)
-  said = comparison.verdict(with_rivals(None))
+  said = tables.verdict(with_rivals(None))
   assert "ahead of score_bce; the best baseline is score_bce: +0.05" in said
   assert "not surely" in said and "equal_sum" not in said
   rivals["score_bce"] = comparison.Lead(0.05, 0.01, 0.09)
-  said = comparison.verdict(with_rivals(table.overall._replace(
+  said = tables.verdict(with_rivals(table.overall._replace(
       rivals={"equal_sum": comparison.Lead(-0.2, -0.3, -0.1)})))
   first, second = said.split(" By the true probabilities ")
   assert "ahead of every baseline; the best baseline is score_bce" in first
-  assert "equal_sum is ahead of aligned" in second and "no chance" in second
+  assert "equal_sum is ahead of aligned" in second
+  assert "users resampled, and seeds" in second
 
 
 def test_the_summary_is_json(blocks, table):
   content = json.loads(json.dumps(compare.workdir_lib.finite(
-      comparison.summary({"seed": 0}, SCHEMA, [table], [(5, 4, 3)]))))
+      tables.summary({"seed": 0}, SCHEMA, [table], [(5, 4, 3)]))))
   assert content["rows"] == [{"train": 5, "validation": 4, "test": 3}]
   found = content["conditions"]["all"]
   assert found["auc_strongest_baseline"] == "score_bce"
@@ -652,7 +676,7 @@ def test_who_diverges_does_not_harm_the_others(problem):
 
 def page_of(tmp_path, found, num_seeds=3):
   config = {"num_seeds": num_seeds, "data": "<a&b>.parquet"}
-  report.write_report(tmp_path, comparison.summary(
+  report.write_report(tmp_path, tables.summary(
       config, SCHEMA, found, [(10, 4, 3), (14, 3, 3)]), found)
   return (tmp_path / "report.html").read_text()
 

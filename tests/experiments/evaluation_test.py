@@ -69,8 +69,8 @@ def test_probabilities_count_pairs_by_what_may_be_drawn(rows):
   scores, _, users = rows
   chances = np.random.default_rng(2).random((ROWS, 2))
   value, replicates = evaluation.bootstrap_auc(
-      [evaluation.Part(scores, chances, users, are_probabilities=True)],
-      seed=3, num_replicates=1)
+      [evaluation.Part(scores, chances, users)], seed=3, num_replicates=1,
+      are_probabilities=True)
   names, groups = np.unique(users, return_inverse=True)
   drawn = np.random.default_rng(3).integers(len(names), size=len(names))
   times = np.bincount(drawn, minlength=len(names))[groups]

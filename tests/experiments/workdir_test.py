@@ -63,6 +63,18 @@ def test_a_workdir_that_cannot_be_written_to_is_said(tmp_path):
     workdir_lib.open_workdir(tmp_path / "file" / "run", {})
 
 
+def test_other_data_than_a_run_was_begun_with_is_refused(tmp_path):
+  arrays = [np.arange(6.0), np.array([True, False])]
+  for _ in range(2):
+    workdir_lib.check_same_data(tmp_path, arrays)
+  for other in ([arrays[0] + 1, arrays[1]], arrays[:1], arrays[::-1]):
+    with pytest.raises(flags.UserError, match="the data has changed"):
+      workdir_lib.check_same_data(tmp_path, other)
+  (tmp_path / "data.json").write_text("{")
+  with pytest.raises(flags.UserError, match="is not readable"):
+    workdir_lib.check_same_data(tmp_path, arrays)
+
+
 def test_what_is_undefined_is_null(tmp_path):
   workdir_lib.write_json(tmp_path / "x.json", {
       "a": float("nan"), "b": np.float32("inf"), "c": np.array([1.0, np.nan]),

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import optimize
 
 from experiments.common import comparison
+from experiments.common import comparison_tables as tables
 from experiments.common import contenders
 from experiments.common import results
 from experiments.common.report import page
@@ -51,14 +52,14 @@ def write_report(
 
   Args:
     workdir: where it goes.
-    content: of `comparison.summary`.
+    content: of `comparison_tables.summary`.
     found: per condition.
   """
   parts = [
       "<h1>Methods in comparison</h1>", _lead(content, found),
       "<h2>How far ahead of the strongest baseline</h2>",
-      "<p>Difference of the sums of AUCs on the same resamples of "
-      f"{found[0].clusters}, with 95 % intervals. "
+      "<p>Difference of the sums of AUCs, with 95 % intervals by resampling "
+      f"{found[0].clusters}, the same for all, and over seeds. "
       f"{_sentence_of_strongest(found)}{_sentence_of_ceiling(found)} What is "
       "far to the left stands at the edge with its value.</p>",
       page.svg(_lead_figure(found))]
@@ -105,7 +106,7 @@ def _lead(
       f"objectives, {counted(config['num_seeds'], 'seed')} of each network.")
   verdicts = [
       f"<p class=lead>{html.escape(_titled(table, found))}"
-      f"{html.escape(comparison.verdict(table))}</p>" for table in found]
+      f"{html.escape(tables.verdict(table))}</p>" for table in found]
   return "\n".join([f"<p class=lead>{numbers}</p>", *verdicts])
 
 
@@ -134,8 +135,9 @@ def _sentence_of_strongest(found: Sequence[comparison.Found]) -> str:
   if not known:
     return text
   return (f"{text} These labels are generated: their true probabilities are "
-          "known, and with them the AUCs of labels drawn anew, which no "
-          "chance of a few positives blurs; the strongest baseline by these: "
+          "known, and with them how likely a row that is drawn positive stands "
+          "above one that is not, whatever was drawn; the strongest baseline "
+          "by that: "
           f"{html.escape(', '.join(known))}.")
 
 
@@ -143,8 +145,10 @@ def _sentence_of_ceiling(found: Sequence[comparison.Found]) -> str:
   """The ceiling is too far away for a figure."""
   leads = [
       f"{_titled(table, found)}"
-      f"{table.overall.leads[table.names.index(contenders.CEILING)].mean:+.4f}"
-      for table in found if contenders.CEILING in table.names]
+      f"{sums.leads[table.names.index(contenders.CEILING)].mean:+.4f}{how}"
+      for table in found if contenders.CEILING in table.names
+      for sums, how in ((table.overall, ""), (table.by_truth, " by these"))
+      if sums]
   if not leads:
     return ""
   return (" Outside the figure: the ceiling, which knows the true "
@@ -516,10 +520,10 @@ def _gain_figure(
 
 def _table(table: comparison.Found) -> str:
   rows = []
-  for row in comparison.table_rows(table):
+  for row in tables.table_rows(table):
     k = table.names.index(row[0])
     rate, seconds = table.learning_rate[k], table.seconds[k]
     rows.append([*row, f"{rate:.2g}" if np.isfinite(rate) else "-",
                  results.number(seconds, 1)])
   return page.html_table(
-      [*comparison.columns(table), "learning rate", "seconds to train"], rows)
+      [*tables.columns(table), "learning rate", "seconds to train"], rows)
