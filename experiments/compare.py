@@ -57,7 +57,7 @@ class Config:
   num_seeds: int = 5
   blocks: int = 1
   passes: float = 6.0
-  learning_rates: tuple[str, ...] = ("0.003", "0.01", "0.03")
+  learning_rates: tuple[str, ...] = ("0.003", "0.01")
   batch_size: int | None = None
   relative_strength: float = 2.0
   without: str | None = None
