@@ -377,6 +377,8 @@ def summary(tradeoff: Tradeoff) -> dict[str, Any]:
   if tradeoff.by_truth is not None:
     of_truth = summary(tradeoff.by_truth)
     by_truth = {name: of_truth[name] for name in ("families", "asked")}
+    for family in by_truth["families"].values():
+      del family["training_seconds"]  # Stands above.
   return {
       "objectives": list(names),
       "weights": [by_objective(row) for row in tradeoff.weights],
