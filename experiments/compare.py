@@ -85,6 +85,20 @@ class Block(NamedTuple):
   truth: np.ndarray | None
 
 
+class Inputs(NamedTuple):
+  """What is compared, on what.
+
+  Attributes:
+    schema: roles of the columns.
+    study: with the methods that were asked for and the lists there are.
+    blocks: rows, at least one.
+  """
+
+  schema: schema_lib.Schema
+  study: contenders.Study
+  blocks: list[Block]
+
+
 def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   """Trains, evaluates and writes everything there is to see.
 
@@ -104,12 +118,13 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     rates = _learning_rates(config)
-    schema, blocks = read_blocks(config, workdir)
-    study = _study(config, schema)
-  for condition in contenders.STUDIES[config.study].conditions:
-    if condition not in study.conditions:
-      flags.warn(f"{condition.name} is left out: the data has no column of "
-                 f"{condition.lists}s.")
+    schema, study, blocks = read_inputs(config, workdir)
+  left_out = [
+      condition for condition in contenders.STUDIES[config.study].conditions
+      if condition not in study.conditions]
+  for condition in left_out:
+    flags.warn(f"{condition.name} is left out: the data has no column of "
+               f"{condition.lists}s.")
   workdir_lib.check_same_data(workdir, [
       array for block in blocks
       for batch in (block.train, block.validation, block.test)
@@ -126,7 +141,8 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         truths, without=config.without, seed=config.seed))
   content = workdir_lib.finite(tables.summary(
       dataclasses.asdict(config), schema, found,
-      [tuple(len(part.labels) for part in block[1:4]) for block in blocks]))
+      [tuple(len(part.labels) for part in block[1:4]) for block in blocks],
+      [condition.name for condition in left_out]))
   workdir_lib.write_json(workdir / "summary.json", content)
   workdir_lib.write_text(workdir / "table.md", tables.markdown(found))
   report.write_report(workdir, content, found)
@@ -136,9 +152,7 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def read_blocks(
-    config: Config, workdir: pathlib.Path
-) -> tuple[schema_lib.Schema, list[Block]]:
+def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
   """Opens, checks, splits and reads the data."""
   if config.blocks > 1 and config.eval_data:
     raise flags.UserError(
@@ -147,7 +161,7 @@ def read_blocks(
   log, schema = logs.open_scored_log(
       workdir, config.data, config.schema, config.objectives,
       generator.LogConfig(config.num_exposures, config.log_seed, config.world))
-  _check_config(config, schema)
+  study = _study(config, schema)
   parquet.check_log(log, schema)
   test_log = logs.open_eval_log(config.eval_data, log, schema)
   splits = (logs.temporal_blocks(log, schema, config.blocks)
@@ -177,23 +191,18 @@ def read_blocks(
       truth = np.stack([table[name].to_numpy() for name in true], axis=1)
     logs.warn_of_one_class(schema, test.labels, "test")
     blocks.append(Block(sizes, train, validation, test, truth))
-  return schema, blocks
-
-
-def _check_config(config: Config, schema: schema_lib.Schema) -> None:
-  """Flags against the columns there are."""
-  if config.without is not None and config.without not in schema.names:
-    raise flags.UserError(
-        f"--without={config.without} is no objective"
-        f"{schema_lib.nearest(config.without, schema.names)}; there are "
-        f"{', '.join(schema.names)}.")
-  _study(config, schema)
+  return Inputs(schema, study, blocks)
 
 
 def _study(
     config: Config, schema: schema_lib.Schema
 ) -> contenders.Study:
-  """The study, with the methods that were asked for and the lists there are."""
+  """The study that fits the columns there are."""
+  if config.without is not None and config.without not in schema.names:
+    raise flags.UserError(
+        f"--without={config.without} is no objective"
+        f"{schema_lib.nearest(config.without, schema.names)}; there are "
+        f"{', '.join(schema.names)}.")
   study = contenders.STUDIES[config.study]
   listed = tuple(
       condition for condition in study.conditions
@@ -236,7 +245,7 @@ def run_block(
   folder = workdir / "cells" / condition.name / f"block_{number}"
   folder.mkdir(parents=True, exist_ok=True)
   train = block.train._replace(labels=thinned(
-      block.train.labels, condition.thinning, config.seed))
+      block.train.labels, condition.thinning, config.seed, number))
   platt = jax.jit(calibration.fit_platt)(
       train.scores, train.labels, where=train.has_score)
   worth = np.ones(train.labels.shape[1], np.float32)
@@ -253,8 +262,12 @@ def run_block(
       training = stacks.Training(
           method.loss, condition.lists, config.relative_strength, batch_size,
           num_steps)
-      cell = _train(config, name, training, block, train, platt, rates,
+      cell = _train(config, method, training, block, train, platt, rates,
                     capacity)
+      if not np.isfinite(np.asarray(cell.validation)).all():
+        raise flags.UserError(
+            f"{name} diverges at --learning_rates={cell.learning_rate:g}; name "
+            "smaller ones.")
       comparison.write_cell(path, cell)
       print(f"{condition.name}, block {number + 1} of {config.blocks}, {name}: "
             f"learning rate {cell.learning_rate:g}, {cell.seconds:.0f} s",
@@ -265,11 +278,17 @@ def run_block(
   return cells
 
 
-def thinned(labels: np.ndarray, thinning: int, seed: int) -> np.ndarray:
-  """Labels of which one positive of so many is left, the others made 0."""
+def thinned(
+    labels: np.ndarray, thinning: int, seed: int, number: int = 0
+) -> np.ndarray:
+  """Labels of which one positive of so many is left, the others made 0.
+
+  Which ones is a draw for each block: few positives are left of a rare
+  objective, and which decides more than the method.
+  """
   if thinning == 1:
     return labels
-  kept = np.random.default_rng([seed, thinning]).random(labels.shape)
+  kept = np.random.default_rng([seed, thinning, number]).random(labels.shape)
   return np.where(kept < 1 / thinning, labels, 0).astype(labels.dtype)
 
 
@@ -296,12 +315,11 @@ def _formulas(
 
 
 def _train(
-    config: Config, name: str, training: stacks.Training, block: Block,
-    train: features_lib.Batch, platt: calibration.Platt, rates: np.ndarray,
-    capacity: int,
+    config: Config, method: contenders.Method, training: stacks.Training,
+    block: Block, train: features_lib.Batch, platt: calibration.Platt,
+    rates: np.ndarray, capacity: int,
 ) -> comparison.Cell:
   """Chooses the learning rate with some of the seeds; trains the rest."""
-  method = contenders.METHODS[name]
   num_objectives = train.labels.shape[1]
   ranker = ranker_lib.Ranker(
       method.network(num_objectives), block.vocabulary_sizes)
@@ -325,10 +343,6 @@ def _train(
                 np.full(len(rates), rates[best]))
     chosen.append((stack, slice(0, len(rest))))
   validation = np.concatenate([stack.value[of] for stack, of in chosen])
-  if not np.isfinite(validation).all():
-    raise flags.UserError(
-        f"{name} diverges at --learning_rates={rates[best]:g}; name smaller "
-        "ones.")
 
   def gather(function) -> np.ndarray:
     return np.concatenate([

@@ -204,7 +204,7 @@ def evaluate(
     schema: schema_lib.Schema,
     cells: Sequence[dict[str, Cell]],
     tests: Sequence[features_lib.Batch],
-    truths: Sequence[np.ndarray] | None,
+    truths: Sequence[np.ndarray],
     *,
     without: str | None,
     seed: int,
@@ -217,7 +217,7 @@ def evaluate(
     cells: per block, name to what a method made of it.
     tests: per block, the rows.
     truths: per block, the probabilities `[N, M]` that labels are drawn with;
-      None if they are not known.
+      empty if they are not known.
     without: objective to leave out of a second sum, or None.
     seed: of the resamples.
   """

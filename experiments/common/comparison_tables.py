@@ -16,6 +16,7 @@ from harmonrank_jax.data import schema as schema_lib
 def summary(
     config: dict[str, Any], schema: schema_lib.Schema,
     found: Sequence[comparison.Found], rows: Sequence[tuple[int, ...]],
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
   """The content of `summary.json`.
 
@@ -24,6 +25,7 @@ def summary(
     schema: roles of the columns.
     found: per condition.
     rows: per block, rows to train, validate and test.
+    left_out: names of conditions that the data has no column for.
   """
   def method(table: comparison.Found, k: int) -> dict[str, Any]:
     by_objective = lambda values: dict(
@@ -58,7 +60,7 @@ def summary(
                for counts in rows],
       "conditions": {
           table.condition.name: condition(table) for table in found},
-      "config": config}
+      "left_out": list(left_out), "config": config}
 
 
 def _kinds(table: comparison.Found) -> dict[str, comparison.Sums]:

@@ -77,7 +77,7 @@ def blocks():
   return cells, tests
 
 
-def evaluate(cells, tests, schema=SCHEMA, without="like", truths=None):
+def evaluate(cells, tests, schema=SCHEMA, without="like", truths=()):
   return comparison.evaluate(
       contenders.Condition("all"), schema, cells, tests,
       truths, without=without, seed=0)
@@ -394,6 +394,7 @@ def test_thinning_leaves_one_positive_of_so_many():
   again = compare.thinned(labels, 10, seed=0)
   np.testing.assert_array_equal(again, compare.thinned(labels, 10, seed=0))
   assert (again != compare.thinned(labels, 10, seed=1)).any()
+  assert (again != compare.thinned(labels, 10, seed=0, number=1)).any()
   np.testing.assert_array_equal(compare.thinned(labels, 1, seed=0), labels)
   # Values that are left stay what they were.
   values = labels * np.float32(2.5)
@@ -677,16 +678,17 @@ def test_who_diverges_does_not_harm_the_others(problem):
 # The report.
 
 
-def page_of(tmp_path, found, num_seeds=3):
+def page_of(tmp_path, found, num_seeds=3, left_out=()):
   config = {"num_seeds": num_seeds, "data": "<a&b>.parquet"}
   report.write_report(tmp_path, tables.summary(
-      config, SCHEMA, found, [(10, 4, 3), (14, 3, 3)]), found)
+      config, SCHEMA, found, [(10, 4, 3), (14, 3, 3)], left_out), found)
   return (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow
 def test_a_report_of_one_condition(tmp_path, table):
   page = page_of(tmp_path, [table])
+  assert "Left out" not in page
   assert "20 rows, 6 of them to test on in 2 blocks, 3 objectives" in page
   assert "aligned_soft_auc_average is ahead of every baseline" in page
   assert "The strongest baseline: score_bce" in page
@@ -756,7 +758,9 @@ def test_a_report_without_users_seeds_or_default(tmp_path, blocks):
           for name in ("closed_form", "score_bce")}
   found = evaluate([some], tests[:1], dataclasses.replace(SCHEMA, user=None),
                    without=None)
-  page = page_of(tmp_path, [found], num_seeds=1)
+  page = page_of(
+      tmp_path, [found], num_seeds=1, left_out=["lists_user", "lists_request"])
+  assert "no column for it: lists user, lists request." in page
   assert "1 seed of each network" in page and "within users" not in page
   assert "aligned_soft_auc_average is not among the methods" in page
   assert page.count("<svg") == 1 and "Calibration" not in page
