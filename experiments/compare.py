@@ -242,8 +242,6 @@ def run_block(
     capacity: int,
 ) -> dict[str, comparison.Cell]:
   """What every method makes of one block, in the order of the tables."""
-  folder = workdir / "cells" / condition.name / f"block_{number}"
-  folder.mkdir(parents=True, exist_ok=True)
   train = block.train._replace(labels=thinned(
       block.train.labels, condition.thinning, config.seed, number))
   platt = jax.jit(calibration.fit_platt)(
@@ -255,12 +253,13 @@ def run_block(
       len(train.labels))
   num_steps = max(
       _MIN_STEPS, round(config.passes * len(train.labels) / batch_size))
-  for name in study.trained(condition, batch_size):
-    path = folder / f"{name}.npz"
+  for name in study.trained(batch_size):
+    home = study.home(condition, name)
+    path = workdir / "cells" / home.name / f"block_{number}" / f"{name}.npz"
     if not path.exists():
       method = contenders.METHODS[name]
       training = stacks.Training(
-          method.loss, condition.lists, config.relative_strength, batch_size,
+          method.loss, home.lists, config.relative_strength, batch_size,
           num_steps)
       cell = _train(config, method, training, block, train, platt, rates,
                     capacity)

@@ -45,6 +45,7 @@ class Cell(NamedTuple):
 
 def write_cell(path: pathlib.Path, cell: Cell) -> None:
   """Writes a cell; half of one is never seen under its name."""
+  path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".writing")
   with open(temporary, "wb") as file:
     np.savez(file, **{name: value for name, value in cell._asdict().items()
@@ -148,6 +149,7 @@ class Found(NamedTuple):
     by_truth: sums of AUCs by the probabilities that labels are drawn with,
       where these are known (see `evaluation.bootstrap_auc`); else None. The
       labels that happened to be drawn are no part of it.
+    within_by_truth: the same within users.
     calibration_error: `[K]` mean over objectives; NaN without probabilities.
     validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
     learning_rate: `[K]` mean over blocks; NaN for formulas.
@@ -166,6 +168,7 @@ class Found(NamedTuple):
   without_one: Sums | None
   within_users: Sums | None
   by_truth: Sums | None
+  within_by_truth: Sums | None
   calibration_error: np.ndarray
   validation: np.ndarray
   learning_rate: np.ndarray
@@ -250,16 +253,19 @@ def evaluate(
   labels = [test.labels for test in tests]
   overall = measured(evaluation.bootstrap_auc, labels)
   kept = np.asarray([name != without for name in schema.names])
-  within_users = measured(
-      evaluation.bootstrap_group_auc, labels) if schema.user else None
-  by_truth = None
+  within_users = by_truth = within_by_truth = None
+  if schema.user:
+    within_users = measured(evaluation.bootstrap_group_auc, labels).sums()
   if truths:
     # Sums have the same terms: an objective of one class is in none of them.
+    chances = [truth * (column.any(axis=0) & ~column.all(axis=0))
+               for truth, column in zip(truths, labels, strict=True)]
     by_truth = measured(
-        evaluation.bootstrap_auc,
-        [truth * (column.any(axis=0) & ~column.all(axis=0))
-         for truth, column in zip(truths, labels, strict=True)],
-        are_probabilities=True)
+        evaluation.bootstrap_auc, chances, are_probabilities=True).sums()
+    if schema.user:
+      within_by_truth = measured(
+          evaluation.bootstrap_group_auc, chances,
+          are_probabilities=True).sums()
   of_cells = lambda function: np.asarray([
       np.mean([function(of[name]) for of in cells]) for name in names])
   number = lambda value: np.nan if value is None else float(np.mean(value))
@@ -269,8 +275,8 @@ def evaluate(
       auc_error=_seed_error(overall.each, owner),
       overall=overall.sums(), without_one=(
           overall.of_objectives(kept).sums() if without else None),
-      within_users=within_users.sums() if within_users else None,
-      by_truth=by_truth.sums() if by_truth else None,
+      within_users=within_users, by_truth=by_truth,
+      within_by_truth=within_by_truth,
       calibration_error=of_cells(lambda cell: number(cell.calibration_error)),
       validation=of_cells(lambda cell: number(cell.validation)),
       learning_rate=of_cells(lambda cell: number(cell.learning_rate)),

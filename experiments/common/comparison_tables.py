@@ -66,7 +66,8 @@ def summary(
 def _kinds(table: comparison.Found) -> dict[str, comparison.Sums]:
   """What there are sums of, by the name in `summary.json`."""
   kinds = {"auc": table.overall, "auc_without": table.without_one,
-           "group_auc": table.within_users, "expected_auc": table.by_truth}
+           "group_auc": table.within_users, "expected_auc": table.by_truth,
+           "expected_group_auc": table.within_by_truth}
   return {name: sums for name, sums in kinds.items() if sums is not None}
 
 
@@ -76,7 +77,8 @@ def columns(table: comparison.Found) -> list[str]:
           *([f"without {table.without}"] if table.without_one else []),
           *(["within users"] if table.within_users else []),
           "ECE", "lead over the strongest baseline",
-          *(["sum by truth", "lead by truth"] if table.by_truth else [])]
+          *(["sum by truth", "lead by truth"] if table.by_truth else []),
+          *(["within users by truth"] if table.within_by_truth else [])]
 
 
 def table_rows(table: comparison.Found) -> list[list[str]]:
@@ -97,6 +99,8 @@ def table_rows(table: comparison.Found) -> list[list[str]]:
     row += [digits(table.calibration_error[k]), _lead_text(overall, k)]
     if table.by_truth:
       row += [sum_of(table.by_truth, k), _lead_text(table.by_truth, k)]
+    if table.within_by_truth:
+      row.append(sum_of(table.within_by_truth, k))
     rows.append(row)
   return rows
 
@@ -123,6 +127,12 @@ def verdict(table: comparison.Found) -> str:
   if table.by_truth:
     text += " By the true probabilities " + _verdict(
         table.by_truth.rivals, table)
+  if table.condition.lists == "batch":
+    return text
+  for sums, how in ((table.within_users, "Within users "),
+                    (table.within_by_truth, "The same by truth: ")):
+    if sums:
+      text += f" {how}{_verdict(sums.rivals, table)}"
   return text
 
 

@@ -87,19 +87,19 @@ class Study:
   conditions: tuple[Condition, ...]
   methods: tuple[str, ...]
 
-  def trained(self, condition: Condition, batch_size: int) -> tuple[str, ...]:
-    """Methods that make sense under a condition."""
-    chosen = []
-    for name in self.methods:
-      method = METHODS[name]
-      if method.loss == "pairwise" and batch_size**2 > _MAX_PAIRS:
-        continue
-      # Lists do not change a loss that ranks nothing.
-      if condition.lists != "batch" and method.loss in (
-          "bce", "balanced_bce"):
-        continue
-      chosen.append(name)
-    return tuple(chosen)
+  def trained(self, batch_size: int) -> tuple[str, ...]:
+    """Methods that can be trained: all pairs of a large batch are too many."""
+    return tuple(
+        name for name in self.methods
+        if METHODS[name].loss != "pairwise" or batch_size**2 <= _MAX_PAIRS)
+
+  def home(self, condition: Condition, name: str) -> Condition:
+    """Where a method is trained: lists change no loss that ranks nothing."""
+    if METHODS[name].loss in ranker_lib.RANK_LOSSES:
+      return condition
+    return next(
+        other for other in self.conditions if other == dataclasses.replace(
+            condition, name=other.name, lists="batch"))
 
 
 # Every row of the training part in one step.

@@ -168,7 +168,8 @@ def _half_of_pairs(
 
 
 def bootstrap_group_auc(
-    parts: Sequence[Part], *, seed: int = 0, num_replicates: int = _REPLICATES
+    parts: Sequence[Part], *, seed: int = 0, num_replicates: int = _REPLICATES,
+    are_probabilities: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
   """AUC within users, weighted by their rows; and the same on resamples.
 
@@ -176,6 +177,8 @@ def bootstrap_group_auc(
     parts: with users; the result is their mean.
     seed: of the resamples.
     num_replicates: R.
+    are_probabilities: as for `bootstrap_auc`; a user weighs as many rows as
+      are expected to be among both classes.
 
   Returns:
     `[K, M]` and `[R, K, M]` float64; NaN where no user has both classes.
@@ -189,17 +192,43 @@ def bootstrap_group_auc(
     count = np.bincount(ids, minlength=num_groups)
     sums = np.stack([_rank_sums_within(row, part.labels, ids, count)
                      for row in part.scores])
-    best = np.concatenate([
-        _rank_sums_within(column, column[:, None], ids, count)
-        for column in part.labels.T], axis=1)
+    if are_probabilities:
+      best, has_both = _pairs_within(part.labels, ids, count)
+    else:
+      best = np.concatenate([
+          _rank_sums_within(column, column[:, None], ids, count)
+          for column in part.labels.T], axis=1)
+      has_both = (best > 0).astype(np.float64)
     value = 0.5 + sums / np.where(best > 0, 2 * best, 1)  # [K, G, M]
-    mass = np.where(best > 0, count[:, None], 0.0)
+    mass = count[:, None] * has_both
     total = (weights @ mass)[:, None]
     gained = np.einsum("rg,kgm->rkm", weights, mass * value, optimize=True)
     each.append(np.where(
         total > 0, gained / np.where(total > 0, total, 1), np.nan))
   result = mean_of_defined(np.stack(each))
   return result[0], result[1:]
+
+
+def _pairs_within(
+    labels: np.ndarray, groups: np.ndarray, count: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Of labels that are drawn with probabilities, within each of G groups.
+
+  Returns:
+    `[G, M]` halves of the pairs to expect, and chances that there is one.
+  """
+  chances = labels.astype(np.float64)
+  each = lambda values: np.stack([
+      np.bincount(groups, weights=column, minlength=len(count))
+      for column in values.T], axis=1)
+  positive = each(chances)
+  half = 0.5 * (positive * (count[:, None] - positive)
+                - each(chances * (1 - chances)))
+  with np.errstate(divide="ignore"):
+    none, every = (np.exp(each(np.log(part)))
+                   for part in (1 - chances, chances))
+  # Of no rows, none is positive and every one.
+  return half, np.maximum(1 - none - every, 0)
 
 
 def _groups(parts: Sequence[Part]) -> tuple[list[np.ndarray], int]:

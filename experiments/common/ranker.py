@@ -33,7 +33,8 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "pairwise": losses.pairwise_loss,
     "auc_margin": losses.auc_margin_loss,
 }
-_RANK_LOSSES = ("soft_auc", "pairwise")
+# Of these, those that take lists.
+RANK_LOSSES = ("soft_auc", "pairwise")
 
 MODEL = "model.json"
 # Rows scored at once: one shape, whatever the number of rows.
@@ -245,7 +246,7 @@ def make_loss(
 
   if ranker.config.head == "score":
     return of_score
-  if name in _RANK_LOSSES:
+  if name in RANK_LOSSES:
     return of_both
   return entropy if name == "bce" else of_objectives
 

@@ -215,7 +215,8 @@ def test_sums_by_truth_are_those_of_many_drawn_labels(blocks):
   # Narrower than what the labels that there are can tell.
   by_labels = found.overall.rivals["closed_form"]
   assert ours.high - ours.low < by_labels.high - by_labels.low
-  assert tables.columns(found)[-2:] == ["sum by truth", "lead by truth"]
+  assert tables.columns(found)[-3:] == [
+      "sum by truth", "lead by truth", "within users by truth"]
   assert all(len(row) == len(tables.columns(found))
              for row in tables.table_rows(found))
 
@@ -492,15 +493,21 @@ def test_kinds(name, kind):
 
 def test_methods_that_make_no_sense_are_left_out():
   study = contenders.STUDIES["batch_size"]
-  whole = contenders.Condition("all")
-  assert study.trained(whole, 4096) == study.methods
-  assert set(study.methods) - set(study.trained(whole, 4097)) == {
-      "score_pairwise"}
-  lists = contenders.STUDIES["lists"]
-  assert set(lists.methods) - set(lists.trained(
-      contenders.Condition("users", lists="user"), 256)) == {
-          "score_bce", "score_balanced_bce", "mixture_of_experts",
-          "aligned_bce"}
+  assert study.trained(4096) == study.methods
+  assert set(study.methods) - set(study.trained(4097)) == {"score_pairwise"}
+
+
+def test_lists_change_no_loss_that_ranks_nothing():
+  study = contenders.STUDIES["lists"]
+  batch, user, _ = study.conditions
+  elsewhere = {name for name in study.methods
+               if study.home(user, name) != user}
+  assert elsewhere == {"score_bce", "score_balanced_bce",
+                       "mixture_of_experts", "aligned_bce"}
+  assert {study.home(user, name) for name in elsewhere} == {batch}
+  thinned = contenders.STUDIES["skew"]
+  assert all(thinned.home(condition, name) == condition
+             for condition in thinned.conditions for name in thinned.methods)
 
 
 # Blocks.
@@ -877,11 +884,17 @@ def test_a_study_of_lists(tmp_path):
   conditions = summary["conditions"]
   assert list(conditions) == ["lists_batch", "lists_user", "lists_request"]
   assert "score_bce" in conditions["lists_batch"]["methods"]
-  assert "score_bce" not in conditions["lists_user"]["methods"]
+  # Trained once, and a baseline of all.
+  alike, ranked = (
+      [found["methods"][method]["auc"] for found in conditions.values()]
+      for method in ("score_bce", "aligned_soft_auc"))
+  assert alike[0] == alike[1] == alike[2]
+  assert ranked[0] != ranked[1] != ranked[2] != ranked[0]
   for condition in conditions.values():
     assert set(condition["gains"]) == {
         "correlation", "low", "high", "learnt", "ideal"}
     assert condition["group_auc_leads"]["closed_form"]
+    assert condition["expected_group_auc_leads"]["score_bce"]
   # Formulas do not care for lists.
   assert conditions["lists_batch"]["methods"]["closed_form"] == (
       conditions["lists_user"]["methods"]["closed_form"])

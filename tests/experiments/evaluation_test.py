@@ -85,6 +85,39 @@ def test_probabilities_count_pairs_by_what_may_be_drawn(rows):
           (worth * wins).sum() / worth.sum(), abs=1e-12)
 
 
+def test_auc_within_users_by_probabilities_is_over_pairs_of_each(rows):
+  scores, _, users = rows
+  rng = np.random.default_rng(5)
+  chances = rng.uniform(0, 0.3, (len(users), 2))
+  chances[:, 1] *= users > users.min()  # One user without any.
+  part = evaluation.Part(scores, chances, users)
+  found, replicates = evaluation.bootstrap_group_auc(
+      [part], seed=3, num_replicates=1, are_probabilities=True)
+  names = np.unique(users)
+  drawn = np.random.default_rng(3).integers(len(names), size=len(names))
+
+  def expected(chosen, k, m):
+    terms = []
+    for user in chosen:
+      of_user = users == user
+      positive, score = chances[of_user, m], scores[k, of_user]
+      pairs = np.outer(positive, 1 - positive)
+      np.fill_diagonal(pairs, 0)
+      gap = score[:, None] - score[None, :]
+      has_both = 1 - np.prod(1 - positive) - np.prod(positive)
+      if has_both > 1e-12:
+        terms.append((of_user.sum() * has_both, np.average(
+            (gap > 0) + 0.5 * (gap == 0), weights=pairs)))
+    weights, values = np.asarray(terms).T
+    return np.average(values, weights=weights)
+
+  for k in range(METHODS):
+    for m in range(2):
+      assert found[k, m] == pytest.approx(expected(names, k, m), abs=1e-12)
+      assert replicates[0, k, m] == pytest.approx(
+          expected(names[drawn], k, m), abs=1e-12)
+
+
 def test_parts_share_the_resamples_of_their_users(rows):
   scores, labels, users = rows
   parts = [evaluation.Part(scores[:, :150], labels[:150], users[:150]),

@@ -36,6 +36,19 @@ class _Point(NamedTuple):
   y_error: float = np.nan
 
 
+class _Panel(NamedTuple):
+  """A condition, judged by the labels or by the truth."""
+
+  how: str
+  table: comparison.Found
+  overall: comparison.Sums
+  within_users: comparison.Sums | None
+
+  @property
+  def title(self) -> str:
+    return ", ".join(filter(None, (label(self.table), self.how)))
+
+
 def label(table: comparison.Found) -> str:
   """The name of its condition."""
   return table.condition.name.replace("_", " ")
@@ -66,15 +79,12 @@ def _floor(values: Sequence[float], halves: Sequence[float]) -> float:
 def lead_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
   """A panel for each condition, by labels and by truth; a line per method."""
   names = _compared(found)
-  panels = [[("", table, table.overall) for table in found]]
-  if all(table.by_truth for table in found):
-    panels[0] = [("by the labels", *panel[1:]) for panel in panels[0]]
-    panels.append([("by the true probabilities", table, table.by_truth)
-                   for table in found if table.by_truth])
+  panels = _panels(found)
   if len(found) == 1:
     panels = [[row[0] for row in panels]]
-  known = [sums.leads[table.names.index(name)] for row in panels
-           for _, table, sums in row for name in names if name in table.names]
+  known = [panel.overall.leads[panel.table.names.index(name)]
+           for row in panels for panel in row for name in names
+           if name in panel.table.names]
   low = _floor([lead.mean for lead in known],
                [lead.mean - lead.low for lead in known])
   high = max(lead.high for lead in known)
@@ -82,9 +92,9 @@ def lead_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
       figsize=(10, len(panels) * (1.1 + 0.26 * len(names))))
   grid = figure.subplots(len(panels), len(panels[0]), squeeze=False,
                          sharex=True, sharey=True)
-  for axes, (title, table, sums) in zip(
+  for axes, panel in zip(
       grid.flat, [panel for row in panels for panel in row], strict=True):
-    _draw_leads(axes, names, table, sums, low)
+    _draw_leads(axes, names, panel, low)
     margin = 0.04 * (high - low) or 1.0
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(-0.6, len(names) - 0.4)
@@ -92,24 +102,36 @@ def lead_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
     axes.xaxis.set_major_locator(ticker.MaxNLocator(
         8 if len(panels[0]) == 1 else 4))
     axes.set_xlabel("lead, sum of AUCs")
-    axes.set_title(", ".join(filter(None, (
-        label(table) if len(found) > 1 else "", title))), fontsize=10)
+    axes.set_title(
+        panel.title if len(found) > 1 else panel.how, fontsize=10)
   _legend(figure, grid[0, 0], {
       kind: color for kind, color in _KINDS.items()
       if kind in map(contenders.kind_of, names)})
   return figure
 
 
+def _panels(found: Sequence[comparison.Found]) -> list[list[_Panel]]:
+  """A panel for each condition, by the labels and, where known, by truth."""
+  by_labels = [_Panel("", table, table.overall, table.within_users)
+               for table in found]
+  by_truth = [
+      _Panel("by the true probabilities", table, table.by_truth,
+             table.within_by_truth) for table in found if table.by_truth]
+  if not by_truth:
+    return [by_labels]
+  return [[panel._replace(how="by the labels") for panel in by_labels],
+          by_truth]
+
+
 def _draw_leads(
-    axes: mpl_axes.Axes, names: Sequence[str], table: comparison.Found,
-    sums: comparison.Sums, low: float,
+    axes: mpl_axes.Axes, names: Sequence[str], panel: _Panel, low: float
 ) -> None:
   """Leads with intervals from the top down; those below `low` as numbers."""
   axes.axvline(0, color="#222222", lw=0.8)
   for place, name in enumerate(reversed(names)):
-    if name not in table.names:
+    if name not in panel.table.names:
       continue
-    lead = sums.leads[table.names.index(name)]
+    lead = panel.overall.leads[panel.table.names.index(name)]
     color = _KINDS[contenders.kind_of(name)]
     if lead.mean >= low:
       axes.errorbar(
@@ -135,19 +157,23 @@ def condition_figure(
 ) -> mpl_figure.Figure:
   """A line for each network, among all rows and within users."""
   names = [name for name in _compared(found) if name in contenders.METHODS]
-  panels = {"among all rows": [table.overall for table in found]}
-  within = [table.within_users for table in found if table.within_users]
-  if within:
-    panels["within users"] = within
+  panels = [
+      (", ".join(filter(None, (among, row[0].how))), sums)
+      for row in _panels(found) for among, sums in (
+          ("among all rows", [panel.overall for panel in row]),
+          ("within users", [panel.within_users for panel in row
+                            if panel.within_users])) if sums]
   # The default first: it is blue in all figures.
   colors = dict(zip(
       sorted(names, key=lambda name: name != contenders.DEFAULT_NETWORK),
       (page.OURS, *_COLORS * len(names)), strict=False))
-  figure = mpl_figure.Figure(figsize=(10, 4.2), layout="constrained")
+  wide = 2 if found[0].within_users else 1
+  high = len(panels) // wide
+  figure = mpl_figure.Figure(
+      figsize=(10, 4.2 * high), layout="constrained")
+  grid = figure.subplots(high, wide, squeeze=False)
   ends = []
-  for axes, (title, values) in zip(
-      figure.subplots(1, len(panels), squeeze=False).flat, panels.items(),
-      strict=True):
+  for axes, (title, values) in zip(grid.flat, panels, strict=True):
     lines = {}
     for name in names:
       lines[name] = np.array([
@@ -160,7 +186,8 @@ def condition_figure(
     axes.set_xticks(range(len(found)), list(map(label, found)))
     axes.set_xlim(-0.2, len(found) - 0.8)
     axes.set_title(title, fontsize=10)
-  figure.axes[0].set_ylabel(f"sum of AUCs minus that of {REFERENCE}")
+  for axes in grid[:, 0]:
+    axes.set_ylabel(f"sum of AUCs minus that of {REFERENCE}")
   for axes, points in ends:
     beside = axes.transData + transforms.ScaledTranslation(
         10 / 72, 0, figure.dpi_scale_trans)
@@ -246,25 +273,27 @@ def _name_points(
 
 def plane_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
   """Sums of AUCs among all rows and within users, a point for each method."""
-  wide = min(len(found), 2)
-  high = -(-len(found) // wide)
+  panels = [panel for row in _panels(found) for panel in row
+            if panel.within_users]
+  wide = min(len(panels), 2)
+  high = -(-len(panels) // wide)
   figure = mpl_figure.Figure(
       figsize=(10, 4.6 if wide == 1 else 3.8 * high), layout="constrained")
   grid = figure.subplots(high, wide, squeeze=False).flat
-  for axes in grid[len(found):]:
+  for axes in grid[len(panels):]:
     axes.set_visible(False)
-  for table, axes in zip(found, grid, strict=False):
-    _draw_plane(figure, axes, _plane_points(table))
+  for panel, axes in zip(panels, grid, strict=False):
+    _draw_plane(figure, axes, _plane_points(panel))
     axes.set_xlabel("sum of AUCs among all rows")
     axes.set_ylabel("sum of AUCs within users")
-    if len(found) > 1:
-      axes.set_title(label(table), fontsize=10, pad=12)
+    axes.set_title(
+        panel.title if len(found) > 1 else panel.how, fontsize=10, pad=12)
   return figure
 
 
-def _plane_points(table: comparison.Found) -> list[_Point]:
-  overall, within = table.overall, table.within_users
-  assert within is not None
+def _plane_points(panel: _Panel) -> list[_Point]:
+  table, overall, within = panel.table, panel.overall, panel.within_users
+  assert within  # There is no figure without.
   return [
       _Point(name, float(overall.total[k]), float(within.total[k]),
              _KINDS[table.kind(k)], float(overall.error[k]),
