@@ -352,14 +352,16 @@ def _train(
   cell = comparison.Cell(
       scores, validation, learning_rate=float(rates[best]),
       seconds=sum(stack.seconds for stack, _ in chosen))
-  if method.head == "score":
+  if method.head == "aligned":
+    return cell._replace(calibration_error=gather(
+        lambda params: comparison.calibration_errors(
+            stacks.probabilities(ranker, params, block.test),
+            block.test.labels / np.asarray(platt.unit))))
+  if ranker.config.fusion != "relations":
     return cell
-  errors = gather(lambda params: comparison.calibration_errors(
-      stacks.probabilities(ranker, params, block.test),
-      block.test.labels / np.asarray(platt.unit)))
-  gains = gather(lambda params: stacks.gains(ranker, params, block.test))
-  return cell._replace(
-      calibration_error=errors, log_gain=np.log(gains).mean(axis=0))
+  weights = gather(
+      lambda params: stacks.gate_weights(ranker, params, block.test))
+  return cell._replace(log_gate=np.log(weights).mean(axis=0))
 
 
 def define_flags() -> None:

@@ -151,7 +151,8 @@ class AucTask:
   ) -> tuple[loop.State, dict[str, Any]]:
     """Exact AUC on validation rows, remembering the best parameters.
 
-    What is ranked against what in training is what the best is judged by.
+    Of lists, the last ones: within lists a few positives decide, whose chance
+    is larger than what steps differ by.
     """
     rows = self._inputs.validation
     names = self._inputs.model.schema.names
@@ -166,7 +167,7 @@ class AucTask:
           ranker_lib.list_numbers(self._list_of(rows))).value)
       found["group_auc"] = dict(zip(names, judged, strict=True))
     value = np.float32(np.nansum(self._weights * judged, dtype=np.float32))
-    if value > state.best_value:
+    if self._list_of or value > state.best_value:
       state = state._replace(best_params=state.params, best_value=value,
                              best_step=np.int32(step))
     return state, {"validation": found}

@@ -28,7 +28,8 @@ class Cell(NamedTuple):
     validation: `[S]` what the networks were chosen by: the sum of AUCs of
       validation rows, within lists where a network trains on them.
     calibration_error: `[S, M]`, of methods that give probabilities.
-    log_gain: `[N, M]`, of the aligned head, mean of the seeds.
+    log_gate: `[N, M]` logarithms of what the gate of a network of one score
+      weighs log-odds by, mean of the seeds.
     learning_rate: chosen.
     seconds: of training, the search for the learning rate with it.
     left_out: `[S, N]`, of an average: the same without one of the seeds.
@@ -37,7 +38,7 @@ class Cell(NamedTuple):
   scores: np.ndarray
   validation: np.ndarray | None = None
   calibration_error: np.ndarray | None = None
-  log_gain: np.ndarray | None = None
+  log_gate: np.ndarray | None = None
   learning_rate: float | None = None
   seconds: float | None = None
   left_out: np.ndarray | None = None
@@ -154,7 +155,7 @@ class Found(NamedTuple):
     validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
     learning_rate: `[K]` mean over blocks; NaN for formulas.
     seconds: `[K]` of training, all blocks; NaN for formulas.
-    gains: what users' gains say, or None.
+    gates: what users' gates say, or None.
     clusters: "users" or "rows", what was resampled.
   """
 
@@ -173,7 +174,7 @@ class Found(NamedTuple):
   validation: np.ndarray
   learning_rate: np.ndarray
   seconds: np.ndarray
-  gains: "Gains | None"
+  gates: "Gates | None"
   clusters: str
 
   def kind(self, k: int) -> str:
@@ -181,8 +182,8 @@ class Found(NamedTuple):
     return contenders.kind_of(self.names[k])
 
 
-class Gains(NamedTuple):
-  """Learnt gains of users beside their own base rates.
+class Gates(NamedTuple):
+  """What the gate weighs objectives by for users, and what it should.
 
   Both are logarithms, less their mean over objectives: what scales all
   objectives of a user alike ranks nothing.
@@ -191,8 +192,8 @@ class Gains(NamedTuple):
     correlation: `[M]` Spearman's, over users.
     low: `[M]` end of its 95 % interval.
     high: `[M]`.
-    learnt: `[G, M]` mean learnt gain of groups of users.
-    ideal: `[G, M]` `-log(rate (1 - rate))` of the pooled rows of the group.
+    learnt: `[G, M]` mean learnt weight of groups of users.
+    ideal: `[G, M]` `worth_within` of the pooled rows of the group.
   """
 
   correlation: np.ndarray
@@ -281,7 +282,7 @@ def evaluate(
       validation=of_cells(lambda cell: number(cell.validation)),
       learning_rate=of_cells(lambda cell: number(cell.learning_rate)),
       seconds=len(cells) * of_cells(lambda cell: number(cell.seconds)),
-      gains=_gains(schema, cells, tests, seed),
+      gates=_gates(schema, cells, tests, seed),
       clusters="users" if schema.user else "rows")
 
 
@@ -366,30 +367,61 @@ def _seed_error(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
   return result
 
 
-def _gains(
+def worth_within(rates: np.ndarray, counts: np.ndarray) -> np.ndarray:
+  """What a probability is worth in the AUC within lists.
+
+  A pair of a list of P positives and N negatives counts by `1 / (P N)`. Of
+  many rows that makes about `1 / (rate (1 - rate))`; where less than one
+  positive is to be expected it is the same whatever the rate, for a list
+  without one has no AUC.
+
+  Args:
+    rates: `[U, M]` of positives, in (0, 1), a list each.
+    counts: `[U]` rows of it; of one row nothing is worth anything.
+
+  Returns:
+    `[U, M]` `n E[1 / (P N)]`, given that a row is positive.
+  """
+  worth = np.zeros(rates.shape)
+  for count in np.unique(counts[counts > 1]):
+    of = counts == count
+    positives = np.arange(1, count)[:, None, None]
+    chance = stats.binom.pmf(positives - 1, count - 1, rates[of][None])
+    worth[of] = count * (
+        chance / (positives * (count - positives))).sum(axis=0)
+  return worth
+
+
+def _gates(
     schema: schema_lib.Schema, cells: Sequence[dict[str, Cell]],
     tests: Sequence[features_lib.Batch], seed: int,
-) -> Gains | None:
-  """Gains of the default beside the users' rates in the test rows."""
-  cell = cells[-1].get(contenders.DEFAULT_NETWORK)
-  if schema.user is None or cell is None or cell.log_gain is None:
+) -> Gates | None:
+  """The gate of the document's network beside users' rates in test rows."""
+  cell = cells[-1].get(contenders.DOCUMENT_NETWORK)
+  if schema.user is None or cell is None or cell.log_gate is None:
     return None
   test = tests[-1]
   _, users, counts = np.unique(
       test.user, return_inverse=True, return_counts=True)
   per_user = lambda array: np.stack([
       np.bincount(users, weights=column) for column in array.T], axis=1)
-  learnt = _centred(per_user(cell.log_gain) / counts[:, None])
+  learnt = _centred(per_user(cell.log_gate) / counts[:, None])
   positives = per_user(test.labels > 0)
   rate = (test.labels > 0).mean(axis=0)
-  # As many rows of the average user as make rates of single users finite.
-  own = (positives + 2 * rate) / (counts[:, None] + 2)
-  ideal = _centred(-np.log(own * (1 - own)))
+
+  def asked_for(positives, rows, count):
+    # As many rows of the average user as make rates of single users finite. A
+    # step of log-odds is one of `rate (1 - rate)` in the probability.
+    own = (positives + 2 * rate) / (rows[:, None] + 2)
+    return _centred(np.log(
+        worth_within(own, np.maximum(count, 2)) * own * (1 - own)))
+
+  ideal = asked_for(positives, counts, counts)
   rng = np.random.default_rng(seed)
   drawn = rng.integers(len(counts), size=(_REPLICATES, len(counts)))
   correlation, low, high = (np.empty(len(rate)) for _ in range(3))
   for m in range(len(rate)):
-    # Gains that are the same for all users say nothing.
+    # Weights that are the same for all users say nothing.
     if np.ptp(learnt[:, m]) < 1e-6:
       correlation[m] = low[m] = high[m] = 0
       continue
@@ -399,13 +431,17 @@ def _gains(
     low[m], high[m] = np.quantile(found, [0.025, 0.975])
   groups = [np.array_split(np.argsort(column, kind="stable"), _GROUPS)
             for column in learnt.T]
+  of_groups = lambda array: np.stack([
+      [array[rows].sum(axis=0) for rows in of] for of in groups])  # [M, G...]
+  size = np.array([[len(rows) for rows in of] for of in groups])
+  rows = of_groups(counts)
   pooled = np.stack([
-      [(positives[rows].sum(axis=0) + 2 * rate) / (counts[rows].sum() + 2)
-       for rows in of] for of in groups])  # [M, G, M]
-  pooled = _centred(-np.log(pooled * (1 - pooled)))
-  return Gains(
+      asked_for(*of) for of in zip(
+          of_groups(positives), rows,
+          np.rint(rows / np.maximum(size, 1)).astype(int), strict=True)])
+  return Gates(
       correlation, low, high,
-      np.stack([[learnt[rows, m].mean() for rows in of]
+      np.stack([[learnt[chosen, m].mean() for chosen in of]
                 for m, of in enumerate(groups)], axis=1),
       np.stack([pooled[m, :, m] for m in range(len(rate))], axis=1))
 

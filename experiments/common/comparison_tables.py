@@ -47,7 +47,7 @@ def summary(
         "methods": {name: method(table, k)
                     for k, name in enumerate(table.names)},
         "resampled": table.clusters,
-        "gains": table.gains._asdict() if table.gains else None}
+        "gates": table.gates._asdict() if table.gates else None}
     for kind, sums in _kinds(table).items():
       content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
       content[f"{kind}_leads"] = {

@@ -11,6 +11,8 @@ AVERAGE = "_average"
 # What `train_auc` trains by default, and how it scores: by several of them.
 DEFAULT_NETWORK = "aligned_soft_auc"
 DEFAULT = DEFAULT_NETWORK + AVERAGE
+# The paper's: one score, of the rank loss.
+DOCUMENT_NETWORK = "score_soft_auc"
 # In closed form, or of weights that are searched for; see `results`.
 FORMULAS = ("equal_sum", "tuned_sum", "tuned_product", "closed_form")
 # Pairs of rows that a step of the loss over all pairs goes through, at most.

@@ -103,20 +103,31 @@ class Ranker:
     """`[N, M]` corrected log-odds of the aligned head."""
     return self._apply(params, rows, method="objective_logits")
 
-  def objective_gains(self, params: dict[str, Any], rows: Rows) -> jax.Array:
-    """`[N, M]` gains of the aligned head."""
-    return self._apply(params, rows, method="objective_gains")
+  def gate_weights(self, params: dict[str, Any], rows: Rows) -> jax.Array:
+    """`[N, M]` what the gate of the scalar head weighs objectives by."""
+    _, found = network.HarmonRank(self.config).apply(
+        params["network"], rows.scores, self._profile(params, rows),
+        rows.has_score, mutable=["intermediates"])
+    weights = found["intermediates"]["relation_agnostic"][
+        network.GATE_WEIGHTS][0]
+    assert isinstance(weights, jax.Array)
+    return weights
 
   @property
   def _encoder(self) -> network.ProfileEncoder:
     return network.ProfileEncoder(self.vocabulary_sizes)
 
-  def _apply(self, params: dict[str, Any], rows: Rows, **kwargs) -> jax.Array:
+  def _profile(self, params: dict[str, Any], rows: Rows) -> jax.Array:
     profile = self._encoder.apply(
         params["encoder"], rows.categorical, rows.numeric)
+    assert isinstance(profile, jax.Array)  # No mutable collections.
+    return profile
+
+  def _apply(self, params: dict[str, Any], rows: Rows, **kwargs) -> jax.Array:
     result = network.HarmonRank(self.config).apply(
-        params["network"], rows.scores, profile, rows.has_score, **kwargs)
-    assert isinstance(result, jax.Array)  # No mutable collections.
+        params["network"], rows.scores, self._profile(params, rows),
+        rows.has_score, **kwargs)
+    assert isinstance(result, jax.Array)
     return result
 
 
@@ -238,9 +249,7 @@ def make_loss(
     return jnp.mean(each), {"objective_loss": each}
 
   def of_both(params, rows):
-    # Who a user is tells what an objective is worth in the user's lists only.
-    gains = _only_gains(params, by_profile=rows.lists is not None)
-    loss, diagnostics = of_score(gains, rows, jnp.log)
+    loss, diagnostics = of_score(_only_gain(params), rows, jnp.log)
     likelihood, parts = entropy(params, rows)
     return loss + likelihood, {**diagnostics, **parts}
 
@@ -251,14 +260,8 @@ def make_loss(
   return entropy if name == "bce" else of_objectives
 
 
-def _only_gains(params: dict[str, Any], *, by_profile: bool) -> dict[str, Any]:
+def _only_gain(params: dict[str, Any]) -> dict[str, Any]:
   """The parameters, of which only the gains have a gradient."""
-  trained = {"bias", "kernel"} if by_profile else {"bias"}
-
-  def is_trained(path):
-    names = [getattr(key, "key", None) for key in path]
-    return network.GAIN in names and names[-1] in trained
-
   return jax.tree.map_with_path(
-      lambda path, x: x if is_trained(path) else jax.lax.stop_gradient(x),
-      params)
+      lambda path, x: x if path[-1].key == network.GAIN else
+      jax.lax.stop_gradient(x), params)

@@ -63,10 +63,12 @@ class Training:
 class Stack(NamedTuple):
   """Trained rankers, each with the parameters best on validation rows.
 
+  Where lists are ranked, with the last parameters.
+
   Attributes:
     params: leaves of `[S, ...]`.
-    value: `[S]` weighted validation AUC, within lists where it trains on them;
-      minus infinity where the training diverged.
+    value: `[S]` their weighted validation AUC, within lists where lists are
+      ranked; minus infinity where the training diverged.
     step: `[S]` where that was.
     seconds: of training, with compilation, without validation.
   """
@@ -130,7 +132,10 @@ def fit(
     seconds += time.perf_counter() - began
     value = look_at(state.params)
     is_finite &= np.isfinite(losses).all(axis=1)
-    is_better = (value > best) & is_finite
+    # Within lists a few positives decide, whose chance is larger than what
+    # steps differ by: not the best on validation rows, but the last, at which
+    # the rate is 0.
+    is_better = ((value > best) | (held.lists is not None)) & is_finite
     best = np.where(is_better, value, best)
     best_step = np.where(is_better, last, best_step)
     best_params = _chosen(is_better, state.params, best_params)
@@ -172,12 +177,13 @@ def take(params: Any, members: np.ndarray | slice) -> Any:
   return jax.tree.map(lambda x: x[members], params)
 
 
-def gains(
+def gate_weights(
     ranker: ranker_lib.Ranker, params: Any, batch: features_lib.Batch
 ) -> np.ndarray:
-  """`[S, N, M]` learnt gains of the objectives, of the aligned head."""
+  """`[S, N, M]` weights of the objectives in the gate of the scalar head."""
   rows = _padded(ranker_lib.rows_of(batch))
-  return np.asarray(_gains(ranker, params, rows))[:, :len(batch.labels)]
+  return np.asarray(_gate_weights(ranker, params, rows))[
+      :, :len(batch.labels)]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -193,9 +199,8 @@ def _probabilities(ranker, params, rows):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _gains(ranker, params, rows):
-  return jax.lax.map(
-      lambda each: ranker.objective_gains(each, rows), params)
+def _gate_weights(ranker, params, rows):
+  return jax.lax.map(lambda each: ranker.gate_weights(each, rows), params)
 
 
 def _rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:

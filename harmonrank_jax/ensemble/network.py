@@ -20,8 +20,9 @@ from harmonrank_jax.ensemble import calibration
 
 HEADS = ("aligned", "score")
 FUSIONS = ("relations", "mixture_of_experts")
-# Name of the parameters of the gains of the aligned head.
-GAIN = "gain"
+# Names of the parameter of the gains of the aligned head, and of what the gate
+# of the scalar head weighs each objective by: `[..., M]`, an intermediate.
+GAIN, GATE_WEIGHTS = "gain", "gate_weights"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +118,9 @@ class HarmonRank(nn.Module):
   which is the exact maximiser of `sum_m w_m AUC_m` for true probabilities
   p_m; corrections are 0 and the gains g_m 1 at first. The weights are an
   argument of the call: one network spans the whole trade-off between
-  objectives. The gains, a log-linear function of the profile (parameters
-  `GAIN`, a kernel and a bias), are for a loss of the ranking: within the lists
-  of one user an objective is worth `w_m / (pi_m (1 - pi_m))` with the user's
-  own rates.
+  objectives. The gains (parameter `GAIN`, their logarithms) are for a loss of
+  the ranking: probabilities are estimates, and what one is worth depends on
+  how good it is.
 
   Attributes:
     config: static configuration.
@@ -176,8 +176,7 @@ class HarmonRank(nn.Module):
       objective_weights = jnp.ones(self.config.num_objectives)
     objective_weights = jnp.asarray(objective_weights)
     _check_fits("objective_weights", objective_weights, objective_scores)
-    objective_weights = objective_weights.reshape(
-        (1,) * (gain.ndim - objective_weights.ndim) + objective_weights.shape)
+    gain = gain.reshape((1,) * (objective_weights.ndim - 1) + gain.shape)
     return calibration.closed_form_score(
         jax.nn.sigmoid(logits), base_rate, objective_weights * gain)
 
@@ -192,26 +191,9 @@ class HarmonRank(nn.Module):
     Raises:
       ValueError: for the scalar head, which has none.
     """
-    return self._aligned(objective_scores, profile, where)[0]
-
-  def objective_gains(
-      self,
-      objective_scores: jax.Array,
-      profile: jax.Array,
-      where: jax.Array | None = None,
-  ) -> jax.Array:
-    """`[..., M]` gains g_m of the aligned head; same arguments.
-
-    Raises:
-      ValueError: for the scalar head, which has none.
-    """
-    return self._aligned(objective_scores, profile, where)[1]
-
-  def _aligned(self, objective_scores, profile, where):
     if self.config.head != "aligned":
-      raise ValueError(
-          "objective_logits and objective_gains need head='aligned'.")
-    return self.forward(objective_scores, profile, where)
+      raise ValueError("objective_logits need head='aligned'.")
+    return self.forward(objective_scores, profile, where)[0]
 
   @nn.compact
   def forward(self, objective_scores, profile, where):
@@ -251,11 +233,7 @@ class HarmonRank(nn.Module):
     result = sum(branches[1:], branches[0])
     if config.head == "score":
       return result
-    # Without the constant that the branches get: it has a name of its own.
-    gain = nn.Dense(
-        objectives, kernel_init=nn.initializers.zeros, name=GAIN)(
-            profile[..., :-1])
-    pair_share = pair_share.reshape((1,) * (gain.ndim - 1) + (-1,))
+    gain = self.param(GAIN, nn.initializers.zeros, (objectives,))
     return logits + result, jnp.exp(gain) / pair_share, base_rate
 
   def _calibrate(self, objective_scores, present):
@@ -325,6 +303,7 @@ class RelationAgnostic(nn.Module):
       # Positive weights that start at one. Not by an exponential: a rank loss
       # does not change with the scale of the score, so nothing holds it.
       weight = jax.nn.softplus(gate + math.log(math.e - 1))
+      self.sow("intermediates", GATE_WEIGHTS, weight)
       weighted = weight * lift / config.num_objectives
       return jnp.sum(jnp.where(present, weighted, 0), axis=-1)
     offset = nn.Dense(

@@ -100,8 +100,7 @@ def by_hand(params, scores, profile, weights):
   p = 1 / (1 + np.exp(-np.float64(apply_logits(params, scores, profile))))
   rate = np.float64(params["params"]["base_rate"])
   share = np.float64(params["params"]["pair_share"])
-  layer = jax.tree.map(np.float64, params["params"][network.GAIN])
-  gain = np.exp(profile @ layer["kernel"] + layer["bias"])
+  gain = np.exp(np.float64(params["params"][network.GAIN]))
   return (weights * gain * p / (share * rate * (1 - rate))).sum(axis=-1)
 
 
@@ -230,12 +229,17 @@ def test_weights_of_the_gate_begin_at_one_and_never_overflow():
   lift = logit - np.log(rate / (1 - rate))
   layer = inner["relation_agnostic"]["gate_out"]
   layer["kernel"] *= 0
-  apply = jax.jit(network.HarmonRank(CASES[case]).apply)
+  apply = jax.jit(lambda *args: network.HarmonRank(CASES[case]).apply(
+      *args, mutable=["intermediates"]))
   for bias, weight in ((0, 1), (400, 400), (-400, 0)):
     layer["bias"][:] = bias
+    found, inside = apply(params, scores, profile)
     np.testing.assert_allclose(
-        apply(params, scores, profile), weight * lift.mean(axis=-1),
-        rtol=0.01, atol=1e-5)
+        found, weight * lift.mean(axis=-1), rtol=0.01, atol=1e-5)
+    (weights,) = inside["intermediates"]["relation_agnostic"][
+        network.GATE_WEIGHTS]
+    np.testing.assert_allclose(
+        weights, np.full(scores.shape, weight), rtol=0.01, atol=1e-5)
 
 
 def test_weights_may_differ_by_row():

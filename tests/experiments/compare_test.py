@@ -18,6 +18,7 @@ from experiments import compare
 from experiments.common import comparison
 from experiments.common import comparison_tables as tables
 from experiments.common import contenders
+from experiments.common import evaluation
 from experiments.common import flags
 from experiments.common import logs
 from experiments.common import ranker as ranker_lib
@@ -289,48 +290,97 @@ def test_without_users_default_or_a_class(blocks):
   assert np.isnan(table.auc[:, 2]).all() and np.isfinite(total).all()
   np.testing.assert_allclose(total, table.auc[:, :2].sum(axis=1))
   assert all(np.isfinite(lead).all() for lead in table.overall.leads)
-  assert table.clusters == "rows" and table.gains is None
+  assert table.clusters == "rows" and table.gates is None
   assert table.within_users is table.without_one is table.by_truth is None
   assert table.overall.rivals == {}
   assert "not among the methods" in tables.verdict(table)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_gains_that_follow_users_rates(blocks, sign):
+def test_gates_that_follow_users_rates(blocks, sign):
   _, (rows, _) = blocks
   users = rows._replace(user=np.repeat(np.arange(24), 10))
   rate = users.labels.mean(axis=0)
   positives = np.stack([users.labels[users.user == u].sum(axis=0)
                         for u in range(24)])
   own = (positives + 2 * rate) / 12
-  gain = -sign * np.log(own * (1 - own))
+  gate = sign * np.log(own * (1 - own) * comparison.worth_within(
+      own, np.full(24, 10)))
   # What scales all objectives of a user alike says nothing.
-  gain += np.random.default_rng(0).normal(size=(24, 1))
+  gate += np.random.default_rng(0).normal(size=(24, 1))
   cell = comparison.Cell(rows.scores.sum(axis=1)[None],
-                         log_gain=gain[users.user])
-  gains = evaluate([{"closed_form": cell, contenders.DEFAULT_NETWORK: cell}],
-                   [users]).gains
+                         log_gate=gate[users.user])
+  gates = evaluate([{"closed_form": cell, contenders.DOCUMENT_NETWORK: cell}],
+                   [users]).gates
   # Users of the same rates are ties that rounding breaks.
-  np.testing.assert_allclose(gains.correlation, sign, atol=0.01)
-  assert (gains.low <= gains.correlation).all()
-  assert (gains.correlation <= gains.high).all()
-  assert gains.learnt.shape == gains.ideal.shape == (10, 3)
-  assert (np.diff(gains.learnt, axis=0) >= -1e-12).all()
-  # The groups by click hold the users of the least gain first.
-  centred = gain - gain.mean(axis=1, keepdims=True)
+  np.testing.assert_allclose(gates.correlation, sign, atol=0.01)
+  assert (gates.low <= gates.correlation).all()
+  assert (gates.correlation <= gates.high).all()
+  assert gates.learnt.shape == gates.ideal.shape == (10, 3)
+  assert (np.diff(gates.learnt, axis=0) >= -1e-12).all()
+  # What the groups ask for follows as well.
+  for learnt, ideal in zip(gates.learnt.T, gates.ideal.T, strict=True):
+    assert sign * np.corrcoef(learnt, ideal)[0, 1] > 0.9
+  # The groups by click hold the users of the least weight first.
+  centred = gate - gate.mean(axis=1, keepdims=True)
   order = np.sort(centred[:, 0])
   np.testing.assert_allclose(
-      gains.learnt[:, 0], [part.mean() for part in np.array_split(order, 10)],
+      gates.learnt[:, 0], [part.mean() for part in np.array_split(order, 10)],
       atol=1e-12)
 
 
-def test_gains_of_all_users_alike_have_no_correlation(blocks):
+def test_gates_of_all_users_alike_have_no_correlation(blocks):
   _, (rows, _) = blocks
   cell = comparison.Cell(rows.scores.sum(axis=1)[None],
-                         log_gain=np.tile([[0.5, 0.25, 0]], (240, 1)))
-  gains = evaluate([{"closed_form": cell, contenders.DEFAULT_NETWORK: cell}],
-                   [rows]).gains
-  assert gains.correlation.tolist() == gains.high.tolist() == [0, 0, 0]
+                         log_gate=np.tile([[0.5, 0.25, 0]], (240, 1)))
+  gates = evaluate([{"closed_form": cell, contenders.DOCUMENT_NETWORK: cell}],
+                   [rows]).gates
+  assert gates.correlation.tolist() == gates.high.tolist() == [0, 0, 0]
+
+
+def test_worth_within_lists_over_all_that_may_be_drawn():
+  rates = np.array([[0.3, 0.01], [0.6, 0.5], [0.2, 0.2]])
+  found = comparison.worth_within(rates, np.array([4, 2, 1]))
+  expected = np.zeros((3, 2))
+  for (u, m), rate in np.ndenumerate(rates):
+    count = (4, 2, 1)[u]
+    for others in itertools.product((0, 1), repeat=count - 1):
+      positives = 1 + sum(others)
+      if positives < count:
+        expected[u, m] += (
+            count * rate**sum(others) * (1 - rate)**(count - positives)
+            / (positives * (count - positives)))
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+  # Many rows: the inverse of the product of the classes.
+  many = comparison.worth_within(rates, np.full(3, 20_000)) * 20_000
+  np.testing.assert_allclose(many, 1 / (rates * (1 - rates)), rtol=0.01)
+
+
+@pytest.mark.slow
+def test_own_rates_are_worth_little_within_users(tmp_path):
+  """By true probabilities, of which nothing better can be had."""
+  _, _, (block,) = compare.read_inputs(
+      compare.Config(num_exposures=100_000), tmp_path)
+  _, users, counts = np.unique(
+      block.test.user, return_inverse=True, return_counts=True)
+  total = np.stack([np.bincount(users, weights=column)
+                    for column in block.truth.T], axis=1)
+  rate, own = block.truth.mean(axis=0), total / counts[:, None]
+  # In the mean over users, one counts as much as another that has both.
+  has_both = 1 - (1 - own)**counts[:, None] - own**counts[:, None]
+  worth = (counts[:, None] * comparison.worth_within(own, counts)
+           / (counts @ has_both))
+  weights = {"all": 1 / (rate * (1 - rate)),
+             "own": (1 / (own * (1 - own)))[users], "within": worth[users]}
+  scores = [(of * block.truth).sum(axis=1) for of in weights.values()]
+  value, _ = evaluation.bootstrap_group_auc(
+      [evaluation.Part(np.stack(scores), block.truth, users)],
+      num_replicates=1, are_probabilities=True)
+  found = dict(zip(weights, value.sum(axis=1), strict=True))
+  # The inverse of own rates, right for long lists, is worse than that of all;
+  # what short lists ask for is better, by next to nothing.
+  assert found["own"] + 0.003 < found["all"] < found["within"]
+  assert found["within"] < found["all"] + 0.01
 
 
 # Parts of a table.
@@ -581,7 +631,7 @@ def test_every_pass_deals_every_row_once(lists):
 
 # Two steps between looks at the validation rows.
 TRAINING = stacks.Training(
-    "soft_auc", "user", batch_size=32, num_steps=2 * stacks._NUM_LOOKS)
+    "soft_auc", batch_size=32, num_steps=2 * stacks._NUM_LOOKS)
 TINY = ranker_lib.Ranker(
     network.HarmonRankConfig(3, token_size=2, relation_aware=False,
                              self_attention=False), (3,))
@@ -595,17 +645,18 @@ def problem():
   return rows, validation, calibration.fit_platt(rows.scores, rows.labels)
 
 
-def fit(problem, seeds, rates, worth=1.0):
-  return stacks.fit(TINY, TRAINING, stacks.Members(
+def fit(problem, seeds, rates, worth=1.0, training=TRAINING):
+  return stacks.fit(TINY, training, stacks.Members(
       np.array(seeds), np.array(rates, np.float32),
       np.full((3, 3), worth, np.float32)), *problem)
 
 
-def plain_fit(problem, seeds, rates):
+def plain_fit(problem, seeds, rates, lists):
   """Rankers one by one, a loop over their steps: parameters, value, step."""
   rows, validation, platt = problem
-  held, checked = (ranker_lib.rows_of(part, part.user)
-                   for part in (rows, validation))
+  held, checked = (
+      ranker_lib.rows_of(part, part.user if lists == "user" else None)
+      for part in (rows, validation))
   loss_fn = ranker_lib.make_loss(
       TINY, TRAINING.loss, np.ones(3, np.float32), platt,
       relative_strength=TRAINING.relative_strength)
@@ -614,8 +665,9 @@ def plain_fit(problem, seeds, rates):
 
   def value(params):
     scores = np.asarray(score(params))
-    return np.nansum([auc_within(validation.user, column, scores)
-                      for column in validation.labels.T])
+    return np.nansum([
+        auc_within(validation.user, column, scores) if lists == "user" else
+        auc(column, scores) for column in validation.labels.T])
 
   for seed, rate in zip(seeds, rates, strict=True):
     params = TINY.init(
@@ -624,25 +676,30 @@ def plain_fit(problem, seeds, rates):
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.cosine_decay_schedule(rate, TRAINING.num_steps)))
     state, best = optimizer.init(params), (params, value(params), 0)
-    order = stacks._order(rows, TRAINING.lists, seed)
+    order = stacks._order(rows, lists, seed)
     for step in range(TRAINING.num_steps):
       index = order(step * 32, step * 32 + 32)
-      chosen = ranker_lib.Rows(*(part[index] for part in held))
+      chosen = ranker_lib.Rows(*(
+          None if part is None else part[index] for part in held))
       updates, state = optimizer.update(gradient(params, chosen), state)
       params = optax.apply_updates(params, updates)
-      if step % 2 and value(params) > best[1] + 1e-6:
+      # Within lists the last one, whatever the validation rows say.
+      if step % 2 and (lists == "user" or value(params) > best[1] + 1e-6):
         best = params, value(params), step + 1
     yield best
 
 
 @pytest.mark.slow
-def test_a_stack_is_rankers_trained_one_by_one(problem):
+@pytest.mark.parametrize("lists", ["batch", "user"])
+def test_a_stack_is_rankers_trained_one_by_one(problem, lists):
   seeds, rates = (5, 6, 5), (0.05, 0.1, 0.2)
-  stack = fit(problem, seeds, rates)
+  stack = fit(problem, seeds, rates,
+              training=dataclasses.replace(TRAINING, lists=lists))
   assert stack.value.shape == stack.step.shape == (3,) and stack.seconds > 0
-  # Not all stand where they began, nor do they all stand at the end.
-  assert len(set(stack.step.tolist())) > 1
-  for k, (params, value, step) in enumerate(plain_fit(problem, seeds, rates)):
+  # Of batches, not all stand where they began, nor do all stand at the end.
+  assert (len(set(stack.step.tolist())) > 1) == (lists == "batch")
+  for k, (params, value, step) in enumerate(
+      plain_fit(problem, seeds, rates, lists)):
     assert stack.value[k] == pytest.approx(value, abs=1e-5)
     assert stack.step[k] == step
     one = stacks.take(stack.params, k)
@@ -657,15 +714,13 @@ def test_what_a_stack_gives(problem):
   weights = np.array([1, 2, 0.5], np.float32)
   scores = stacks.score(TINY, stack.params, weights, validation)
   probabilities = stacks.probabilities(TINY, stack.params, validation)
-  gains = stacks.gains(TINY, stack.params, validation)
   assert scores.shape == (3, 90)
-  assert probabilities.shape == gains.shape == (3, 90, 3)
+  assert probabilities.shape == (3, 90, 3)
   given = ranker_lib.rows_of(validation)
   one = stacks.take(stack.params, 1)
   for found, expected in (
       (scores, TINY.score(one, given, weights)),
-      (probabilities, jax.nn.sigmoid(TINY.objective_logits(one, given))),
-      (gains, TINY.objective_gains(one, given))):
+      (probabilities, jax.nn.sigmoid(TINY.objective_logits(one, given)))):
     np.testing.assert_allclose(found[1], expected, rtol=1e-4)
     # The same seed and rate: the same ranker. Another seed: another one.
     np.testing.assert_allclose(found[0], found[2], rtol=1e-5)
@@ -729,9 +784,9 @@ def test_what_is_far_behind_is_at_the_edge(tmp_path, table):
 def test_a_report_of_several_conditions(tmp_path, table):
   rng = np.random.default_rng(0)
   learnt = np.sort(rng.normal(size=(10, 3)), axis=0)
-  gains = comparison.Gains(*np.array([[0.5] * 3, [0.25] * 3, [0.75] * 3]),
+  gates = comparison.Gates(*np.array([[0.5] * 3, [0.25] * 3, [0.75] * 3]),
                            learnt, learnt + 0.1 * rng.normal(size=(10, 3)))
-  same = gains._replace(learnt=np.ones((10, 3)))
+  same = gates._replace(learnt=np.ones((10, 3)))
   conditions = contenders.STUDIES["lists"].conditions
   # Without lists: one trained method less.
   less = [k for k, name in enumerate(table.names) if name != "score_bce"]
@@ -745,14 +800,14 @@ def test_a_report_of_several_conditions(tmp_path, table):
           "validation")},
       **{field: of_few(getattr(table, field)) for field in (
           "overall", "without_one", "within_users")})
-  found = [part._replace(condition=condition, gains=given)
+  found = [part._replace(condition=condition, gates=given)
            for part, condition, given in zip(
-               (table, few, few), conditions, (same, gains, None),
+               (table, few, few), conditions, (same, gates, None),
                strict=True)]
   page = page_of(tmp_path, found)
   assert page.count("<svg") == 5 and page.count("<table") == 3
   assert "From condition to condition" in page
-  assert "one gain of each objective: lists batch." in page
+  assert "one weight of each objective: lists batch." in page
   assert "<!-- lists user: +0.50 [+0.25, +0.75] -->" in page
   for condition in conditions:
     assert f"Numbers, {condition.name.replace('_', ' ')}" in page
@@ -879,7 +934,8 @@ def test_a_comparison_goes_on_where_it_was(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_study_of_lists(tmp_path):
   summary = compare.compare(compare.Config(
-      **SMALL, study="lists", methods=("score_bce", "aligned_soft_auc")),
+      **SMALL, study="lists",
+      methods=("score_bce", "score_soft_auc", "aligned_soft_auc")),
       tmp_path / "run")
   conditions = summary["conditions"]
   assert list(conditions) == ["lists_batch", "lists_user", "lists_request"]
@@ -891,7 +947,7 @@ def test_a_study_of_lists(tmp_path):
   assert alike[0] == alike[1] == alike[2]
   assert ranked[0] != ranked[1] != ranked[2] != ranked[0]
   for condition in conditions.values():
-    assert set(condition["gains"]) == {
+    assert set(condition["gates"]) == {
         "correlation", "low", "high", "learnt", "ideal"}
     assert condition["group_auc_leads"]["closed_form"]
     assert condition["expected_group_auc_leads"]["score_bce"]

@@ -15,7 +15,7 @@ from experiments.common import results
 from experiments.common.report import comparison_figures as figures
 from experiments.common.report import page
 
-# Logarithms of gains that differ by less are one gain.
+# Logarithms of weights that differ by less are one weight.
 _SAME = 1e-6
 
 
@@ -59,7 +59,7 @@ def write_report(
         "that give probabilities: how far these are from the rates of rows of "
         "similar probability.</p>",
         page.svg(figures.calibration_figure(found))]
-  parts += _gain_parts(found)
+  parts += _gate_parts(found)
   for table in found:
     parts += [f"<h2>Numbers{_in_condition(table, found)}</h2>", _table(table)]
   parts += ["<h2>Configuration</h2>", "<pre>"
@@ -129,31 +129,33 @@ def _sentence_of_ceiling(found: Sequence[comparison.Found]) -> str:
           f"probabilities ({html.escape(', '.join(leads))}).")
 
 
-def _gain_parts(found: Sequence[comparison.Found]) -> list[str]:
-  """Learnt gains, of the conditions in which they differ between users."""
+def _gate_parts(found: Sequence[comparison.Found]) -> list[str]:
+  """Gates, of the conditions in which they differ between users."""
   drawn, same = [], []
   for c, table in enumerate(found):
-    if table.gains is None:
+    if table.gates is None:
       continue
-    if np.ptp(table.gains.learnt, axis=0).max() > _SAME:
-      drawn.append((c, table, table.gains))
+    if np.ptp(table.gates.learnt, axis=0).max() > _SAME:
+      drawn.append((c, table, table.gates))
     else:
       same.append(figures.label(table))
   if not drawn:
     return []
   parts = [
       "<h2>What an objective is worth to a user</h2>",
-      "<p>Within the lists of a user, the AUC of an objective gains most where "
-      "the objective counts by 1 / (rate (1 - rate)), with the user's own "
-      "rate. Users are in ten groups by the gain that "
-      f"{contenders.DEFAULT_NETWORK} learnt for them, up is what their own "
-      "rates ask for (logarithms, less the mean of the groups): gains that "
-      "follow the hypothesis rise along the dashed line. Above, Spearman's "
-      "correlation over users with its 95 % interval.</p>"]
+      "<p>Within the rows of a user, P of them positive and N negative, a pair "
+      "counts by 1 / (P N): what is expected of it differs from user to user "
+      "and from objective to objective. Users are in ten groups by the weight "
+      "that the gate of "
+      f"{contenders.DOCUMENT_NETWORK} gives an objective's log-odds, up is "
+      "what their own rates ask for (logarithms, less the mean over "
+      "objectives and that of the groups): a gate that learnt this rises along "
+      "the dashed line. Above, Spearman's correlation over users with its "
+      "95 % interval.</p>"]
   if same:
-    parts.append("<p>Not shown, as all users came to share one gain of each "
+    parts.append("<p>Not shown, as all users came to share one weight of each "
                  f"objective: {html.escape(', '.join(same))}.</p>")
-  return [*parts, page.svg(figures.gain_figure(drawn))]
+  return [*parts, page.svg(figures.gate_figure(drawn))]
 
 
 def _table(table: comparison.Found) -> str:
