@@ -12,6 +12,9 @@ from experiments.common import contenders
 from experiments.common import results
 from harmonrank_jax.data import schema as schema_lib
 
+# More than so many are counted, not named.
+_FEW_NAMES = 3
+
 
 def summary(
     config: dict[str, Any], schema: schema_lib.Schema,
@@ -146,7 +149,9 @@ def _verdict(
   elif worst.high < 0:
     what = f"{name} is ahead of {contenders.DEFAULT}"
   else:
-    what = f"{contenders.DEFAULT} is not surely ahead of {', '.join(unsure)}"
+    whom = (", ".join(unsure) if len(unsure) <= _FEW_NAMES else
+            f"{len(unsure)} of {len(rivals)} baselines")
+    what = f"{contenders.DEFAULT} is not surely ahead of {whom}"
   return (f"{what}; the best baseline is {name}: {worst.mean:+.4f}, 95 % "
           f"interval {worst.low:+.4f} to {worst.high:+.4f} ({table.clusters} "
           "resampled, and seeds).")

@@ -507,6 +507,23 @@ def test_the_summary_is_json(blocks, table):
       table.overall.rivals["closed_form"].low)
 
 
+def test_the_verdict_counts_many_and_says_who_is_ahead_within_users(table):
+  unsure = {f"baseline_{k}": comparison.Lead(0.1 * k, -1, 1) for k in range(4)}
+  of = lambda rivals: table.overall._replace(rivals=rivals)
+  sure = {"score_bce": comparison.Lead(0.2, 0.1, 0.3)}
+  lists = table._replace(
+      condition=contenders.Condition("lists_user", lists="user"),
+      overall=of({**unsure, **sure}), within_users=of(sure),
+      within_by_truth=of(unsure))
+  said = tables.verdict(lists)
+  assert "not surely ahead of 4 of 5 baselines; the best baseline is" in said
+  assert "Within users aligned_soft_auc_average is ahead of every" in said
+  assert "The same by truth: aligned_soft_auc_average is not surely" in said
+  assert "Within" not in tables.verdict(table)
+  assert "within" not in tables.verdict(lists._replace(
+      within_users=None, within_by_truth=None)).lower()
+
+
 # What is compared.
 
 

@@ -273,7 +273,8 @@ def _name_points(
 
 def plane_figure(found: Sequence[comparison.Found]) -> mpl_figure.Figure:
   """Sums of AUCs among all rows and within users, a point for each method."""
-  panels = [panel for row in _panels(found) for panel in row
+  # Of a condition, what is by the labels and by truth side by side.
+  panels = [panel for of in zip(*_panels(found), strict=True) for panel in of
             if panel.within_users]
   wide = min(len(panels), 2)
   high = -(-len(panels) // wide)
