@@ -8,8 +8,9 @@
     python -m experiments.compare --data=scored.parquet
 
 Every network has as many steps, and its learning rate is chosen on validation
-rows by the same search; weights of formulas are tuned there as well. Test rows
-are read once, at the end. `report.html`, `table.md` and `summary.json` go to
+rows by the same search; weights of formulas are tuned there as well. The step
+is the best on these rows, but the last where lists are ranked. Test rows are
+read once, at the end. `report.html`, `table.md` and `summary.json` go to
 --workdir; the same command again goes on after the last method that was done.
 """
 
@@ -361,7 +362,8 @@ def _train(
     return cell
   weights = gather(
       lambda params: stacks.gate_weights(ranker, params, block.test))
-  return cell._replace(log_gate=np.log(weights).mean(axis=0))
+  return cell._replace(log_gate=np.log(
+      np.maximum(weights, np.finfo(np.float32).tiny)).mean(axis=0))
 
 
 def define_flags() -> None:

@@ -271,7 +271,7 @@ def define_flags() -> None:
       "loss", Config.loss, tuple(ranker_lib.LOSSES), "What is trained on.")
   absl_flags.DEFINE_enum(
       "lists", Config.lists, auc_task.LISTS, "What is ranked against "
-      "what in a rank loss.")
+      "what in a rank loss. Of lists the last step is kept.")
   flags.define_float(
       "relative_strength", Config.relative_strength, "Of the soft rank, in "
       "mean gaps of scores; 1 to 3 trains best.", upper_bound=1e6)

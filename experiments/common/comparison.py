@@ -16,7 +16,7 @@ from harmonrank_jax.data import schema as schema_lib
 
 _REPLICATES = 200
 _BINS = 15
-# Users' gains are shown in so many groups of as many users.
+# Users are shown in so many groups of as many users.
 _GROUPS = 10
 
 
@@ -193,7 +193,7 @@ class Gates(NamedTuple):
     low: `[M]` end of its 95 % interval.
     high: `[M]`.
     learnt: `[G, M]` mean learnt weight of groups of users.
-    ideal: `[G, M]` `worth_within` of the pooled rows of the group.
+    ideal: `[G, M]` what lists of the users of a group ask for: see `_gates`.
   """
 
   correlation: np.ndarray
@@ -282,7 +282,7 @@ def evaluate(
       validation=of_cells(lambda cell: number(cell.validation)),
       learning_rate=of_cells(lambda cell: number(cell.learning_rate)),
       seconds=len(cells) * of_cells(lambda cell: number(cell.seconds)),
-      gates=_gates(schema, cells, tests, seed),
+      gates=_gates(condition, schema, cells, tests, seed),
       clusters="users" if schema.user else "rows")
 
 
@@ -367,38 +367,23 @@ def _seed_error(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
   return result
 
 
-def worth_within(rates: np.ndarray, counts: np.ndarray) -> np.ndarray:
-  """What a probability is worth in the AUC within lists.
-
-  A pair of a list of P positives and N negatives counts by `1 / (P N)`. Of
-  many rows that makes about `1 / (rate (1 - rate))`; where less than one
-  positive is to be expected it is the same whatever the rate, for a list
-  without one has no AUC.
-
-  Args:
-    rates: `[U, M]` of positives, in (0, 1), a list each.
-    counts: `[U]` rows of it; of one row nothing is worth anything.
-
-  Returns:
-    `[U, M]` `n E[1 / (P N)]`, given that a row is positive.
-  """
-  worth = np.zeros(rates.shape)
-  for count in np.unique(counts[counts > 1]):
-    of = counts == count
-    positives = np.arange(1, count)[:, None, None]
-    chance = stats.binom.pmf(positives - 1, count - 1, rates[of][None])
-    worth[of] = count * (
-        chance / (positives * (count - positives))).sum(axis=0)
-  return worth
-
-
 def _gates(
-    schema: schema_lib.Schema, cells: Sequence[dict[str, Cell]],
-    tests: Sequence[features_lib.Batch], seed: int,
+    condition: contenders.Condition, schema: schema_lib.Schema,
+    cells: Sequence[dict[str, Cell]], tests: Sequence[features_lib.Batch],
+    seed: int,
 ) -> Gates | None:
-  """The gate of the document's network beside users' rates in test rows."""
+  """The gate of the document's network beside users' rates in test rows.
+
+  A pair of a list of P positives and N negatives counts by `1 / (P N)`. Of n
+  rows of one rate r, ranking i above j gains `(p_i - p_j) E[1 / (P N)]`, over
+  what else is drawn, and that is `(1 - r^n - (1 - r)^n) / (n (n - 1) r (1 -
+  r))`. A step of log-odds is one of `r (1 - r)` in the probability: log-odds
+  are worth the chance that a list has both classes.
+  """
   cell = cells[-1].get(contenders.DOCUMENT_NETWORK)
-  if schema.user is None or cell is None or cell.log_gate is None:
+  # Rows of requests are other lists than those of users.
+  if (schema.user is None or condition.lists == "request" or cell is None
+      or cell.log_gate is None):
     return None
   test = tests[-1]
   _, users, counts = np.unique(
@@ -410,11 +395,10 @@ def _gates(
   rate = (test.labels > 0).mean(axis=0)
 
   def asked_for(positives, rows, count):
-    # As many rows of the average user as make rates of single users finite. A
-    # step of log-odds is one of `rate (1 - rate)` in the probability.
+    # As many rows of the average user as make rates of single users finite.
     own = (positives + 2 * rate) / (rows[:, None] + 2)
-    return _centred(np.log(
-        worth_within(own, np.maximum(count, 2)) * own * (1 - own)))
+    count = np.maximum(count, 2)[:, None]
+    return _centred(np.log(1 - own**count - (1 - own)**count))
 
   ideal = asked_for(positives, counts, counts)
   rng = np.random.default_rng(seed)
@@ -437,8 +421,8 @@ def _gates(
   rows = of_groups(counts)
   pooled = np.stack([
       asked_for(*of) for of in zip(
-          of_groups(positives), rows,
-          np.rint(rows / np.maximum(size, 1)).astype(int), strict=True)])
+          of_groups(positives), rows, rows / np.maximum(size, 1),
+          strict=True)])
   return Gates(
       correlation, low, high,
       np.stack([[learnt[chosen, m].mean() for chosen in of]

@@ -96,8 +96,9 @@ class Study:
         if METHODS[name].loss != "pairwise" or batch_size**2 <= _MAX_PAIRS)
 
   def home(self, condition: Condition, name: str) -> Condition:
-    """Where a method is trained: lists change no loss that ranks nothing."""
-    if METHODS[name].loss in ranker_lib.RANK_LOSSES:
+    """Where a method is trained: once, if its loss takes no lists."""
+    if (condition.lists == "batch"
+        or METHODS[name].loss in ranker_lib.RANK_LOSSES):
       return condition
     return next(
         other for other in self.conditions if other == dataclasses.replace(

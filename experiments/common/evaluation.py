@@ -177,8 +177,9 @@ def bootstrap_group_auc(
     parts: with users; the result is their mean.
     seed: of the resamples.
     num_replicates: R.
-    are_probabilities: as for `bootstrap_auc`; a user weighs as many rows as
-      are expected to be among both classes.
+    are_probabilities: as for `bootstrap_auc`, within each user; a user weighs
+      its rows times the chance that both classes are drawn. Of few positives
+      an approximation: the expected pairs in order over all expected ones.
 
   Returns:
     `[K, M]` and `[R, K, M]` float64; NaN where no user has both classes.

@@ -210,7 +210,8 @@ def make_loss(
   of a rare objective to go by, each of large weight: it trains the gains of
   the objectives, and cross-entropy the probabilities, which it estimates far
   better (with everything trained on the rank loss, the validation AUC of the
-  embedded log is worse, and falls after the first epochs). The rank loss takes
+  embedded log is worse, and falls after the first epochs). Within lists it
+  trains both. The rank loss takes
   the logarithm of the score: of the same order, but without its heavy tail,
   in which a soft rank would see little but the rarest objective. Pointwise
   losses take the log-odds of each objective instead of one score. Values are
@@ -249,7 +250,10 @@ def make_loss(
     return jnp.mean(each), {"objective_loss": each}
 
   def of_both(params, rows):
-    loss, diagnostics = of_score(_only_gain(params), rows, jnp.log)
+    # What tells users apart lowers cross-entropy most, and no list asks for
+    # it: of lists, the rank loss trains the probabilities as well.
+    ranked = _only_gain(params) if rows.lists is None else params
+    loss, diagnostics = of_score(ranked, rows, jnp.log)
     likelihood, parts = entropy(params, rows)
     return loss + likelihood, {**diagnostics, **parts}
 

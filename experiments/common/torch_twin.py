@@ -33,7 +33,7 @@ class Outputs(NamedTuple):
   """What the network says of rows."""
 
   logits: torch.Tensor  # [N, M] corrected log-odds
-  log_score: torch.Tensor  # [N], trains the biases of the gains alone
+  log_score: torch.Tensor  # [N], trains the gains alone
 
 
 class Recipe(NamedTuple):
@@ -83,7 +83,8 @@ class Twin(nn.Module):
     super().__init__()
     state = state_of(params)
     objectives, size = config.num_objectives, config.token_size
-    profile = state["gain.weight"].shape[1]
+    # With the constant that the branches get.
+    profile = state["relation_agnostic.gate_in.weight"].shape[1]
     self.embeddings = nn.ModuleList(
         nn.Embedding(*state[f"embeddings.{column}.weight"].shape)
         for column in range(len(vocabulary_sizes)))
@@ -92,9 +93,9 @@ class Twin(nn.Module):
     self.register_buffer("base_rate", torch.full((objectives,), 0.5))
     self.register_buffer("pair_share", torch.ones(objectives))
     self.relation_aware = _RelationAware(
-        objectives, size, config.num_heads, profile + 1)
-    self.relation_agnostic = _RelationAgnostic(objectives, size, profile + 1)
-    self.gain = nn.Linear(profile, objectives)
+        objectives, size, config.num_heads, profile)
+    self.relation_agnostic = _RelationAgnostic(objectives, size, profile)
+    self.gain = nn.Parameter(torch.zeros(objectives))
     self.load_state_dict(state)
 
   def forward(self, rows: Rows, objective_weights: torch.Tensor) -> Outputs:
@@ -113,12 +114,10 @@ class Twin(nn.Module):
               + self.relation_aware(lift, with_constant, rows.has_score)
               + self.relation_agnostic(lift, with_constant, rows.has_score))
     # The rank loss trains what an objective is worth, and nothing else.
-    gain = (functional.linear(profile, self.gain.weight).detach()
-            + self.gain.bias)
     share = objective_weights / (
         self.pair_share * self.base_rate * (1 - self.base_rate))
     score = torch.sum(
-        share * torch.exp(gain) * torch.sigmoid(logits.detach()), dim=-1)
+        share * torch.exp(self.gain) * torch.sigmoid(logits.detach()), dim=-1)
     return Outputs(logits, torch.log(score))
 
 

@@ -304,8 +304,7 @@ def test_gates_that_follow_users_rates(blocks, sign):
   positives = np.stack([users.labels[users.user == u].sum(axis=0)
                         for u in range(24)])
   own = (positives + 2 * rate) / 12
-  gate = sign * np.log(own * (1 - own) * comparison.worth_within(
-      own, np.full(24, 10)))
+  gate = sign * np.log(1 - own**10 - (1 - own)**10)
   # What scales all objectives of a user alike says nothing.
   gate += np.random.default_rng(0).normal(size=(24, 1))
   cell = comparison.Cell(rows.scores.sum(axis=1)[None],
@@ -338,22 +337,20 @@ def test_gates_of_all_users_alike_have_no_correlation(blocks):
   assert gates.correlation.tolist() == gates.high.tolist() == [0, 0, 0]
 
 
-def test_worth_within_lists_over_all_that_may_be_drawn():
-  rates = np.array([[0.3, 0.01], [0.6, 0.5], [0.2, 0.2]])
-  found = comparison.worth_within(rates, np.array([4, 2, 1]))
-  expected = np.zeros((3, 2))
-  for (u, m), rate in np.ndenumerate(rates):
-    count = (4, 2, 1)[u]
-    for others in itertools.product((0, 1), repeat=count - 1):
-      positives = 1 + sum(others)
-      if positives < count:
-        expected[u, m] += (
-            count * rate**sum(others) * (1 - rate)**(count - positives)
-            / (positives * (count - positives)))
-  np.testing.assert_allclose(found, expected, rtol=1e-12)
-  # Many rows: the inverse of the product of the classes.
-  many = comparison.worth_within(rates, np.full(3, 20_000)) * 20_000
-  np.testing.assert_allclose(many, 1 / (rates * (1 - rates)), rtol=0.01)
+def test_what_log_odds_are_worth_in_a_list():
+  """As `_gates` has it: swapping two rows of a list, over all that is drawn."""
+  rate, count, first, second = 0.3, 5, 0.35, 0.25
+  chances = np.array([first, second, *[rate] * (count - 2)])
+  gained = 0.0
+  for drawn in itertools.product((0, 1), repeat=count):
+    labels, positives = np.array(drawn), sum(drawn)
+    if 0 < positives < count:
+      chance = np.prod(np.where(labels, chances, 1 - chances))
+      gained += chance * (labels[0] - labels[1]) / (
+          positives * (count - positives))
+  both = 1 - rate**count - (1 - rate)**count
+  assert gained == pytest.approx(
+      (first - second) * both / (count * (count - 1) * rate * (1 - rate)))
 
 
 @pytest.mark.slow
@@ -366,12 +363,12 @@ def test_own_rates_are_worth_little_within_users(tmp_path):
   total = np.stack([np.bincount(users, weights=column)
                     for column in block.truth.T], axis=1)
   rate, own = block.truth.mean(axis=0), total / counts[:, None]
-  # In the mean over users, one counts as much as another that has both.
   has_both = 1 - (1 - own)**counts[:, None] - own**counts[:, None]
-  worth = (counts[:, None] * comparison.worth_within(own, counts)
-           / (counts @ has_both))
-  weights = {"all": 1 / (rate * (1 - rate)),
-             "own": (1 / (own * (1 - own)))[users], "within": worth[users]}
+  inverse = 1 / (own * (1 - own))
+  # Objectives of which few users have both classes have a mean over few.
+  weights = {
+      "all": 1 / (rate * (1 - rate)), "own": inverse[users],
+      "within": (has_both * inverse / (counts @ has_both))[users]}
   scores = [(of * block.truth).sum(axis=1) for of in weights.values()]
   value, _ = evaluation.bootstrap_group_auc(
       [evaluation.Part(np.stack(scores), block.truth, users)],
@@ -666,6 +663,31 @@ def fit(problem, seeds, rates, worth=1.0, training=TRAINING):
   return stacks.fit(TINY, training, stacks.Members(
       np.array(seeds), np.array(rates, np.float32),
       np.full((3, 3), worth, np.float32)), *problem)
+
+
+@pytest.mark.parametrize("lists", ["batch", "user"])
+def test_what_the_rank_loss_trains(problem, lists):
+  rows, _, platt = problem
+  held = ranker_lib.rows_of(rows, rows.user if lists == "user" else None)
+  params = TINY.init(jax.random.key(0), held, platt)
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(
+      lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params)
+
+  def gradient(name):
+    loss_fn = ranker_lib.make_loss(
+        TINY, name, np.ones(3, np.float32), platt, relative_strength=2.0)
+    return jax.grad(lambda params: loss_fn(params, held)[0])(params)
+
+  # Cross-entropy is a part of both.
+  moved = jax.tree.leaves_with_path(jax.tree.map(
+      lambda both, entropy: float(np.abs(both - entropy).max()),
+      gradient("soft_auc"), gradient("bce")))
+  of = {path[-1].key: value for path, value in moved}
+  assert of.pop("gain") > 1e-5
+  # Of lists everything; of batches nothing else.
+  assert (of["scale"] > 1e-5) == (of["embedding"] > 1e-5) == (lists == "user")
+  assert lists == "user" or max(of.values()) < 1e-6
 
 
 def plain_fit(problem, seeds, rates, lists):
@@ -963,8 +985,10 @@ def test_a_study_of_lists(tmp_path):
       for method in ("score_bce", "aligned_soft_auc"))
   assert alike[0] == alike[1] == alike[2]
   assert ranked[0] != ranked[1] != ranked[2] != ranked[0]
+  # Requests are other lists than those of users.
+  assert conditions["lists_request"]["gates"] is None
   for condition in conditions.values():
-    assert set(condition["gates"]) == {
+    assert condition["gates"] is None or set(condition["gates"]) == {
         "correlation", "low", "high", "learnt", "ideal"}
     assert condition["group_auc_leads"]["closed_form"]
     assert condition["expected_group_auc_leads"]["score_bce"]

@@ -338,6 +338,8 @@ def test_every_way_to_train_runs(tmp_path, config):
   summary = train_auc.train(
       train_auc.Config(**{**SMALL, **config}), tmp_path / "run")
   assert 0.5 < summary["auc"]["click"] < 1
+  if "lists" in config:
+    assert summary["best_step"] == summary["num_steps"]
 
 
 @pytest.mark.slow

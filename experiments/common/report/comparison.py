@@ -43,7 +43,7 @@ def write_report(
         "<h2>From condition to condition</h2>",
         f"<p>How far networks are ahead of {figures.REFERENCE} of the same "
         "condition; bars are standard errors over seeds. Without a point: what "
-        "a condition does not change, or has too many pairs for.</p>",
+        "has too many pairs to train on.</p>",
         page.svg(figures.condition_figure(found))]
   if found[0].within_users:
     parts += [
@@ -130,7 +130,9 @@ def _sentence_of_ceiling(found: Sequence[comparison.Found]) -> str:
 
 
 def _gate_parts(found: Sequence[comparison.Found]) -> list[str]:
-  """Gates, of the conditions in which they differ between users."""
+  """What the gate learns from lists of users, and from batches beside."""
+  if all(table.condition.lists == "batch" for table in found):
+    return []
   drawn, same = [], []
   for c, table in enumerate(found):
     if table.gates is None:
@@ -143,15 +145,14 @@ def _gate_parts(found: Sequence[comparison.Found]) -> list[str]:
     return []
   parts = [
       "<h2>What an objective is worth to a user</h2>",
-      "<p>Within the rows of a user, P of them positive and N negative, a pair "
-      "counts by 1 / (P N): what is expected of it differs from user to user "
-      "and from objective to objective. Users are in ten groups by the weight "
-      "that the gate of "
-      f"{contenders.DOCUMENT_NETWORK} gives an objective's log-odds, up is "
-      "what their own rates ask for (logarithms, less the mean over "
-      "objectives and that of the groups): a gate that learnt this rises along "
-      "the dashed line. Above, Spearman's correlation over users with its "
-      "95 % interval.</p>"]
+      "<p>Within the rows of a user, the log-odds of an objective are worth "
+      "the chance that both classes are among these rows, which differs from "
+      "user to user. Users are in ten groups by the weight that the gate of "
+      f"{contenders.DOCUMENT_NETWORK} gives an objective, up is what their own "
+      "rates ask for (logarithms, less the mean over objectives and that of "
+      "the groups): a gate that learnt this rises along the dashed line. "
+      "Above, Spearman's correlation over users with its 95 % interval. The "
+      "other branch of the network adds to the score as well.</p>"]
   if same:
     parts.append("<p>Not shown, as all users came to share one weight of each "
                  f"objective: {html.escape(', '.join(same))}.</p>")
