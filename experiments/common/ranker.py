@@ -35,6 +35,9 @@ LOSSES: dict[str, Callable[..., Any]] = {
 }
 # Of these, those that take lists.
 RANK_LOSSES = ("soft_auc", "pairwise")
+# Of its gradient that a rank loss of lists has in the aligned head, but for the
+# gains: all of it is too much noise of rare objectives.
+_LIST_SHARE = 0.3
 
 MODEL = "model.json"
 # Rows scored at once: one shape, whatever the number of rows.
@@ -252,7 +255,7 @@ def make_loss(
   def of_both(params, rows):
     # What tells users apart lowers cross-entropy most, and no list asks for
     # it: of lists, the rank loss trains the probabilities as well.
-    ranked = _only_gain(params) if rows.lists is None else params
+    ranked = _gain_first(params, 0 if rows.lists is None else _LIST_SHARE)
     loss, diagnostics = of_score(ranked, rows, jnp.log)
     likelihood, parts = entropy(params, rows)
     return loss + likelihood, {**diagnostics, **parts}
@@ -264,8 +267,12 @@ def make_loss(
   return entropy if name == "bce" else of_objectives
 
 
-def _only_gain(params: dict[str, Any]) -> dict[str, Any]:
-  """The parameters, of which only the gains have a gradient."""
-  return jax.tree.map_with_path(
-      lambda path, x: x if path[-1].key == network.GAIN else
-      jax.lax.stop_gradient(x), params)
+def _gain_first(params: dict[str, Any], share: float) -> dict[str, Any]:
+  """The parameters, of which all but the gains have a share of the gradient."""
+  def scaled(path, x):
+    if path[-1].key == network.GAIN:
+      return x
+    still = jax.lax.stop_gradient(x)
+    return still + share * (x - still) if share else still
+
+  return jax.tree.map_with_path(scaled, params)

@@ -211,6 +211,17 @@ def test_sums_by_truth_are_those_of_many_drawn_labels(blocks):
   for k, values in zip((2, 4), np.transpose(drawn), strict=True):
     assert sums.total[k] == pytest.approx(
         values.mean(), abs=4 * values.std() / 10)
+  # Within users, the mean of so many draws: an approximation where a user has
+  # few positives.
+  within = [np.mean([
+      auc_within(rows.user, rng.random(len(truth)) < truth[:, 0],
+                 cell["closed_form"].scores[0])
+      for rows, truth, cell in zip(tests, truths, cells, strict=True)])
+            for _ in range(100)]
+  alone = evaluate(cells, tests, truths=[
+      truth * [True, False, False] for truth in truths])
+  assert alone.within_by_truth.total[2] == pytest.approx(
+      np.mean(within), abs=4 * np.std(within) / 10 + 0.002)
   ours = sums.rivals["closed_form"]
   assert ours.mean == pytest.approx(sums.total[3] - sums.total[2], abs=1e-9)
   # Narrower than what the labels that there are can tell.
