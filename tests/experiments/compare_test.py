@@ -676,6 +676,7 @@ def fit(problem, seeds, rates, worth=1.0, training=TRAINING):
       np.full((3, 3), worth, np.float32)), *problem)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lists", ["batch", "user"])
 def test_what_the_rank_loss_trains(problem, lists):
   rows, _, platt = problem
