@@ -358,7 +358,7 @@ def _train(
         lambda params: comparison.calibration_errors(
             stacks.probabilities(ranker, params, block.test),
             block.test.labels / np.asarray(platt.unit))))
-  if ranker.config.fusion != "relations":
+  if method != contenders.METHODS[contenders.DOCUMENT_NETWORK]:
     return cell
   weights = gather(
       lambda params: stacks.gate_weights(ranker, params, block.test))

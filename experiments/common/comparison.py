@@ -28,7 +28,7 @@ class Cell(NamedTuple):
     validation: `[S]` what the networks were chosen by: the sum of AUCs of
       validation rows, within lists where a network trains on them.
     calibration_error: `[S, M]`, of methods that give probabilities.
-    log_gate: `[N, M]` logarithms of what the gate of a network of one score
+    log_gate: `[N, M]` logarithms of what the gate of the document's network
       weighs log-odds by, mean of the seeds.
     learning_rate: chosen.
     seconds: of training, the search for the learning rate with it.

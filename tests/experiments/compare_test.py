@@ -999,9 +999,10 @@ def test_a_study_of_lists(tmp_path):
   assert ranked[0] != ranked[1] != ranked[2] != ranked[0]
   # Requests are other lists than those of users.
   assert conditions["lists_request"]["gates"] is None
-  for condition in conditions.values():
-    assert condition["gates"] is None or set(condition["gates"]) == {
+  for name in ("lists_batch", "lists_user"):
+    assert set(conditions[name]["gates"]) == {
         "correlation", "low", "high", "learnt", "ideal"}
+  for condition in conditions.values():
     assert condition["group_auc_leads"]["closed_form"]
     assert condition["expected_group_auc_leads"]["score_bce"]
   # Formulas do not care for lists.
