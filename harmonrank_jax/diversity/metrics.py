@@ -228,7 +228,7 @@ def category_coverage(
         f"num_categories must be at least 1, got {num_categories}.")
   counts = exposure_counts(
       slate_category_ids, num_categories=num_categories, where=where)
-  return _count(counts > 0, jnp.float32) / num_categories
+  return _count(counts > 0, jnp.dtype(jnp.float32)) / num_categories
 
 
 def category_entropy(

@@ -142,7 +142,7 @@ def fit_platt(
 
   def share(fraction, is_valid):
     pairs = metrics.pair_counts(
-        fraction[:, None], jnp.float32, is_valid, None)
+        fraction[:, None], jnp.dtype(jnp.float32), is_valid, None)
     positives = jnp.sum(fraction)
     of_classes = positives * (
         jnp.sum(is_valid, dtype=jnp.int32).astype(jnp.float32) - positives)

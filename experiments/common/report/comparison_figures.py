@@ -23,6 +23,7 @@ _COLORS = ("#d9742b", "#8a5fbf", "#2a8a4a", "#8a8a8a", "#b03050", "#20a0b0",
 _DEEP, _WIDE = 2.0, 1.5
 # Of the text of a name, in points.
 _SIZE = 8
+_Numbers = Sequence[float] | np.ndarray
 
 
 class _Point(NamedTuple):
@@ -64,7 +65,7 @@ def _compared(found: Sequence[comparison.Found]) -> list[str]:
   return sorted(sums, key=lambda name: -float(np.mean(sums[name])))
 
 
-def _floor(values: Sequence[float], halves: Sequence[float]) -> float:
+def _floor(values: _Numbers, halves: _Numbers) -> float:
   """Where a figure ends below: a far value would squeeze the others."""
   best, quarter = np.quantile(values, [1, 0.25], method="higher")
   known = np.nan_to_num(halves)
