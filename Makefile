@@ -8,25 +8,25 @@ TRAIN_FLAGS ?=
 # Two processes, each with whole files, whose fixtures are costly.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: train test test-slow kernel clean
+.PHONY: train test test-slow native clean
 .NOTPARALLEL:
 
-train: $(VENV)/.kernel
+train: $(VENV)/.native
 	$(BIN)/python -m experiments.train_auc $(TRAIN_FLAGS)
 
-test: $(VENV)/.installed-dev $(VENV)/.kernel
+test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(PYTEST)
 
-test-slow: $(VENV)/.installed-dev $(VENV)/.kernel
+test-slow: $(VENV)/.installed-dev $(VENV)/.native
 	$(PYTEST) -m slow
 
 # The fast forms for the CPU, built beside their source; without a compiler
 # there is nothing to build, and the library works all the same.
-kernel: $(VENV)/.kernel
+native: $(VENV)/.native
 
-$(VENV)/.kernel: $(VENV)/.installed setup.py $(wildcard harmonrank_jax/*.h harmonrank_jax/*/*.h harmonrank_jax/*/kernel.cc)
+$(VENV)/.native: $(VENV)/.installed setup.py $(wildcard harmonrank_jax/*.h harmonrank_jax/*/*.h harmonrank_jax/*/native.cc)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	touch $@
 
@@ -43,4 +43,4 @@ $(BIN)/python:
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	rm -f harmonrank_jax/_kernel*.so
+	rm -f harmonrank_jax/_native*.so

@@ -1,4 +1,4 @@
-"""Builds the CPU kernel where there is a compiler; all else is in setup.cfg."""
+"""Builds the native forms if there is a compiler; all else is in setup.cfg."""
 
 import importlib.util
 import os
@@ -9,15 +9,15 @@ import subprocess
 import setuptools
 from setuptools.command import build_ext
 
-SOURCES = ["harmonrank_jax/ordering/kernel.cc",
-           "harmonrank_jax/diversity/kernel.cc"]
+SOURCES = ["harmonrank_jax/ordering/native.cc",
+           "harmonrank_jax/diversity/native.cc"]
 HEADERS = ["harmonrank_jax/workers.h", "harmonrank_jax/diversity/passes.h"]
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fno-math-errno",
          "-fno-trapping-math")
 
 
-class BuildKernel(build_ext.build_ext):
-  """Builds the kernel, or nothing: the library works without it."""
+class BuildNative(build_ext.build_ext):
+  """Builds the native forms, or nothing: the library works without it."""
 
   def build_extension(self, ext):
     compilers = os.environ.get("CXX", "c++ g++ clang++").split()
@@ -33,10 +33,10 @@ class BuildKernel(build_ext.build_ext):
         [compiler, *FLAGS, f"-isystem{include}", *ext.sources, "-o", target],
         check=False)
     if built.returncode:
-      self.warn("the CPU kernel does not compile here and is left out")
+      self.warn("the native forms do not compile here and are left out")
 
 
 setuptools.setup(
     ext_modules=[setuptools.Extension(
-        "harmonrank_jax._kernel", SOURCES, depends=HEADERS, optional=True)],
-    cmdclass={"build_ext": BuildKernel})
+        "harmonrank_jax._native", SOURCES, depends=HEADERS, optional=True)],
+    cmdclass={"build_ext": BuildNative})

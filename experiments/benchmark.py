@@ -21,16 +21,16 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from experiments import train_auc
-from experiments.common import auc_task
-from experiments.common import benchmarking
-from experiments.common import flags
-from experiments.common import policy_benchmark
-from experiments.common import policy_methods
-from experiments.common import slates_benchmark
-from experiments.common import slates_methods
-from experiments.common import soft_rank_benchmark
-from experiments.common import train_benchmark
-from experiments.common import workdir as workdir_lib
+from experiments.benchmarks import policy as policy_benchmark
+from experiments.benchmarks import policy_methods
+from experiments.benchmarks import slates as slates_benchmark
+from experiments.benchmarks import slates_methods
+from experiments.benchmarks import soft_rank as soft_rank_benchmark
+from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import train_auc as train_benchmark
+from experiments.ranker import task as auc_task
+from experiments.runs import flags
+from experiments.runs import workdir as workdir_lib
 
 # Slots of a list are counted in int32.
 _MAX_ITEMS = 2**31 - 1
@@ -68,7 +68,7 @@ def measure(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     UserError: if a size is none, the workdir is another's, or what is compared
       does not compute the same.
   """
-  from experiments.common.report import benchmarks  # Slow to import.
+  from experiments.benchmarks import report as benchmarks  # Slow to import.
 
   workdir = pathlib.Path(workdir)
   suite = SUITES[config.suite]

@@ -24,15 +24,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.common import comparison
-from experiments.common import comparison_tables as tables
-from experiments.common import contenders
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import ranker as ranker_lib
-from experiments.common import results
-from experiments.common import stacks
-from experiments.common import workdir as workdir_lib
+from experiments.comparison import studies as contenders
+from experiments.comparison import tables as comparison
+from experiments.comparison import text as tables
+from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import results
+from experiments.ranker import stacks
+from experiments.runs import flags
+from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
@@ -114,7 +114,7 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     UserError: if the configuration does not fit the data or the workdir.
     DataError: if the data is not what it should be.
   """
-  from experiments.common.report import comparison as report  # Slow to import.
+  from experiments.comparison import report as report  # Slow to import.
 
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):

@@ -4,4 +4,4 @@ import importlib.util
 
 collect_ignore = []
 if not all(map(importlib.util.find_spec, ("torch", "torchsort"))):
-  collect_ignore.append("common/torch_twin.py")
+  collect_ignore.append("benchmarks/torch_twin.py")

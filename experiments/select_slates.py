@@ -42,15 +42,15 @@ from absl import flags as absl_flags
 import numpy as np
 import pyarrow as pa
 
-from experiments.common import candidates as candidates_lib
-from experiments.common import flags
-from experiments.common import item_columns
-from experiments.common import progress as progress_lib
-from experiments.common import slate_comparison
-from experiments.common import slate_page
-from experiments.common import slates
-from experiments.common import workdir as workdir_lib
+from experiments.runs import flags
+from experiments.runs import progress as progress_lib
+from experiments.runs import workdir as workdir_lib
+from experiments.slates import comparison as slate_comparison
+from experiments.slates import page as slate_page
+from experiments.slates import selection as slates
+from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import generator
+from harmonrank_jax.data import items as item_columns
 from harmonrank_jax.data import kuairand
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -291,7 +291,7 @@ def publish(
     The content of `summary.json`.
   """
   # Slow to import.
-  from experiments.common.report import slates as slates_report
+  from experiments.slates import report as slates_report
 
   num_requests, num_selected = facts.num_requests, config.num_selected
   summary = {

@@ -26,11 +26,11 @@ from absl import flags as absl_flags
 import numpy as np
 
 from experiments import train_auc
-from experiments.common import auc_task
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import tradeoff as tradeoff_lib
-from experiments.common import workdir as workdir_lib
+from experiments.ranker import task as auc_task
+from experiments.runs import flags
+from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
+from experiments.tradeoff import front as tradeoff_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +66,8 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     DataError: if the data is not what it should be.
   """
   # Slow to import.
-  from experiments.common.report import tradeoff as report
-  from experiments.common.report import tradeoff_page
+  from experiments.tradeoff import page as tradeoff_page
+  from experiments.tradeoff import report as report
 
   workdir = pathlib.Path(workdir)
   training = train_auc.Config(**{

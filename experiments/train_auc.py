@@ -22,13 +22,13 @@ from typing import NamedTuple
 from absl import flags as absl_flags
 import numpy as np
 
-from experiments.common import auc_task
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import loop
-from experiments.common import ranker as ranker_lib
-from experiments.common import results
-from experiments.common import workdir as workdir_lib
+from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import results
+from experiments.ranker import task as auc_task
+from experiments.runs import flags
+from experiments.runs import logs
+from experiments.runs import loop
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
@@ -251,7 +251,7 @@ def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
   Returns:
     The content of `summary.json`.
   """
-  from experiments.common.report import ranker  # Slow to import.
+  from experiments.ranker import report as ranker  # Slow to import.
 
   found = results.evaluate(run)
   content = workdir_lib.finite(results.summary(run, found))

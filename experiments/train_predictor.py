@@ -29,12 +29,12 @@ import numpy as np
 import pyarrow as pa
 from scipy import special
 
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import loop
-from experiments.common import out_of_fold
-from experiments.common import scored
-from experiments.common import workdir as workdir_lib
+from experiments.predictor import results as scored
+from experiments.predictor import task as out_of_fold
+from experiments.runs import flags
+from experiments.runs import logs
+from experiments.runs import loop
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import kuairand
@@ -295,7 +295,7 @@ def publish(
   Returns:
     The content of `summary.json`.
   """
-  from experiments.common.report import predictor  # Slow to import.
+  from experiments.predictor import report as predictor  # Slow to import.
 
   schema, profile = inputs.source.schema, inputs.source.profile
   params = fitted.state.best_params

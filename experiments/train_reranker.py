@@ -32,19 +32,19 @@ from absl import flags as absl_flags
 import jax
 import jax.numpy as jnp
 
-from experiments.common import flags
-from experiments.common import home_log
-from experiments.common import home_page
-from experiments.common import page_policies
-from experiments.common import page_results
-from experiments.common import page_task
-from experiments.common import workdir as workdir_lib
+from experiments.reranker import judging as page_policies
+from experiments.reranker import results as page_results
+from experiments.reranker import slate_logs as home_log
+from experiments.reranker import task as page_task
+from experiments.reranker import world as home_page
+from experiments.runs import flags
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
-from harmonrank_jax.reranker import calibration
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
+from harmonrank_jax.reranker import score_calibration as calibration
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 PRESETS = ("modern", "document")
@@ -428,7 +428,7 @@ def publish(
   Returns:
     The content of `summary.json`.
   """
-  from experiments.common.report import reranker  # Slow to import.
+  from experiments.reranker import report as reranker  # Slow to import.
 
   summary = workdir_lib.finite({
       **page_results.summary(world, limit, results, PRIVILEGED),

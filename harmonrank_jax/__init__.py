@@ -26,8 +26,6 @@ from harmonrank_jax.ensemble.calibration import calibrate
 from harmonrank_jax.ensemble.calibration import closed_form_score
 from harmonrank_jax.ensemble.calibration import fit_platt
 from harmonrank_jax.ensemble.calibration import platt_score
-from harmonrank_jax.ensemble.front import hypervolume
-from harmonrank_jax.ensemble.front import pareto_mask
 from harmonrank_jax.ensemble.losses import LossDiagnostics
 from harmonrank_jax.ensemble.losses import SoftAucDiagnostics
 from harmonrank_jax.ensemble.losses import auc_margin_loss
@@ -42,7 +40,17 @@ from harmonrank_jax.ensemble.network import HarmonRank
 from harmonrank_jax.ensemble.network import HarmonRankConfig
 from harmonrank_jax.ensemble.network import ProfileEncoder
 from harmonrank_jax.ensemble.network import with_platt
-from harmonrank_jax.kernel import backends
+from harmonrank_jax.evaluation.front import hypervolume
+from harmonrank_jax.evaluation.front import pareto_mask
+from harmonrank_jax.evaluation.off_policy import OffPolicyValue
+from harmonrank_jax.evaluation.off_policy import cascade_slate_value
+from harmonrank_jax.evaluation.off_policy import importance_weights
+from harmonrank_jax.evaluation.off_policy import independent_slate_value
+from harmonrank_jax.evaluation.off_policy import least_error_limit
+from harmonrank_jax.evaluation.off_policy import off_policy_value
+from harmonrank_jax.evaluation.off_policy import shrink_weights
+from harmonrank_jax.evaluation.off_policy import value_lower_bound
+from harmonrank_jax.native import backends
 from harmonrank_jax.ordering.isotonic import isotonic_regression
 from harmonrank_jax.ordering.permutahedron import soft_rank
 from harmonrank_jax.ordering.permutahedron import soft_sort
@@ -50,22 +58,14 @@ from harmonrank_jax.ordering.sorting import hard_rank
 from harmonrank_jax.predictor.pepnet import PepNet
 from harmonrank_jax.predictor.pepnet import PepNetConfig
 from harmonrank_jax.reranker.augmentation import augment
-from harmonrank_jax.reranker.calibration import cross_entropy_search
 from harmonrank_jax.reranker.fidelity import Fidelity
 from harmonrank_jax.reranker.fidelity import fidelity
-from harmonrank_jax.reranker.off_policy import OffPolicyValue
-from harmonrank_jax.reranker.off_policy import cascade_slate_value
-from harmonrank_jax.reranker.off_policy import importance_weights
-from harmonrank_jax.reranker.off_policy import independent_slate_value
-from harmonrank_jax.reranker.off_policy import least_error_limit
-from harmonrank_jax.reranker.off_policy import off_policy_value
-from harmonrank_jax.reranker.off_policy import shrink_weights
-from harmonrank_jax.reranker.off_policy import value_lower_bound
 from harmonrank_jax.reranker.response import Exposures
 from harmonrank_jax.reranker.response import Response
 from harmonrank_jax.reranker.response import ResponseFit
 from harmonrank_jax.reranker.response import fit_response
 from harmonrank_jax.reranker.rollout import simulate
+from harmonrank_jax.reranker.score_calibration import cross_entropy_search
 from harmonrank_jax.reranker.simulator import Simulator
 
 __all__ = [

@@ -1,17 +1,17 @@
-"""Both forms of operations, for the rooms that have a kernel."""
+"""Both forms of operations, for the rooms that have a native form."""
 
 import pytest
 
-from harmonrank_jax import kernel
+from harmonrank_jax import native
 
 
-@pytest.fixture(autouse=True, params=["pure", "kernel"])
+@pytest.fixture(autouse=True, params=["pure", "native"])
 def form(request):
-  """The form of the operations: JAX's own, or that of the CPU kernel."""
+  """The form of the operations: JAX's own, or the native one."""
   if request.param == "pure":
-    with kernel.disabled():
+    with native.disabled():
       yield "pure"
     return
-  if not kernel.available():
-    pytest.skip("the CPU kernel is not built: `make kernel`")
-  yield "kernel"
+  if not native.available():
+    pytest.skip("the native forms are not built: `make native`")
+  yield "native"

@@ -1,10 +1,10 @@
-"""Runs random cases for a kernel that may be built with sanitisers."""
+"""Runs random cases for native forms that may be built with sanitisers."""
 
 import sys
 
 import numpy as np
 
-from harmonrank_jax import kernel
+from harmonrank_jax import native
 
 
 def main(fuzz, num_cases, library=None):
@@ -13,11 +13,11 @@ def main(fuzz, num_cases, library=None):
   Args:
     fuzz: takes a generator of random numbers.
     num_cases: seeds, from 0.
-    library: path of the kernel, if not the one that is built.
+    library: path of the library, if not the one that is built.
   """
   if library is not None:
-    kernel.library_path = lambda: library
-  assert kernel.available(), "the kernel cannot be loaded"
+    native.library_path = lambda: library
+  assert native.available(), "the native forms cannot be loaded"
   for seed in range(num_cases):
     try:
       fuzz(np.random.default_rng(seed))

@@ -9,13 +9,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = "harmonrank_jax"
 # What the modules of a room may import of the other rooms.
 ARROWS = {
-    "kernel": set(),
-    "ordering": {"kernel"},
+    "native": set(),
+    "ordering": {"native"},
     "data": set(),
     "predictor": {"data"},
     "sharding": set(),
     "ensemble": {"ordering", "sharding"},
-    "diversity": {"kernel", "ordering", "sharding"},
+    "diversity": {"native", "ordering", "sharding"},
+    "evaluation": {"ordering"},
     "reranker": {"diversity", "ordering", "sharding"},
 }
 
@@ -82,7 +83,7 @@ def test_the_reader_sees_every_form_of_import():
       "a.b", "d", "e", "e.f", "e.g"}
   assert {"harmonrank_jax", "harmonrank_jax.ordering",
           "harmonrank_jax.ensemble.losses",
-          "experiments.common.report.page"} <= set(TREES)
+          "experiments.runs.html"} <= set(TREES)
   assert is_in("a.b", "a") and not is_in("ab", "a")
 
 
@@ -107,11 +108,12 @@ def test_orders_and_slates_need_no_network(package):
     assert room_of(name) not in ("ordering", "diversity")
 
 
-def test_one_module_imports_orbax_and_reports_matplotlib():
-  assert importers("orbax") == {"experiments.common.checkpointing"}
-  found = importers("matplotlib")
-  assert found and all(
-      is_in(name, "experiments.common.report") for name in found)
+def test_one_module_imports_orbax_and_what_draws_matplotlib():
+  assert importers("orbax") == {"experiments.runs.checkpoints"}
+  drawing = importers("matplotlib")
+  assert drawing and all(
+      name == "experiments.runs.html"
+      or name.split(".")[-1] in ("report", "figures") for name in drawing)
 
 
 @pytest.mark.parametrize("package", ["pickle", "cloudpickle", "dill"])

@@ -21,7 +21,7 @@ import numpy as np
 from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import lists as lists_lib
 from harmonrank_jax.diversity import problem as problem_lib
-import harmonrank_jax.kernel as kernel
+import harmonrank_jax.native as native
 import harmonrank_jax.sharding as sharding
 
 
@@ -32,7 +32,7 @@ class Criterion(NamedTuple):
   feature beside the picks (squared), or its largest cosine with them.
 
   Attributes:
-    code: its number in the kernel.
+    code: its number in the native form.
     start: the value while nothing is picked.
     is_orthogonal: a direction is what a pick adds to the span of those before
       it; otherwise the pick itself.
@@ -122,7 +122,7 @@ def pick(
   static: dict[str, Any] = {
       "criterion": criterion, "num_slots": num_slots,
       "windowed": windowed, "ridge": ridge, "fill": fill}
-  # What the kernel does not take.
+  # What the native form does not take.
   if axis_name is not None or dtype == jnp.float64 or (
       problem.features.dtype not in (jnp.float32, jnp.bfloat16)):
     return problem_lib.Picks(*_loop(problem, axis_name=axis_name, **static))
@@ -141,10 +141,10 @@ def _attributes(*, criterion, windowed, ridge, fill, **_):
           "ridge": np.float32(-1 if ridge is None else ridge), "fill": fill}
 
 
-@kernel.form_of(
-    "greedy", layout=kernel.rows(_results), attributes=_attributes)
+@native.form_of(
+    "greedy", layout=native.rows(_results), attributes=_attributes)
 def _greedy(*problem: jax.Array, **static):
-  """`_loop`, which has a kernel."""
+  """`_loop`, which has a native form."""
   count = max(x.shape[0] for x in problem)
   p = problem_lib.Problem(*(jnp.broadcast_to(x, (count, *x.shape[1:]))
                 if x.shape[0] == 1 else x for x in problem))

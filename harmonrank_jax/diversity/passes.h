@@ -1,4 +1,4 @@
-// What the greedy loop spends its time on. Included by kernel.cc once for each
+// What the greedy loop spends its time on. Included by native.cc once for each
 // vector unit that a machine may have: HARMONRANK_UNIT names a namespace,
 // HARMONRANK_TARGET goes before every function.
 

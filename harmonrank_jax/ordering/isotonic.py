@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-import harmonrank_jax.kernel as kernel
+import harmonrank_jax.native as native
 from harmonrank_jax.ordering import bridges
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
@@ -138,7 +138,7 @@ def isotonic_blocks(
   return segments.Blocks(*_isotonic(*lists, *arrays, row_size=row_size))
 
 
-@kernel.form_of("isotonic", layout=kernel.slots(jnp.int32, jnp.int32))
+@native.form_of("isotonic", layout=native.slots(jnp.int32, jnp.int32))
 def _isotonic(
     list_start: jax.Array, list_end: jax.Array, values: jax.Array,
     weights: jax.Array | None = None, *, row_size: int,

@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-import harmonrank_jax.kernel as kernel
+import harmonrank_jax.native as native
 from harmonrank_jax.ordering import isotonic
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
@@ -181,7 +181,7 @@ def _project_jvp(row_size, primals, tangents):
   return (ranks, blocks), (ranks_dot, no_tangent)
 
 
-@kernel.form_of("soft_rank", layout=kernel.slots(None, jnp.int32, jnp.int32))
+@native.form_of("soft_rank", layout=native.slots(None, jnp.int32, jnp.int32))
 def _soft_rank(
     scores: jax.Array, order: jax.Array, list_start: jax.Array,
     list_end: jax.Array, valid: jax.Array, strength: jax.Array, *,
@@ -261,7 +261,7 @@ def _pool_sorted(
       sorting.middle_rank(blocks, laid_out, slots.dtype))
 
 
-@kernel.form_of("deviation", layout=kernel.slots(None), linear=True)
+@native.form_of("deviation", layout=native.slots(None), linear=True)
 def _deviation(
     values: jax.Array, order: jax.Array, start: jax.Array, end: jax.Array
 ) -> tuple[jax.Array]:

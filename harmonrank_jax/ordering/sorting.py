@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-import harmonrank_jax.kernel as kernel
+import harmonrank_jax.native as native
 from harmonrank_jax.ordering import segments
 
 
@@ -70,9 +70,9 @@ def sort_lists(
   return SortedLists(order, segments.Blocks(start, end), valid)
 
 
-@kernel.form_of(
+@native.form_of(
     "sort_lists",
-    layout=kernel.slots(jnp.int32, jnp.int32, jnp.int32, bool))
+    layout=native.slots(jnp.int32, jnp.int32, jnp.int32, bool))
 def _sort_rows(
     scores: jax.Array, where: jax.Array, segment_ids: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

@@ -13,9 +13,9 @@ import pytest
 from scipy import linalg
 
 import harmonrank_jax as hr
-from harmonrank_jax import kernel
+from harmonrank_jax import native
 from harmonrank_jax.diversity import engine
-from tests.diversity import fuzz_kernel
+from tests.diversity import fuzz_native
 from tests.diversity import reference
 
 SIZE, WIDTH, SLOTS, CATEGORIES = 24, 6, 9, 3
@@ -362,7 +362,7 @@ def test_exports_with_any_number_of_requests():
 @pytest.mark.parametrize("form", ["kernel"], indirect=True)
 def test_panels_that_wait_miss_nothing():
   for seed in range(8):
-    fuzz_kernel.fuzz(np.random.default_rng(seed), sizes=(400,), widths=(17,))
+    fuzz_native.fuzz(np.random.default_rng(seed), sizes=(400,), widths=(17,))
 
 
 @pytest.mark.parametrize("size", [
@@ -470,7 +470,7 @@ def test_errors_name_the_argument(match, change):
                   **arguments)
 
 
-@pytest.mark.skipif(not kernel.available(), reason="no kernel")
+@pytest.mark.skipif(not native.available(), reason="no kernel")
 def test_the_form_is_what_it_is_called(form):
   text = jax.jit(functools.partial(
       hr.greedy_dpp, num_selected=2, theta=0.5)).lower(

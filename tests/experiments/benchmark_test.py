@@ -12,18 +12,18 @@ import pytest
 
 from experiments import benchmark
 from experiments import train_auc
-from experiments.common import auc_task
-from experiments.common import benchmarking
-from experiments.common import flags
-from experiments.common import policy_benchmark
-from experiments.common import policy_methods
-from experiments.common import slates_benchmark
-from experiments.common import slates_methods
-from experiments.common import soft_rank_benchmark
-from experiments.common import soft_rank_methods as methods_lib
-from experiments.common import train_benchmark
+from experiments.benchmarks import policy as policy_benchmark
+from experiments.benchmarks import policy_methods
+from experiments.benchmarks import slates as slates_benchmark
+from experiments.benchmarks import slates_methods
+from experiments.benchmarks import soft_rank as soft_rank_benchmark
+from experiments.benchmarks import soft_rank_methods as methods_lib
+from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import train_auc as train_benchmark
+from experiments.ranker import task as auc_task
+from experiments.runs import flags
 import harmonrank_jax as hr
-from harmonrank_jax import kernel
+from harmonrank_jax import native
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
 from tests import oracles
@@ -87,13 +87,13 @@ def test_every_method_ranks_right_at_every_size(ranked):
 def test_forms_are_what_they_are_called():
   problem = methods_lib.make_problem(1, 12, 0)
   forms = benchmarking.forms()
-  assert len(forms) == 1 + kernel.available()
+  assert len(forms) == 1 + native.available()
   for name, trace in forms.items():
     with trace():
       text = jax.jit(methods_lib.soft_rank).lower(
           problem.scores, problem.strength).as_text()
     assert ("custom_call @harmonrank" in text) == (
-        name == "harmonrank (kernel)")
+        name == "harmonrank (native)")
 
 
 def test_the_report_is_one_file_with_every_method(ranked):

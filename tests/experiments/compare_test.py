@@ -15,20 +15,20 @@ from scipy import stats
 from sklearn import metrics as sk_metrics
 
 from experiments import compare
-from experiments.common import comparison
-from experiments.common import comparison_tables as tables
-from experiments.common import contenders
-from experiments.common import evaluation
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import ranker as ranker_lib
-from experiments.common import stacks
-from experiments.common.report import comparison as report
+from experiments.comparison import report as report
+from experiments.comparison import studies as contenders
+from experiments.comparison import tables as comparison
+from experiments.comparison import text as tables
+from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import stacks
+from experiments.runs import flags
+from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import network
+from harmonrank_jax.evaluation import bootstrap as evaluation
 
 SCHEMA = schema_lib.Schema(
     tuple(schema_lib.Objective(name, name, f"score_{name}")

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import select_slates
-from experiments.common import candidates as candidates_lib
-from experiments.common import flags
-from experiments.common import item_columns
-from experiments.common import slate_comparison
-from experiments.common import slates
+from experiments.runs import flags
+from experiments.slates import comparison as slate_comparison
+from experiments.slates import selection as slates
+from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import items as item_columns
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.diversity import flow_pool
 from harmonrank_jax.diversity import greedy

@@ -17,13 +17,13 @@ from sklearn import metrics as sk_metrics
 
 from experiments import sweep_tradeoff
 from experiments import train_auc
-from experiments.common import flags
-from experiments.common import ranker as ranker_lib
-from experiments.common import results
-from experiments.common import stacks
-from experiments.common import tradeoff as tradeoff_lib
-from experiments.common.report import tradeoff as report
-from experiments.common.report import tradeoff_page
+from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import results
+from experiments.ranker import stacks
+from experiments.runs import flags
+from experiments.tradeoff import front as tradeoff_lib
+from experiments.tradeoff import page as tradeoff_page
+from experiments.tradeoff import report as report
 from tests import browser as browser_lib
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,10 +16,10 @@ import pytest
 from sklearn import metrics as sk_metrics
 
 from experiments import train_auc
-from experiments.common import checkpointing
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import ranker as ranker_lib
+from experiments.ranker import ranker as ranker_lib
+from experiments.runs import checkpoints as checkpointing
+from experiments.runs import flags
+from experiments.runs import logs
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import schema as schema_lib
 

@@ -13,10 +13,10 @@ import pytest
 from sklearn import metrics as sk_metrics
 
 from experiments import train_predictor
-from experiments.common import flags
-from experiments.common import logs
-from experiments.common import out_of_fold
-from experiments.common import scored
+from experiments.predictor import results as scored
+from experiments.predictor import task as out_of_fold
+from experiments.runs import flags
+from experiments.runs import logs
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib

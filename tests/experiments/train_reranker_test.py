@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import train_reranker
-from experiments.common import flags
-from experiments.common import home_page
-from experiments.common import page_policies
-from experiments.common import page_task
+from experiments.reranker import judging as page_policies
+from experiments.reranker import task as page_task
+from experiments.reranker import world as home_page
+from experiments.runs import flags
 
 SMALL = train_reranker.Config(
     num_exposures=4000, num_slots=6, num_candidates=20, num_envs=4,

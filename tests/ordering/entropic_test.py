@@ -25,7 +25,7 @@ sort = make_calculus(entropic_sort, SMALL)
 
 @pytest.fixture(autouse=True)
 def form():
-  """There is no kernel of it: one form is enough."""
+  """There is no native form of it: one form is enough."""
 
 
 def cases(size=SIZE):

@@ -1,0 +1,1 @@
+"""What `benchmark` needs beside the library."""

@@ -1,0 +1,244 @@
+"""Ways to compute the soft rank: this library's, its peers', and floors."""
+
+from collections.abc import Callable
+import contextlib
+import functools
+from typing import Any
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from experiments.benchmarks import timing as benchmarking
+import harmonrank_jax as hr
+
+TORCHSORT = "torchsort"
+_RELATIVE_STRENGTH = 2.0
+
+
+class Problem(NamedTuple):
+  """Lists of scores to rank, `[B, N]` float32.
+
+  Attributes:
+    scores: `[B, N]`.
+    strength: `[B, 1]`.
+    cotangent: `[B, N]`, of the ranks.
+  """
+
+  scores: np.ndarray
+  strength: np.ndarray
+  cotangent: np.ndarray
+
+
+class Method(NamedTuple):
+  """A way to rank, made ready for a problem.
+
+  Attributes:
+    forward: computes ranks, or the order of a floor.
+    both: computes ranks and the gradient of `sum(cotangent * ranks)` with
+      respect to the scores; None for a floor.
+    compile_seconds: of both together; 0 for what is compiled already.
+  """
+
+  forward: Callable[[], Any]
+  both: Callable[[], tuple[Any, Any]] | None
+  compile_seconds: float = 0.0
+
+
+def make_problem(batch: int, size: int, seed: int) -> Problem:
+  """Normal scores, at the strength that the loss would choose."""
+  rng = np.random.default_rng(seed)
+  scores = rng.standard_normal((batch, size), np.float32)
+  spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-6)
+  strength = (_RELATIVE_STRENGTH * spread / size).astype(np.float32)
+  return Problem(scores, strength,
+                 rng.standard_normal((batch, size), np.float32))
+
+
+def reference(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+  """Ranks and gradient `[B, N]` in float64, by SciPy's isotonic regression."""
+  ranks = np.empty(problem.scores.shape)
+  gradient = np.empty(problem.scores.shape)
+  for row in range(len(ranks)):
+    order, z, fit = _scipy_fit(problem, row)
+    ranks[row, order] = z - fit.x
+    cotangent = problem.cotangent[row, order].astype(np.float64)
+    sizes = np.diff(fit.blocks)
+    means = np.add.reduceat(cotangent, fit.blocks[:-1]) / sizes
+    gradient[row, order] = (
+        cotangent - np.repeat(means, sizes)) / problem.strength[row]
+  return ranks, gradient
+
+
+def _scipy_ranks(problem: Problem) -> np.ndarray:
+  """The ranks alone."""
+  ranks = np.empty(problem.scores.shape)
+  for row in range(len(ranks)):
+    order, z, fit = _scipy_fit(problem, row)
+    ranks[row, order] = z - fit.x
+  return ranks
+
+
+def _scipy_fit(problem: Problem, row: int) -> tuple[np.ndarray, Any, Any]:
+  """Order, scaled scores and isotonic fit of a list."""
+  order = np.argsort(problem.scores[row])
+  z = problem.scores[row, order].astype(np.float64) / problem.strength[row]
+  return order, z, optimize.isotonic_regression(z - np.arange(1, len(z) + 1))
+
+
+def find_methods() -> tuple[dict[str, Callable[[Problem], Method]], list[str]]:
+  """Methods that can run here, and a line for each that cannot."""
+  methods: dict[str, Callable[[Problem], Method]] = {
+      name: functools.partial(jitted, soft_rank, with_gradient, trace=trace)
+      for name, trace in benchmarking.forms().items()}
+  left_out = []
+  try:
+    methods[TORCHSORT] = _find_torchsort()
+  except ImportError as error:
+    left_out.append(f"{TORCHSORT} is left out: {error}. Installed by "
+                    "requirements-bench.txt, as it says there.")
+  methods["sequential loop"] = functools.partial(
+      jitted, _sequential_rank, _sequential_with_gradient)
+  if jax.default_backend() == "cpu":
+    methods["scipy, float64"] = lambda problem: Method(
+        lambda: _scipy_ranks(problem), lambda: reference(problem))
+    methods["numpy argsort"] = lambda problem: Method(
+        lambda: np.argsort(problem.scores), None)
+  else:
+    methods["copy"] = functools.partial(jitted, jnp.copy, None)
+  methods["jnp.sort"] = functools.partial(jitted, jnp.sort, None)
+  return methods, left_out
+
+
+def jitted(
+    forward: Callable[..., Any], both: Callable[..., Any] | None,
+    problem: Problem, *,
+    trace: Callable[[], Any] = contextlib.nullcontext,
+) -> Method:
+  """A method of JAX; a floor takes the scores alone."""
+  args = [jnp.asarray(array) for array in problem]
+  total = 0.0
+
+  def ready(function, some):
+    nonlocal total
+    with trace():
+      executable, seconds = benchmarking.compiled(function, *some)
+    total += seconds
+    return lambda: jax.block_until_ready(executable(*some))
+
+  if both is None:
+    return Method(ready(forward, args[:1]), None)
+  return Method(ready(forward, args[:2]), ready(both, args), total)
+
+
+def soft_rank(scores: jax.Array, strength: jax.Array) -> jax.Array:
+  """This library's."""
+  return hr.soft_rank(scores, strength=strength)
+
+
+def with_gradient(
+    scores: jax.Array, strength: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """This library's ranks, and the gradient of `sum(cotangent * ranks)`."""
+  ranks, pull = jax.vjp(lambda x: soft_rank(x, strength), scores)
+  return ranks, pull(cotangent)[0]
+
+
+def _sequential_rank(scores: jax.Array, strength: jax.Array) -> jax.Array:
+  return _sequential_with_gradient(scores, strength, scores)[0]
+
+
+def _sequential_with_gradient(
+    scores: jax.Array, strength: jax.Array, cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """What one writes in JAX first: pool adjacent violators, item by item."""
+  order = jnp.argsort(scores, axis=-1)
+  z = jnp.take_along_axis(scores, order, axis=-1) / strength
+  places = jnp.arange(1, scores.shape[-1] + 1, dtype=z.dtype)
+  block_of, sizes, means = _pool_adjacent_violators(z - places[None, :])
+  ranks = z - means[block_of]
+  moved = jnp.take_along_axis(cotangent, order, axis=-1)
+  sums = jnp.zeros(sizes.shape, z.dtype).at[block_of].add(moved)
+  gradient = (moved - (sums / sizes)[block_of]) / strength
+  back = jnp.argsort(order, axis=-1)
+  return (jnp.take_along_axis(ranks, back, axis=-1),
+          jnp.take_along_axis(gradient, back, axis=-1))
+
+
+def _pool_adjacent_violators(
+    values: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Block `[B, N]` of each item; size and mean `[B * N + 1]` of each block.
+
+  One loop over the lists on end. A stack holds where each block starts and
+  what it sums to; entry 0 is not used.
+  """
+  size, total_size = values.shape[-1], values.size
+  flat = values.reshape(-1)
+
+  def push(i, stack):
+    top, starts, sums = stack
+
+    def violates(block):
+      top, start, total = block
+      mean = total / (i + 1 - start).astype(total.dtype)
+      below = sums[top] / (start - starts[top]).astype(total.dtype)
+      return (start % size != 0) & (below >= mean)
+
+    def pool(block):
+      top, _, total = block
+      return top - 1, starts[top], total + sums[top]
+
+    top, start, total = lax.while_loop(violates, pool, (top, i, flat[i]))
+    return top + 1, starts.at[top + 1].set(start), sums.at[top + 1].set(total)
+
+  none = jnp.full(total_size + 2, total_size, jnp.int32)
+  top, starts, sums = lax.fori_loop(0, total_size, push, (
+      jnp.int32(0), none, jnp.zeros(total_size + 2, flat.dtype)))
+  # What was popped still lies above the top.
+  blocks = jnp.arange(total_size + 2, dtype=jnp.int32)
+  starts = jnp.where((blocks >= 1) & (blocks <= top), starts, total_size)
+  is_start = jnp.zeros(total_size, jnp.int32).at[starts].set(1, mode="drop")
+  sizes = jnp.maximum(starts[1:] - starts[:-1], 1).astype(flat.dtype)
+  return (jnp.cumsum(is_start).reshape(values.shape), sizes,
+          sums[:-1] / sizes)
+
+
+def _find_torchsort() -> Callable[[Problem], Method]:
+  """Makes torchsort ready; on the accelerator if JAX is on one.
+
+  Raises:
+    ImportError: if it is not there, or not built for the accelerator.
+  """
+  import torch
+  import torchsort
+
+  device = torch.device(
+      "cpu" if jax.default_backend() == "cpu" else "cuda")
+  if device.type == "cuda" and not torch.cuda.is_available():
+    raise ImportError("PyTorch sees no accelerator")
+  torch.set_num_threads(benchmarking.num_cores())
+  torchsort.soft_rank(torch.zeros(1, 2, device=device))
+
+  def wait(*tensors):
+    if device.type == "cuda":
+      torch.cuda.synchronize()
+    return tensors
+
+  def prepare(problem):
+    scores, strength, cotangent = (
+        torch.from_numpy(array).to(device) for array in problem)
+    leaf = scores.clone().requires_grad_()
+
+    def both():
+      ranks = torchsort.soft_rank(leaf, regularization_strength=strength)
+      gradient, = torch.autograd.grad(ranks, leaf, cotangent)
+      return wait(ranks.detach(), gradient)
+
+    return Method(lambda: wait(torchsort.soft_rank(
+        scores, regularization_strength=strength))[0], both)
+
+  return prepare

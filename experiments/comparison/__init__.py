@@ -1,0 +1,1 @@
+"""What `compare` needs beside the library."""

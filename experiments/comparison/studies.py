@@ -1,0 +1,142 @@
+"""What is compared with what: methods, conditions, studies."""
+
+import dataclasses
+from typing import Any
+
+from experiments.ranker import ranker as ranker_lib
+from harmonrank_jax.ensemble import network
+
+CEILING = "ceiling"
+AVERAGE = "_average"
+# What `train_auc` trains by default, and how it scores: by several of them.
+DEFAULT_NETWORK = "aligned_soft_auc"
+DEFAULT = DEFAULT_NETWORK + AVERAGE
+# The paper's: one score, of the rank loss.
+DOCUMENT_NETWORK = "score_soft_auc"
+# In closed form, or of weights that are searched for; see `results`.
+FORMULAS = ("equal_sum", "tuned_sum", "tuned_product", "closed_form")
+# Pairs of rows that a step of the loss over all pairs goes through, at most.
+_MAX_PAIRS = 4096**2
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """A network to train.
+
+  Attributes:
+    kind: "baseline", what others do; "ours", what this project is for; or
+      "ablation", the default with something taken out.
+    head: as in `HarmonRankConfig`.
+    loss: one of `ranker.LOSSES`.
+    switches: what else its `HarmonRankConfig` has, as pairs.
+  """
+
+  kind: str
+  head: str
+  loss: str
+  switches: tuple[tuple[str, Any], ...] = ()
+
+  def network(self, num_objectives: int) -> network.HarmonRankConfig:
+    """The network for so many objectives."""
+    return network.HarmonRankConfig(
+        num_objectives, head=self.head, **dict(self.switches))
+
+
+def _methods() -> dict[str, Method]:
+  result = {}
+  for loss in ranker_lib.LOSSES:
+    is_ours = loss == "soft_auc"
+    result[f"score_{loss}"] = Method(
+        "ours" if is_ours else "baseline", "score", loss)
+  result["mixture_of_experts"] = Method(
+      "baseline", "score", "balanced_bce",
+      (("fusion", "mixture_of_experts"),))
+  for loss in ranker_lib.LOSSES:
+    result[f"aligned_{loss}"] = Method("ours", "aligned", loss)
+  for part in ("relation_aware", "relation_agnostic", "self_attention"):
+    result[f"without_{part}"] = Method(
+        "ablation", "aligned", "soft_auc", ((part, False),))
+  # Without the rank loss, cross-entropy is left.
+  result["aligned_bce"] = dataclasses.replace(
+      result["aligned_bce"], kind="ablation")
+  return result
+
+
+METHODS = _methods()
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+  """Under which methods are compared.
+
+  Attributes:
+    name: of a file.
+    thinning: one positive label of so many is left in the training rows.
+    batch_size: rows of a step; None = those that were asked for.
+    lists: "batch", "user" or "request".
+  """
+
+  name: str
+  thinning: int = 1
+  batch_size: int | None = None
+  lists: str = "batch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Conditions and the methods to train in each."""
+
+  conditions: tuple[Condition, ...]
+  methods: tuple[str, ...]
+
+  def trained(self, batch_size: int) -> tuple[str, ...]:
+    """Methods that can be trained: all pairs of a large batch are too many."""
+    return tuple(
+        name for name in self.methods
+        if METHODS[name].loss != "pairwise" or batch_size**2 <= _MAX_PAIRS)
+
+  def home(self, condition: Condition, name: str) -> Condition:
+    """Where a method is trained: once, if its loss takes no lists."""
+    if (condition.lists == "batch"
+        or METHODS[name].loss in ranker_lib.RANK_LOSSES):
+      return condition
+    return next(
+        other for other in self.conditions if other == dataclasses.replace(
+            condition, name=other.name, lists="batch"))
+
+
+# Every row of the training part in one step.
+FULL_BATCH = 2**31
+_FEW = ("score_balanced_bce", "score_pairwise", "score_soft_auc",
+        "mixture_of_experts", "aligned_bce", DEFAULT_NETWORK)
+STUDIES = {
+    "methods": Study((Condition("all"),), tuple(METHODS)),
+    "skew": Study(
+        tuple(Condition(f"thinned_{k}x", thinning=k) for k in (1, 10, 100)),
+        ("score_bce", *_FEW)),
+    "batch_size": Study(
+        (*(Condition(f"batch_{size}", batch_size=size)
+           for size in (256, 1024, 4096, 16384)),
+         Condition("batch_full", batch_size=FULL_BATCH)), _FEW),
+    "lists": Study(
+        tuple(Condition(f"lists_{lists}", lists=lists)
+              for lists in ("batch", "user", "request")),
+        ("score_bce", *_FEW)),
+}
+
+
+def averaged(name: str) -> bool:
+  """Whether the average over seeds is a contender as well.
+
+  That of every baseline, of the document's network and of the default.
+  """
+  return name == DEFAULT_NETWORK or METHODS[name].head == "score"
+
+
+def kind_of(name: str) -> str:
+  """"baseline", "ours", "ablation" or "ceiling"."""
+  if name == CEILING:
+    return "ceiling"
+  if name in FORMULAS:
+    return "baseline"
+  return METHODS[name.removesuffix(AVERAGE)].kind

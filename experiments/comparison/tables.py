@@ -1,0 +1,434 @@
+"""Tables of methods x seeds: AUC, group AUC, calibration, leads."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from experiments.comparison import studies as contenders
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.evaluation import bootstrap as evaluation
+
+_REPLICATES = 200
+_BINS = 15
+# Users are shown in so many groups of as many users.
+_GROUPS = 10
+
+
+class Cell(NamedTuple):
+  """What a method makes of one block.
+
+  Attributes:
+    scores: `[S, N]` float32 of test rows; formulas have one seed.
+    validation: `[S]` what the networks were chosen by: the sum of AUCs of
+      validation rows, within lists where a network trains on them.
+    calibration_error: `[S, M]`, of methods that give probabilities.
+    log_gate: `[N, M]` logarithms of what the gate of the document's network
+      weighs log-odds by, mean of the seeds.
+    learning_rate: chosen.
+    seconds: of training, the search for the learning rate with it.
+    left_out: `[S, N]`, of an average: the same without one of the seeds.
+  """
+
+  scores: np.ndarray
+  validation: np.ndarray | None = None
+  calibration_error: np.ndarray | None = None
+  log_gate: np.ndarray | None = None
+  learning_rate: float | None = None
+  seconds: float | None = None
+  left_out: np.ndarray | None = None
+
+
+def write_cell(path: pathlib.Path, cell: Cell) -> None:
+  """Writes a cell; half of one is never seen under its name."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(".writing")
+  with open(temporary, "wb") as file:
+    np.savez(file, **{name: value for name, value in cell._asdict().items()
+                      if value is not None})
+  temporary.replace(path)
+
+
+def read_cell(path: pathlib.Path) -> Cell:
+  """Reads a cell."""
+  with np.load(path) as content:
+    values: dict[str, Any] = {
+        name: value if value.ndim else float(value)
+        for name, value in content.items()}
+  return Cell(**values)
+
+
+def average(cell: Cell) -> Cell:
+  """The mean score of the seeds, each in units of its spread, as a method."""
+  scores = cell.scores.astype(np.float64)
+  unit = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
+  scores /= unit
+  total = scores.sum(axis=0, keepdims=True)
+  count = len(scores)
+  return Cell((total / count).astype(np.float32),
+              left_out=((total - scores) / (count - 1)).astype(np.float32))
+
+
+def calibration_errors(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> np.ndarray:
+  """Expected calibration error `[S, M]`, in bins of as many rows.
+
+  The mean distance, over bins of rows of similar probability, between the
+  mean probability and the rate.
+
+  Args:
+    probabilities: `[S, N, M]`.
+    labels: `[N, M]`, fractions of the largest for values.
+
+  References:
+    Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using
+    Bayesian binning", AAAI 2015, with bins of equal mass.
+  """
+  edges = np.linspace(0, len(labels), _BINS + 1).astype(int)[:-1]
+  result = np.empty((len(probabilities), labels.shape[1]))
+  for s, m in np.ndindex(*result.shape):
+    column = probabilities[s, :, m].astype(np.float64)
+    gap = column - labels[:, m]
+    order = np.argsort(column, kind="stable")
+    result[s, m] = np.abs(np.add.reduceat(gap[order], edges)).sum() / len(gap)
+  return result
+
+
+class Lead(NamedTuple):
+  """A difference of sums of AUCs with its 95 % interval.
+
+  Two kinds of chance are in it: which users there are (or rows), by resamples
+  that both methods share; and the seeds of either.
+  """
+
+  mean: float
+  low: float
+  high: float
+
+
+class Sums(NamedTuple):
+  """Sums over objectives of one kind of AUC, of K methods.
+
+  Attributes:
+    total: `[K]`.
+    error: `[K]` standard errors over seeds; of averages by the jackknife.
+    strongest: number of the baseline with the largest sum.
+    leads: `[K]` of leads over the strongest baseline.
+    rivals: for each baseline, what the default is ahead of it; empty where
+      the default is not among the methods.
+  """
+
+  total: np.ndarray
+  error: np.ndarray
+  strongest: int
+  leads: list[Lead]
+  rivals: dict[str, Lead]
+
+
+class Found(NamedTuple):
+  """The table of one condition: K methods, M objectives.
+
+  AUCs are means over seeds and blocks; `_error` is the standard error over
+  seeds (NaN for one seed). NaN stands for what is undefined.
+
+  Attributes:
+    condition: which.
+    objectives: names.
+    without: the objective that `without_one` leaves out, or None.
+    names: of the methods.
+    auc: `[K, M]`.
+    auc_error: `[K, M]`.
+    overall: sums of these.
+    without_one: the same without one objective, or None.
+    within_users: sums of the AUCs within users, or None without users.
+    by_truth: sums of AUCs by the probabilities that labels are drawn with,
+      where these are known (see `evaluation.bootstrap_auc`); else None. The
+      labels that happened to be drawn are no part of it.
+    within_by_truth: the same within users.
+    calibration_error: `[K]` mean over objectives; NaN without probabilities.
+    validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
+    learning_rate: `[K]` mean over blocks; NaN for formulas.
+    seconds: `[K]` of training, all blocks; NaN for formulas.
+    gates: what users' gates say, or None.
+    clusters: "users" or "rows", what was resampled.
+  """
+
+  condition: contenders.Condition
+  objectives: tuple[str, ...]
+  without: str | None
+  names: tuple[str, ...]
+  auc: np.ndarray
+  auc_error: np.ndarray
+  overall: Sums
+  without_one: Sums | None
+  within_users: Sums | None
+  by_truth: Sums | None
+  within_by_truth: Sums | None
+  calibration_error: np.ndarray
+  validation: np.ndarray
+  learning_rate: np.ndarray
+  seconds: np.ndarray
+  gates: "Gates | None"
+  clusters: str
+
+  def kind(self, k: int) -> str:
+    """Of a method, by its number."""
+    return contenders.kind_of(self.names[k])
+
+
+class Gates(NamedTuple):
+  """What the gate weighs objectives by for users, and what it should.
+
+  Both are logarithms, less their mean over objectives: what scales all
+  objectives of a user alike ranks nothing.
+
+  Attributes:
+    correlation: `[M]` Spearman's, over users.
+    low: `[M]` end of its 95 % interval.
+    high: `[M]`.
+    learnt: `[G, M]` mean learnt weight of groups of users.
+    ideal: `[G, M]` what lists of the users of a group ask for: see `_gates`.
+  """
+
+  correlation: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  learnt: np.ndarray
+  ideal: np.ndarray
+
+
+def evaluate(
+    condition: contenders.Condition,
+    schema: schema_lib.Schema,
+    cells: Sequence[dict[str, Cell]],
+    tests: Sequence[features_lib.Batch],
+    truths: Sequence[np.ndarray],
+    *,
+    without: str | None,
+    seed: int,
+) -> Found:
+  """Compares the methods of one condition.
+
+  Args:
+    condition: which.
+    schema: roles of the columns.
+    cells: per block, name to what a method made of it.
+    tests: per block, the rows.
+    truths: per block, the probabilities `[N, M]` that labels are drawn with;
+      empty if they are not known.
+    without: objective to leave out of a second sum, or None.
+    seed: of the resamples.
+  """
+  names = tuple(cells[0])
+  scores = [[of[name].scores for name in names] for of in cells]
+  averages = [k for k, name in enumerate(names)
+              if cells[0][name].left_out is not None]
+  left_out = [[found for name in names
+               if (found := of[name].left_out) is not None] for of in cells]
+  owner = np.repeat(np.arange(len(names)), list(map(len, scores[0])))
+  left_owner = np.repeat(
+      np.asarray(averages, int), list(map(len, left_out[0])))
+  users = [test.user if schema.user else None for test in tests]
+
+  def measured(
+      bootstrap: Callable[..., tuple[np.ndarray, np.ndarray]],
+      labels: Sequence[np.ndarray], **kwargs,
+  ) -> _Measured:
+    def of(scores, num_replicates):
+      parts = [evaluation.Part(np.concatenate(each), column, user)
+               for each, column, user in zip(
+                   scores, labels, users, strict=True)]
+      return bootstrap(
+          parts, seed=seed, num_replicates=num_replicates, **kwargs)
+
+    each, replicates = of(scores, _REPLICATES)
+    less = of(left_out, 0)[0] if averages else np.empty((0, each.shape[1]))
+    return _Measured(names, owner, each, replicates, left_owner, less)
+
+  labels = [test.labels for test in tests]
+  overall = measured(evaluation.bootstrap_auc, labels)
+  kept = np.asarray([name != without for name in schema.names])
+  within_users = by_truth = within_by_truth = None
+  if schema.user:
+    within_users = measured(evaluation.bootstrap_group_auc, labels).sums()
+  if truths:
+    # Sums have the same terms: an objective of one class is in none of them.
+    chances = [truth * (column.any(axis=0) & ~column.all(axis=0))
+               for truth, column in zip(truths, labels, strict=True)]
+    by_truth = measured(
+        evaluation.bootstrap_auc, chances, are_probabilities=True).sums()
+    if schema.user:
+      within_by_truth = measured(
+          evaluation.bootstrap_group_auc, chances,
+          are_probabilities=True).sums()
+  of_cells = lambda function: np.asarray([
+      np.mean([function(of[name]) for of in cells]) for name in names])
+  number = lambda value: np.nan if value is None else float(np.mean(value))
+  return Found(
+      condition, schema.names, without, names,
+      auc=_mean_of_seeds(overall.each, owner),
+      auc_error=_seed_error(overall.each, owner),
+      overall=overall.sums(), without_one=(
+          overall.of_objectives(kept).sums() if without else None),
+      within_users=within_users, by_truth=by_truth,
+      within_by_truth=within_by_truth,
+      calibration_error=of_cells(lambda cell: number(cell.calibration_error)),
+      validation=of_cells(lambda cell: number(cell.validation)),
+      learning_rate=of_cells(lambda cell: number(cell.learning_rate)),
+      seconds=len(cells) * of_cells(lambda cell: number(cell.seconds)),
+      gates=_gates(condition, schema, cells, tests, seed),
+      clusters="users" if schema.user else "rows")
+
+
+class _Measured(NamedTuple):
+  """AUCs of one kind.
+
+  Attributes:
+    names: of K methods.
+    owner: `[S]` number of the method of each seed.
+    each: `[S, M]` AUCs.
+    replicates: `[R, S, M]` the same on resamples.
+    left_owner: `[T]` number of the average of what leaves out a seed of it.
+    left_out: `[T, M]` AUCs of these.
+  """
+
+  names: tuple[str, ...]
+  owner: np.ndarray
+  each: np.ndarray
+  replicates: np.ndarray
+  left_owner: np.ndarray
+  left_out: np.ndarray
+
+  def of_objectives(self, kept: np.ndarray) -> "_Measured":
+    """The same of some objectives."""
+    return self._replace(
+        each=self.each[:, kept], replicates=self.replicates[..., kept],
+        left_out=self.left_out[:, kept])
+
+  def sums(self) -> Sums:
+    """Sums over objectives, and who is ahead."""
+    names = self.names
+    seeds = np.nansum(self.each, axis=1, keepdims=True)
+    total = _mean_of_seeds(seeds, self.owner)[:, 0]
+    error = _seed_error(seeds, self.owner)[:, 0]
+    left_out = np.nansum(self.left_out, axis=1)
+    for k in np.unique(self.left_owner):
+      error[k] = _jackknife_error(left_out[self.left_owner == k])
+    drawn = _mean_of_seeds(  # [K, R]
+        np.nansum(self.replicates, axis=2).T, self.owner)
+    of_seeds = np.nan_to_num(error)
+
+    def lead(one: int, other: int) -> Lead:
+      if one == other:
+        return Lead(0.0, 0.0, 0.0)
+      mean = float(total[one] - total[other])
+      half = 1.96 * float(np.linalg.norm([
+          np.std(drawn[one] - drawn[other], ddof=1), of_seeds[one],
+          of_seeds[other]]))
+      return Lead(mean, mean - half, mean + half)
+
+    baselines = [k for k, name in enumerate(names)
+                 if contenders.kind_of(name) == "baseline"]
+    strongest = max(baselines, key=lambda k: total[k])
+    rivals = {}
+    if contenders.DEFAULT in names:
+      ours = names.index(contenders.DEFAULT)
+      rivals = {names[k]: lead(ours, k) for k in baselines}
+    return Sums(total, error, strongest,
+                [lead(k, strongest) for k in range(len(names))], rivals)
+
+
+def _jackknife_error(values: np.ndarray) -> float:
+  """Standard error of what these, each without one of all, are of."""
+  count = len(values)
+  return float(np.sqrt((count - 1) / count * np.sum(
+      np.square(values - values.mean()))))
+
+
+def _mean_of_seeds(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+  """`[S, ...]` of seeds to `[K, ...]` means of methods."""
+  return np.stack([
+      values[owner == k].mean(axis=0) for k in range(owner.max() + 1)])
+
+
+def _seed_error(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+  """`[S, M]` of seeds to `[K, M]` standard errors of the means."""
+  result = np.full((owner.max() + 1, values.shape[1]), np.nan)
+  for k in range(len(result)):
+    rows = values[owner == k]
+    if len(rows) > 1:
+      result[k] = rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
+  return result
+
+
+def _gates(
+    condition: contenders.Condition, schema: schema_lib.Schema,
+    cells: Sequence[dict[str, Cell]], tests: Sequence[features_lib.Batch],
+    seed: int,
+) -> Gates | None:
+  """The gate of the document's network beside users' rates in test rows.
+
+  A pair of a list of P positives and N negatives counts by `1 / (P N)`. Of n
+  rows of one rate r, ranking i above j gains `(p_i - p_j) E[1 / (P N)]`, over
+  what else is drawn, and that is `(1 - r^n - (1 - r)^n) / (n (n - 1) r (1 -
+  r))`. A step of log-odds is one of `r (1 - r)` in the probability: log-odds
+  are worth the chance that a list has both classes.
+  """
+  cell = cells[-1].get(contenders.DOCUMENT_NETWORK)
+  # Rows of requests are other lists than those of users.
+  if (schema.user is None or condition.lists == "request" or cell is None
+      or cell.log_gate is None):
+    return None
+  test = tests[-1]
+  _, users, counts = np.unique(
+      test.user, return_inverse=True, return_counts=True)
+  per_user = lambda array: np.stack([
+      np.bincount(users, weights=column) for column in array.T], axis=1)
+  learnt = _centred(per_user(cell.log_gate) / counts[:, None])
+  positives = per_user(test.labels > 0)
+  rate = (test.labels > 0).mean(axis=0)
+
+  def asked_for(positives, rows, count):
+    # As many rows of the average user as make rates of single users finite.
+    own = (positives + 2 * rate) / (rows[:, None] + 2)
+    count = np.maximum(count, 2)[:, None]
+    return _centred(np.log(1 - own**count - (1 - own)**count))
+
+  ideal = asked_for(positives, counts, counts)
+  rng = np.random.default_rng(seed)
+  drawn = rng.integers(len(counts), size=(_REPLICATES, len(counts)))
+  correlation, low, high = (np.empty(len(rate)) for _ in range(3))
+  for m in range(len(rate)):
+    # Weights that are the same for all users say nothing.
+    if np.ptp(learnt[:, m]) < 1e-6:
+      correlation[m] = low[m] = high[m] = 0
+      continue
+    pair = stats.rankdata(learnt[:, m]), stats.rankdata(ideal[:, m])
+    correlation[m] = np.corrcoef(*pair)[0, 1]
+    found = [np.corrcoef(pair[0][rows], pair[1][rows])[0, 1] for rows in drawn]
+    low[m], high[m] = np.quantile(found, [0.025, 0.975])
+  groups = [np.array_split(np.argsort(column, kind="stable"), _GROUPS)
+            for column in learnt.T]
+  of_groups = lambda array: np.stack([
+      [array[rows].sum(axis=0) for rows in of] for of in groups])  # [M, G...]
+  size = np.array([[len(rows) for rows in of] for of in groups])
+  rows = of_groups(counts)
+  pooled = np.stack([
+      asked_for(*of) for of in zip(
+          of_groups(positives), rows, rows / np.maximum(size, 1),
+          strict=True)])
+  return Gates(
+      correlation, low, high,
+      np.stack([[learnt[chosen, m].mean() for chosen in of]
+                for m, of in enumerate(groups)], axis=1),
+      np.stack([pooled[m, :, m] for m in range(len(rate))], axis=1))
+
+
+def _centred(array: np.ndarray) -> np.ndarray:
+  return array - array.mean(axis=-1, keepdims=True)

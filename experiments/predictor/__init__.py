@@ -1,0 +1,1 @@
+"""What `train_predictor` needs beside the library."""

@@ -1,0 +1,1 @@
+"""What `train_auc` needs beside the library."""

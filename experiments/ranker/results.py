@@ -1,0 +1,285 @@
+"""What comes of a ranker: AUCs beside baselines, summary, table, report."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from experiments.ranker import ranker
+from experiments.runs import logs
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.ensemble import baselines
+from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.evaluation import bootstrap as evaluation
+
+ENSEMBLE, CEILING = "harmonrank", "ceiling"
+# Validation rows that weights of baselines are tuned on, at most.
+_TUNING_ROWS = 50_000
+
+
+class Run(NamedTuple):
+  """A trained ranker and the rows to show it on.
+
+  Attributes:
+    config: JSON-able, by flag.
+    schema: roles of the columns.
+    score: from rows to `[N]` scores of the trained ensemble.
+    platt: fitted on training rows.
+    objective_weights: `[M]`.
+    num_steps: of training.
+    best_step: whose parameters are used.
+    sample: training rows.
+    validation: rows that weights of baselines are tuned on.
+    test: held-out rows.
+    truth: `[N, M]` true probabilities of these, where they are known.
+    slices: `[N]` text, and what it is; or None.
+    examples_per_second: of training.
+  """
+
+  config: dict[str, Any]
+  schema: schema_lib.Schema
+  score: Callable[[features_lib.Batch], np.ndarray]
+  platt: calibration.Platt
+  objective_weights: np.ndarray
+  num_steps: int
+  best_step: int
+  sample: features_lib.Batch
+  validation: features_lib.Batch
+  test: features_lib.Batch
+  truth: np.ndarray | None
+  slices: tuple[str, np.ndarray] | None
+  examples_per_second: float
+
+
+class Results(NamedTuple):
+  """Everything measured on the held-out rows.
+
+  Attributes:
+    methods: name to `[N]` scores: the ensemble, baselines, perhaps a ceiling.
+    comparison: of the methods.
+    group_by: "user" or "request", or None.
+    group_auc: `[M]` of the ensemble within groups, or None.
+    slice_by: the column whose values cut the rows, or None.
+    slices: value to (rows, `[K]` AUC sums of the methods).
+  """
+
+  methods: dict[str, np.ndarray]
+  comparison: evaluation.Comparison
+  group_by: str | None
+  group_auc: metrics.GroupAuc | None
+  slice_by: str | None
+  slices: dict[str, tuple[int, np.ndarray]]
+
+
+def evaluate(run: Run) -> Results:
+  """Scores the held-out rows by all methods and measures them."""
+  schema = run.schema
+  methods = {
+      ENSEMBLE: run.score(run.test),
+      **own_scores(schema.names, run.sample, run.test),
+      **baseline_scores(
+          run.platt, run.objective_weights, run.sample, run.validation,
+          run.test, seed=run.config["seed"])}
+  if run.truth is not None:
+    methods[CEILING] = np.asarray(calibration.closed_form_score(
+        jnp.asarray(run.truth), run.platt.base_rate,
+        jnp.asarray(run.objective_weights)))
+  comparison = evaluation.compare(
+      methods, run.test.labels, run.test.user if schema.user else None,
+      objective_weights=run.objective_weights, seed=run.config["seed"])
+  logs.warn_of_one_class(schema, run.test.labels, "test")
+  group_by = "request" if run.config["lists"] == "request" else next(
+      (role for role in ("user", "request") if getattr(schema, role)), None)
+  group_auc = None
+  if group_by:
+    group_auc = jax.jit(metrics.group_auc)(
+        methods[ENSEMBLE], run.test.labels,
+        ranker.list_numbers(getattr(run.test, group_by)))
+  return Results(methods, comparison, group_by, group_auc,
+                 run.slices[0] if run.slices else None,
+                 _slice_sums(run, methods))
+
+
+def baseline_scores(
+    platt: calibration.Platt,
+    objective_weights: np.ndarray,
+    sample: features_lib.Batch,
+    validation: features_lib.Batch,
+    test: features_lib.Batch,
+    *,
+    seed: int,
+) -> dict[str, np.ndarray]:
+  """Name to `[N]` scores of the held-out rows, by every fusion by formula.
+
+  Args:
+    platt: fitted on training rows.
+    objective_weights: `[M]`.
+    sample: training rows: means stand where a score is missing.
+    validation: rows that weights are tuned on.
+    test: the held-out rows.
+    seed: of the tuning.
+  """
+  filled = _Filled(sample)
+  tested, tuned_on = filled(test), filled(validation)
+  stride = -(-len(tuned_on) // _TUNING_ROWS)
+
+  def tuned(function):
+    weights = _tuned_weights(
+        function(tuned_on[::stride]), validation.labels[::stride],
+        key=jax.random.key(seed),
+        objective_weights=jnp.asarray(objective_weights))
+    return function(tested) @ np.asarray(weights)
+
+  return {
+      "equal_sum": tested.sum(axis=1),
+      "tuned_sum": tuned(lambda scores: scores),
+      "tuned_product": tuned(np.log),
+      "closed_form": np.asarray(calibration.platt_score(
+          platt, jnp.asarray(test.scores), jnp.asarray(objective_weights),
+          where=jnp.asarray(test.has_score)))}
+
+
+def own_scores(
+    names: Sequence[str], sample: features_lib.Batch, test: features_lib.Batch
+) -> dict[str, np.ndarray]:
+  """Name to `[N]` scores of the held-out rows: each objective's own score."""
+  tested = _Filled(sample)(test)
+  return {f"own_{name}": tested[:, m] for m, name in enumerate(names)}
+
+
+_tuned_weights = jax.jit(baselines.tune_weights)
+
+
+class _Filled:
+  """Scores with the training mean of the objective where one is missing."""
+
+  def __init__(self, sample: features_lib.Batch):
+    count = np.maximum(sample.has_score.sum(axis=0), 1)
+    self._mean = np.where(sample.has_score, sample.scores, 0).sum(axis=0)
+    self._mean = (self._mean / count).clip(1e-7, 1 - 1e-7)
+
+  def __call__(self, batch: features_lib.Batch) -> np.ndarray:
+    return np.where(batch.has_score, batch.scores, self._mean).astype(
+        np.float32)
+
+
+def _slice_sums(
+    run: Run, methods: dict[str, np.ndarray]
+) -> dict[str, tuple[int, np.ndarray]]:
+  if run.slices is None:
+    return {}
+  scores = np.stack(list(methods.values()))
+  sum_of = jax.jit(lambda where: jax.lax.map(
+      lambda row: jnp.nansum(metrics.auc(
+          row, jnp.asarray(run.test.labels), where=where)), scores))
+  values = run.slices[1]
+  return {str(value): (int((values == value).sum()),
+                       np.asarray(sum_of(values == value)))
+          for value in np.unique(values)}
+
+
+def summary(run: Run, results: Results) -> dict[str, Any]:
+  """The content of `summary.json`; NaN stands for what is undefined."""
+  comparison, names = results.comparison, run.schema.names
+  by_objective = lambda values: dict(
+      zip(names, np.asarray(values).tolist(), strict=True))
+
+  def method(k: int) -> dict[str, Any]:
+    content = {"auc": by_objective(comparison.auc[k]),
+               "auc_sum": comparison.auc_sum[k],
+               "auc_error": by_objective(comparison.auc_error[k]),
+               "auc_sum_error": comparison.sum_error[k]}
+    if k:
+      content["lead"] = comparison.lead[k]
+      content["lead_error"] = comparison.lead_error[k]
+    return content
+
+  methods = {name: method(k) for k, name in enumerate(comparison.names)}
+  ours = methods.pop(ENSEMBLE)
+  ceiling = methods.pop(CEILING, None)
+  return {
+      "objectives": list(names), **ours,
+      "group_auc": by_objective(results.group_auc.value)
+                   if results.group_auc else None,
+      "group_by": results.group_by,
+      "baselines": methods, "ceiling": ceiling,
+      "resampled": comparison.clusters,
+      "slices": {
+          value: {"rows": rows, "auc_sum": dict(
+              zip(comparison.names, sums.tolist(), strict=True))}
+          for value, (rows, sums) in results.slices.items()} or None,
+      "test_rows": len(run.test.labels), "best_step": run.best_step,
+      "num_steps": run.num_steps,
+      "examples_per_second": run.examples_per_second, "config": run.config}
+
+
+def print_table(run: Run, results: Results) -> None:
+  """The last thing on the terminal."""
+  comparison = results.comparison
+  console = rich_console.Console()
+  if not console.is_terminal:
+    # Not cut to 80 columns where nobody looks.
+    console = rich_console.Console(width=200)
+  digits = 4 if console.width >= 36 + 7 * len(run.schema.names) else 3
+  table = rich_table.Table(
+      title=f"AUC on {len(run.test.labels):,} held-out rows", box=None,
+      padding=(0, 1, 0, 0), pad_edge=False)
+  table.add_column("", no_wrap=True)
+  for name in (*run.schema.names, "sum", "lead", "s.e."):
+    table.add_column(name, justify="right", overflow="fold")
+  for k, name in enumerate(comparison.names):
+    lead = ("", "") if not k else (
+        number(comparison.lead[k], digits, signed=True),
+        number(comparison.lead_error[k], digits))
+    table.add_row(
+        name, *(number(value, digits) for value in comparison.auc[k]),
+        number(comparison.auc_sum[k], digits), *lead,
+        style="bold" if not k else None)
+  console.print(table)
+  print("lead: of harmonrank, with its standard error "
+        f"({comparison.clusters} resampled).\n{verdict(comparison)}")
+  for value, (rows, sums) in results.slices.items():
+    best = ", ".join(f"{name} {number(s)}" for name, s in zip(
+        comparison.names, sums, strict=True) if not name.startswith("own_"))
+    print(f"{results.slice_by} = {value} ({rows:,} rows): {best}")
+
+
+def verdict(comparison: evaluation.Comparison) -> str:
+  """Which baseline is the best, and whether the ensemble is ahead of all."""
+  rivals = [k for k, name in enumerate(comparison.names)
+            if name not in (ENSEMBLE, CEILING)]
+  low = comparison.lead - 1.96 * comparison.lead_error
+  high = comparison.lead + 1.96 * comparison.lead_error
+  best = min(rivals, key=lambda k: comparison.lead[k])
+  if all(low[k] > 0 for k in rivals):
+    what = "harmonrank is ahead of every baseline"
+  elif high[best] < 0:
+    what = f"{comparison.names[best]} is ahead of harmonrank"
+  else:
+    unsure = [comparison.names[k] for k in rivals if low[k] <= 0]
+    what = f"harmonrank is not surely ahead of {', '.join(unsure)}"
+  return (f"{what}; best baseline is {comparison.names[best]}, lead "
+          f"{comparison.lead[best]:+.4f}, 95 % interval {low[best]:+.4f} to "
+          f"{high[best]:+.4f}.")
+
+
+def number(value: float, digits: int = 4, signed: bool = False) -> str:
+  """A dash for what is undefined."""
+  if not np.isfinite(value):
+    return "-"
+  return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def with_error(value: float, error: float, signed: bool = False) -> str:
+  """`value ± standard error`; a dash for what is undefined."""
+  if not np.isfinite(value):
+    return "-"
+  return f"{number(value, signed=signed)} ± {number(error)}"

@@ -1,0 +1,313 @@
+"""A stack of rankers trained side by side in one compiled run.
+
+The members of a stack share network, loss and rows; seeds, learning rates and
+the worth of objectives differ from member to member. Rows are in memory: this
+is for comparing methods, not for logs of any size, which `auc_task` streams.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import time
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.ranker import ranker as ranker_lib
+from experiments.runs import flags
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import metrics
+
+# Looks at the validation rows, the last step among them.
+_NUM_LOOKS = 6
+
+
+class Members(NamedTuple):
+  """What differs within a stack of S rankers.
+
+  Attributes:
+    seeds: `[S]` integers, of parameters and batches.
+    learning_rates: `[S]` float32, of Adam, falling to 0 by a cosine.
+    objective_weights: `[S, M]` float32.
+  """
+
+  seeds: np.ndarray
+  learning_rates: np.ndarray
+  objective_weights: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """What a stack has in common.
+
+  Attributes:
+    loss: one of `ranker.LOSSES`.
+    lists: "batch", or "user" or "request": what is ranked against what.
+    relative_strength: of the soft rank.
+    batch_size: rows of a step; as many as there are, at most.
+    num_steps: of training, rounded up to a multiple of the looks.
+  """
+
+  loss: str
+  lists: str = "batch"
+  relative_strength: float = 2.0
+  batch_size: int = flags.DEFAULT_BATCH_SIZE
+  num_steps: int = 300
+
+
+class Stack(NamedTuple):
+  """Trained rankers, each with the parameters best on validation rows.
+
+  Where lists are ranked, with the last parameters.
+
+  Attributes:
+    params: leaves of `[S, ...]`.
+    value: `[S]` their weighted validation AUC, within lists where lists are
+      ranked; minus infinity where the training diverged.
+    step: `[S]` where that was.
+    seconds: of training, with compilation, without validation.
+  """
+
+  params: Any
+  value: np.ndarray
+  step: np.ndarray
+  seconds: float
+
+
+def fit(
+    ranker: ranker_lib.Ranker,
+    training: Training,
+    members: Members,
+    rows: features_lib.Batch,
+    validation: features_lib.Batch,
+    platt: calibration.Platt,
+    *,
+    capacity: int = 1,
+) -> Stack:
+  """Trains a stack.
+
+  Args:
+    ranker: network and profile encoder.
+    training: what members have in common.
+    members: what they have not.
+    rows: to train on.
+    validation: rows that choose the step.
+    platt: fitted on training rows; where training starts.
+    capacity: rows to train on of the largest stack of this kind: what fits
+      into one shape is compiled once.
+
+  Returns:
+    The stack.
+  """
+  size = min(training.batch_size, len(rows.labels))
+  # As many steps between two looks: one compilation.
+  between = -(-training.num_steps // _NUM_LOOKS)
+  total = between * _NUM_LOOKS
+  orders = [_order(rows, training.lists, seed) for seed in members.seeds]
+  held, checked = (_rows(part, training.lists) for part in (rows, validation))
+  held = _padded(held, capacity)
+  where = jnp.arange(_size(len(validation.labels))) < len(validation.labels)
+  checked = _padded(checked)
+  start, train, look = _functions(
+      ranker, training.loss, training.relative_strength)
+  state = start(members, jax.tree.map(lambda x: x[:2], held), platt)
+  look_at = lambda params: np.asarray(
+      look(params, members.objective_weights, checked, where))
+  best = look_at(state.params)
+  best_params, best_step = state.params, np.zeros(len(members.seeds), int)
+  is_finite = np.full(len(members.seeds), True)
+  seconds = 0.0
+  for first in range(0, total, between):
+    last = first + between
+    chosen = np.stack([order(first * size, last * size) for order in orders])
+    index = jnp.asarray(chosen.reshape(len(orders), between, size))
+    began = time.perf_counter()
+    state, losses = jax.block_until_ready(
+        train(state, members, index, held, platt, total))
+    seconds += time.perf_counter() - began
+    value = look_at(state.params)
+    is_finite &= np.isfinite(losses).all(axis=1)
+    # Within lists a few positives decide, whose chance is larger than what
+    # steps differ by: not the best on validation rows, but the last, at which
+    # the rate is 0.
+    is_better = ((value > best) | (held.lists is not None)) & is_finite
+    best = np.where(is_better, value, best)
+    best_step = np.where(is_better, last, best_step)
+    best_params = _chosen(is_better, state.params, best_params)
+  return Stack(
+      best_params, np.where(is_finite, best, -np.inf), best_step, seconds)
+
+
+def score(
+    ranker: ranker_lib.Ranker, params: Any, objective_weights: np.ndarray,
+    batch: features_lib.Batch,
+) -> np.ndarray:
+  """`[S, N]` scores by stacked parameters; weights `[S, M]` or `[M]`."""
+  shape = (len(jax.tree.leaves(params)[0]), batch.labels.shape[1])
+  weights = jnp.broadcast_to(jnp.asarray(objective_weights), shape)
+  rows = _padded(ranker_lib.rows_of(batch))
+  return np.asarray(_score(ranker, params, weights, rows))[
+      :, :len(batch.labels)]
+
+
+def probabilities(
+    ranker: ranker_lib.Ranker, params: Any, batch: features_lib.Batch
+) -> np.ndarray:
+  """`[S, N, M]` corrected probabilities of the aligned head."""
+  rows = _padded(ranker_lib.rows_of(batch))
+  return np.asarray(_probabilities(ranker, params, rows))[
+      :, :len(batch.labels)]
+
+
+def _chosen(mask: np.ndarray, params: Any, others: Any) -> Any:
+  """Members where the mask says so, else others."""
+  return jax.tree.map(
+      lambda one, other: jnp.where(
+          mask.reshape((-1,) + (1,) * (one.ndim - 1)), one, other),
+      params, others)
+
+
+def take(params: Any, members: np.ndarray | slice) -> Any:
+  """Some members of a stack."""
+  return jax.tree.map(lambda x: x[members], params)
+
+
+def gate_weights(
+    ranker: ranker_lib.Ranker, params: Any, batch: features_lib.Batch
+) -> np.ndarray:
+  """`[S, N, M]` weights of the objectives in the gate of the scalar head."""
+  rows = _padded(ranker_lib.rows_of(batch))
+  return np.asarray(_gate_weights(ranker, params, rows))[
+      :, :len(batch.labels)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(ranker, params, weights, rows):
+  return jax.lax.map(
+      lambda each: ranker.score(each[0], rows, each[1]), (params, weights))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _probabilities(ranker, params, rows):
+  return jax.lax.map(
+      lambda each: jax.nn.sigmoid(ranker.objective_logits(each, rows)), params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gate_weights(ranker, params, rows):
+  return jax.lax.map(lambda each: ranker.gate_weights(each, rows), params)
+
+
+def _rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:
+  return ranker_lib.rows_of(
+      batch, None if lists == "batch" else getattr(batch, lists))
+
+
+def _size(num_rows: int) -> int:
+  """A power of two: parts of about one size share a compilation."""
+  return 1 << (num_rows - 1).bit_length()
+
+
+def _padded(rows: ranker_lib.Rows, at_least: int = 1) -> ranker_lib.Rows:
+  """More rows, which nothing reads."""
+  num_rows = len(rows.labels)
+  missing = _size(max(num_rows, at_least)) - num_rows
+  return jax.tree.map(lambda x: jnp.pad(
+      x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows)
+
+
+def _order(
+    rows: features_lib.Batch, lists: str, seed: int
+) -> Callable[[int, int], np.ndarray]:
+  """Which rows come from one place of an endless stream to another.
+
+  Every pass deals all rows anew; the rows of a list stay together.
+  """
+  num_rows = len(rows.labels)
+  ids = (np.arange(num_rows) if lists == "batch" else
+         ranker_lib.list_numbers(getattr(rows, lists)))
+  by_list = np.argsort(ids, kind="stable")
+  counts = np.bincount(ids)
+  starts = np.cumsum(counts) - counts
+
+  @functools.lru_cache(2)
+  def dealt(number: int) -> np.ndarray:
+    rng = np.random.default_rng([int(seed), number])
+    lists_dealt = rng.permutation(len(counts))
+    lengths = counts[lists_dealt]
+    ends = np.cumsum(lengths)
+    places = np.arange(num_rows) - np.repeat(ends - lengths, lengths)
+    return by_list[np.repeat(starts[lists_dealt], lengths) + places].astype(
+        np.int32)
+
+  def part(first: int, last: int) -> np.ndarray:
+    passes = [dealt(number) for number in range(
+        first // num_rows, -(-last // num_rows))]
+    offset = first - first % num_rows
+    return np.concatenate(passes)[first - offset:last - offset]
+
+  return part
+
+
+class _State(NamedTuple):
+  """A member between two steps."""
+
+  params: Any
+  opt_state: Any
+  step: Any
+
+
+@functools.lru_cache(8)
+def _functions(
+    ranker: ranker_lib.Ranker, loss: str, relative_strength: float
+):
+  """What begins, trains and judges a stack; compiled once for each."""
+  optimizer = optax.chain(
+      optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+
+  @jax.jit
+  def start(members, rows, platt):
+    def one(seed):
+      params = ranker.init(jax.random.key(seed), rows, platt)
+      return _State(params, optimizer.init(params), 0)
+    return jax.vmap(one)(jnp.asarray(members.seeds))
+
+  @jax.jit
+  def train(state, members, index, rows, platt, total):
+    def one(state, member, index):
+      loss_fn = ranker_lib.make_loss(
+          ranker, loss, member.objective_weights, platt,
+          relative_strength=relative_strength)
+
+      def step(state, chosen):
+        part = jax.tree.map(lambda x: x[chosen], rows)
+        (value, _), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, part)
+        updates, opt_state = optimizer.update(gradients, state.opt_state)
+        done = state.step / total
+        rate = member.learning_rates * 0.5 * (1 + jnp.cos(jnp.pi * done))
+        updates = jax.tree.map(lambda x: -rate * x, updates)
+        return _State(optax.apply_updates(state.params, updates), opt_state,
+                      state.step + 1), value
+
+      return jax.lax.scan(step, state, index)
+
+    return jax.vmap(one)(state, members, index)
+
+  @jax.jit
+  def look(params, weights, rows, where):
+    def one(each):
+      scores = ranker.score(each[0], rows, each[1])
+      found = (
+          metrics.auc(scores, rows.labels, where=where)
+          if rows.lists is None else metrics.group_auc(
+              scores, rows.labels, rows.lists, where=where).value)
+      return jnp.nansum(each[1] * found)
+    return jax.lax.map(one, (params, weights))
+
+  return start, train, look

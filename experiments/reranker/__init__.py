@@ -1,0 +1,1 @@
+"""What `train_reranker` needs beside the library."""

@@ -1,0 +1,1 @@
+"""One run of anything: flags, workdir, loop, checkpoints, progress, pages."""

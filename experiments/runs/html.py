@@ -1,0 +1,103 @@
+"""A page, and what the figures of all reports share."""
+
+from collections.abc import Sequence
+import html
+import io
+import pathlib
+from typing import Any
+
+import matplotlib
+from matplotlib import figure as mpl_figure
+import numpy as np
+
+from experiments.runs import workdir as workdir_lib
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px;
+       margin: 2em auto; padding: 0 1em; color: #222; }
+h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em;
+     margin-top: 2em; } p { max-width: 46em; } figure { margin: 0; }
+svg { width: 100%; height: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+        font-size: 13px; }
+td, th { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; }
+td:first-child, th:first-child { text-align: left; }
+tr.first td { font-weight: bold; } .lead { font-size: 1.1em; }
+pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: 12px; }
+.chip { display: inline-block; min-width: 2.4em; margin: 1px; padding: 0 .2em;
+        border-radius: 3px; text-align: center; border: 2px solid transparent; }
+.clicked { border-color: #222; font-weight: bold; }
+.day td, .day th { text-align: left; } .day tr.first td { font-weight: normal; }
+"""
+OURS, RIVAL, TRUTH = "#1f5fbf", "#8a8a8a", "#2a8a4a"
+
+
+def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
+  """Writes a page of HTML parts."""
+  workdir_lib.write_text(path, "\n".join([
+      "<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
+      f"<title>{html.escape(title)}</title>", f"<style>{_STYLE}</style>",
+      *parts, "</html>", ""]))
+
+
+def html_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> str:
+  """A table of texts; the first row stands out."""
+  cells = lambda tag, row: "".join(
+      f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+  body = "\n".join(
+      f"<tr{' class=first' if not k else ''}>{cells('td', row)}</tr>"
+      for k, row in enumerate(rows))
+  return (f"<table><thead><tr>{cells('th', header)}</tr></thead>"
+          f"<tbody>{body}</tbody></table>")
+
+
+def svg(figure: mpl_figure.Figure) -> str:
+  """The figure as a part of a page."""
+  tidy(figure)
+  figure.set_layout_engine("constrained")
+  buffer = io.StringIO()
+  # Ids that do not change from run to run; no date.
+  with matplotlib.rc_context({"svg.hashsalt": "report"}):
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  return f"<figure>{text[text.index('<svg'):]}</figure>"
+
+
+def tidy(figure: mpl_figure.Figure) -> None:
+  """The looks of all figures; `svg` sees to it."""
+  for axes in figure.axes:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
+
+
+def training_figure(
+    lines: list[dict[str, Any]], names: Sequence[str], judge: str,
+    best_step: int | None = None,
+) -> mpl_figure.Figure:
+  """Loss; what validation rows judge by; AUC of each objective."""
+  figure = mpl_figure.Figure(figsize=(10, 3.2))
+  loss, judged, each = figure.subplots(1, 3)
+  trained = [line for line in lines if "train" in line]
+  loss.plot([line["step"] for line in trained],
+            [line["train"]["loss"] for line in trained], color=OURS, lw=1)
+  loss.set_title("training loss", fontsize=10)
+  found = [line for line in lines if "validation" in line]
+  steps = [line["step"] for line in found]
+  judged.plot(steps, [line["validation"][judge] for line in found], "o-",
+              color=OURS, ms=3)
+  judged.set_title(f"validation, {judge.replace('_', ' ')}", fontsize=10)
+  if best_step is not None:
+    judged.axvline(best_step, color=TRUTH, lw=0.8, ls="--")
+  for name in names:
+    values = np.asarray([line["validation"]["auc"][name] for line in found],
+                        np.float64)
+    each.plot(steps, values - values[0], "o-", ms=2, lw=1, label=name)
+  each.set_title("validation, AUC since step 0", fontsize=10)
+  each.legend(fontsize=7)
+  for axes in (loss, judged, each):
+    axes.set_xlabel("step")
+  return figure

@@ -1,0 +1,176 @@
+"""The loop of every training: steps, evaluations, checkpoints, exact resume."""
+
+import pathlib
+import time
+from typing import Any
+from typing import NamedTuple
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from experiments.runs import checkpoints as checkpointing
+from experiments.runs import flags
+from experiments.runs import metrics as metric_writer
+from experiments.runs import progress
+
+# Of a run, beside the evaluation before the first step.
+_NUM_EVALUATIONS = 10
+_NUM_LOGGED_STEPS = 100
+
+
+class Task(Protocol):
+  """What is trained. A state is any tree of arrays."""
+
+  def init(self) -> Any:
+    """The state before the first step."""
+
+  def step(self, state: Any) -> tuple[Any, dict[str, Any]]:
+    """The state after one more step, and what was measured in it.
+
+    The state and the measurements may still be under computation.
+    """
+
+  def evaluate(self, state: Any, step: int) -> tuple[Any, dict[str, Any]]:
+    """The state (which may remember the best so far), and what was found."""
+
+  @property
+  def cursor(self) -> list[int]:
+    """Where the reader of batches stands."""
+
+  def seek(self, cursor: list[int]) -> None:
+    """Goes on reading there."""
+
+
+class State(NamedTuple):
+  """What most tasks train, with the best on validation rows so far."""
+
+  params: Any
+  opt_state: Any
+  best_params: Any
+  best_value: np.float32
+  best_step: np.int32
+
+
+class Fitted(NamedTuple):
+  """The end of a training.
+
+  Attributes:
+    state: after the last step.
+    steps_per_second: of all steps that were timed, evaluations and
+      compilation left out.
+  """
+
+  state: Any
+  steps_per_second: float
+
+
+def fit(
+    task: Task, workdir: pathlib.Path, *, num_steps: int, examples_per_step: int
+) -> Fitted:
+  """Trains to the end, from the newest whole checkpoint if there is one.
+
+  Everything a step depends on is in the checkpoint, and nothing else is
+  written to `metrics.jsonl`: a run killed at any moment and started again
+  ends bit-identical to one that was not.
+
+  Args:
+    task: what is trained.
+    workdir: holds `checkpoints/` and `metrics.jsonl`.
+    num_steps: in all.
+    examples_per_step: for the rate that is shown.
+
+  Raises:
+    StoppedError: after a checkpoint, on Ctrl-C or SIGTERM.
+    UserError: if a measured loss is not finite, or the disk is full.
+  """
+  with progress.stop_on_signal() as signals:
+    return _fit(task, workdir, signals, num_steps, examples_per_step)
+
+
+def _fit(
+    task: Task, workdir: pathlib.Path, signals: list[int], num_steps: int,
+    examples_per_step: int,
+) -> Fitted:
+  """`fit`, with the signals that have come so far."""
+  checkpoints = checkpointing.Checkpoints(workdir / "checkpoints")
+  state = task.init()
+  restored = checkpoints.restore(state)
+  clock = _Clock()
+  if restored is None:
+    step = 0
+    writer = metric_writer.MetricWriter(workdir, -1)
+    state, found = task.evaluate(state, 0)
+    writer.write(0, found)
+    checkpoints.save(0, state, {"cursor": task.cursor, **clock.notes})
+  else:
+    step, state, notes = restored
+    task.seek(notes["cursor"])
+    clock = _Clock(notes["timed_steps"], notes["seconds"])
+    writer = metric_writer.MetricWriter(workdir, step)
+    print(f"resuming from step {step}", flush=True)
+  bar = progress.Progress(num_steps, step, examples_per_step=examples_per_step)
+  is_due = lambda count: (
+      step % max(1, num_steps // count) == 0 or step == num_steps)
+  while step < num_steps and not signals:
+    state, measured = task.step(state)
+    step += 1
+    clock.tick(state)
+    bar.update(step)
+    if is_due(_NUM_LOGGED_STEPS):
+      writer.write(step, _checked(measured, step))
+    if is_due(_NUM_EVALUATIONS) or signals:
+      clock.stop(state)
+      if is_due(_NUM_EVALUATIONS):
+        state, found = task.evaluate(state, step)
+        writer.write(step, found)
+      checkpoints.save(step, state, {"cursor": task.cursor, **clock.notes})
+  bar.close()
+  writer.close()
+  checkpoints.close()
+  # One that came during the last save stops as well: all is saved.
+  if signals:
+    raise progress.StoppedError(signals[0], step)
+  return Fitted(state, clock.rate)
+
+
+class _Clock:
+  """Times steps, but the first after a pause: it may compile."""
+
+  def __init__(self, timed_steps: int = 0, seconds: float = 0.0):
+    self._timed_steps, self._seconds = timed_steps, seconds
+    self._began: float | None = None
+    self._steps = 0
+
+  def tick(self, state: Any) -> None:
+    """A step was dispatched."""
+    if self._began is None:
+      jax.block_until_ready(state)
+      self._began = time.perf_counter()
+    else:
+      self._steps += 1
+
+  def stop(self, state: Any) -> None:
+    """What follows is no training."""
+    jax.block_until_ready(state)
+    if self._began is not None:
+      self._seconds += time.perf_counter() - self._began
+    self._timed_steps += self._steps
+    self._began, self._steps = None, 0
+
+  @property
+  def notes(self) -> dict[str, Any]:
+    return {"timed_steps": self._timed_steps, "seconds": self._seconds}
+
+  @property
+  def rate(self) -> float:
+    return self._timed_steps / max(self._seconds, 1e-9)
+
+
+def _checked(measured: dict[str, Any], step: int) -> dict[str, Any]:
+  measured = jax.device_get(measured)
+  loss = float(measured["loss"])
+  if not abs(loss) < float("inf"):
+    raise flags.UserError(
+        f"the loss is {loss} at step {step}; lower --learning_rate.")
+  return {"train": measured}

@@ -1,0 +1,163 @@
+"""A workdir: its configuration, what is written there, and how."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+import zlib
+
+import numpy as np
+
+from experiments.runs import flags
+
+CONFIG = "config.json"
+
+
+def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
+  """Makes the workdir, or checks that it is one of the same configuration.
+
+  Args:
+    path: folder, made if missing.
+    config: JSON-able; what results depend on.
+
+  Returns:
+    Whether the workdir was there already.
+
+  Raises:
+    UserError: if it cannot be written to, holds another configuration (the
+      differing flags are named), or is a folder of something else.
+  """
+  path = pathlib.Path(path)
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe = path / ".writing"
+    probe.touch()
+    probe.unlink()
+  except OSError as error:
+    raise flags.UserError(
+        f"workdir {path} cannot be written to ({error.strerror}).") from None
+  file = path / CONFIG
+  if not file.exists():
+    # A run that was killed while it began may have left a part of a file.
+    if any(entry.suffix != ".writing" for entry in path.iterdir()):
+      raise flags.UserError(
+          f"workdir {path} is not empty and has no {CONFIG}; name an empty or "
+          "new folder with --workdir.")
+    write_json(file, config)
+    return False
+  known = read_config(path)
+  config = json.loads(json.dumps(config))
+  differing = [
+      f"--{name} was {_show(known.get(name))}, now {_show(config.get(name))}"
+      for name in sorted({*known, *config})
+      if known.get(name) != config.get(name)]
+  if differing:
+    raise flags.UserError(
+        f"workdir {path} belongs to another configuration: "
+        f"{'; '.join(differing)}. Name another --workdir.")
+  return True
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+  """The configuration of a workdir.
+
+  Raises:
+    UserError: if it cannot be read.
+  """
+  return read_json(path / CONFIG)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """The content of a file.
+
+  Raises:
+    UserError: if it cannot be read.
+  """
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    raise flags.UserError(f"{path} is not readable as JSON.") from None
+
+
+@contextlib.contextmanager
+def claimed(
+    path: str | pathlib.Path, config: dict[str, Any]
+) -> Iterator[None]:
+  """`open_workdir`, but left as it was if what is done within it fails.
+
+  Inputs are checked within it: who mends a flag can use the same workdir.
+  """
+  was_there = open_workdir(path, config)
+  try:
+    yield
+  except BaseException:
+    if not was_there:
+      # It was empty: everything in it is from this run.
+      for entry in pathlib.Path(path).iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    raise
+
+
+def check_same_data(
+    workdir: pathlib.Path, arrays: Iterable[np.ndarray]
+) -> None:
+  """What was begun with some data is not gone on with other data.
+
+  Args:
+    workdir: keeps a checksum from the first call on.
+    arrays: the data, or what stands for it.
+
+  Raises:
+    UserError: if the arrays are not those that the workdir was begun with, or
+      the checksum cannot be read.
+  """
+  checksum = 0
+  for array in arrays:
+    checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)
+  content = {"checksum": checksum}
+  path = workdir / "data.json"
+  if not path.exists():
+    write_json(path, content)
+  elif read_json(path) != content:
+    raise flags.UserError(
+        f"the data has changed since workdir {workdir} was begun; name "
+        "another --workdir.")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+  """Writes JSON under a temporary name and renames it; NaN becomes null."""
+  write_text(path, json.dumps(finite(content), indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text under a temporary name and renames it."""
+  temporary = path.with_name(path.name + ".writing")
+  try:
+    with open(temporary, "w") as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def finite(content: Any) -> Any:
+  """The content with NaN and infinities as None, arrays as lists."""
+  if isinstance(content, dict):
+    return {str(key): finite(value) for key, value in content.items()}
+  if isinstance(content, (list, tuple)):
+    return [finite(value) for value in content]
+  if hasattr(content, "tolist"):
+    return finite(content.tolist())
+  if isinstance(content, float) and not abs(content) < float("inf"):
+    return None
+  return content
+
+
+def _show(value: Any) -> str:
+  return "not set" if value is None else json.dumps(value)

@@ -1,0 +1,1 @@
+"""What `select_slates` needs beside the library."""

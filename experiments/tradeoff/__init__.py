@@ -1,0 +1,1 @@
+"""What `sweep_tradeoff` needs beside the library."""

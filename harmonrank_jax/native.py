@@ -1,0 +1,261 @@
+"""The CPU's own forms of operations, where they are built, and their choice.
+
+Every operation of a room has a pure form, made of JAX operations, that serves
+all platforms. The `native.cc` of the room holds faster forms for the CPU.
+Which one runs is decided when a computation is lowered: on a CPU the native
+form if it is built, elsewhere and in exported artefacts the pure form.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import math
+from typing import Any
+from typing import NamedTuple
+import warnings
+
+import jax
+from jax import lax
+from jax.extend import core
+from jax.interpreters import ad
+from jax.interpreters import batching
+from jax.interpreters import mlir
+import jax.numpy as jnp
+
+# A jit cache keeps what was traced inside `disabled()` apart from the rest.
+_disabled = jax.make_user_context(False)
+_OPERATIONS: list[str] = []
+
+
+def backends() -> dict[str, str]:
+  """Which form of each operation is active on the default backend.
+
+  Returns:
+    From the name of an operation to "native" (the C++ form of the CPU) or
+    "pure" (made of JAX operations).
+
+  >>> sorted(backends())
+  ['deviation', 'greedy', 'isotonic', 'soft_rank', 'sort_lists']
+  """
+  form = "pure"
+  if jax.default_backend() == "cpu" and available() and not _disabled.value:
+    form = "native"
+  return dict.fromkeys(_OPERATIONS, form)
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+  """What is traced inside uses the pure forms on every platform."""
+  with _disabled(True):
+    yield
+
+
+def library_path() -> str | None:
+  """The built library of native forms, beside this file."""
+  found = importlib.util.find_spec("harmonrank_jax._native")
+  return None if found is None else found.origin
+
+
+@functools.cache
+def available() -> bool:
+  """Whether the native forms are built and fit; loads them."""
+  path = library_path()
+  if path is None:
+    return False
+  try:
+    library = ctypes.CDLL(path)
+    for operation in _OPERATIONS:
+      jax.ffi.register_ffi_target(
+          _target(operation),
+          jax.ffi.pycapsule(getattr(library, _target(operation))),
+          platform="cpu")
+  except (OSError, AttributeError, RuntimeError) as error:
+    warnings.warn(
+        f"The native library {path} cannot be used ({error}): build it anew "
+        "with `make native`.", stacklevel=2)
+    return False
+  return True
+
+
+def slots(*dtypes: Any) -> "Layout":
+  """Arguments and results are flat slots, of one size or of none.
+
+  Results have the shape of the largest argument. The entries of int32 arrays
+  are positions in arrays of that shape: `vmap` makes longer arrays, with
+  positions moved on.
+
+  Args:
+    *dtypes: of each result; None for that of the first argument.
+  """
+  def results(*avals, **_):
+    like = max(avals, key=lambda x: x.size)
+    return [(like.shape, dtype or avals[0].dtype) for dtype in dtypes]
+
+  def offset(x):
+    step = math.prod(x.shape[1:])
+    offsets = step * jnp.arange(x.shape[0], dtype=jnp.int32)
+    return offsets.reshape(-1, *(1 for _ in x.shape[1:]))
+
+  def fold(args, is_mapped, size):
+    args = [x if mapped else jnp.broadcast_to(x, (size, *x.shape))
+            for x, mapped in zip(args, is_mapped, strict=True)]
+    return [_merged(x + offset(x) if x.dtype == jnp.int32 else x)
+            for x in args]
+
+  def unfold(x, size):
+    x = x.reshape(size, x.shape[0] // size, *x.shape[1:])
+    return x - offset(x) if x.dtype == jnp.int32 else x
+
+  return Layout(results, fold, unfold)
+
+
+def rows(results: Callable[..., list[tuple[tuple[int, ...], Any]]]) -> "Layout":
+  """The first axis of arguments and results is rows that know no other.
+
+  An argument of one row is shared by all; `vmap` makes more rows, and keeps
+  what it does not map shared.
+
+  Args:
+    results: from avals and static values to the shape and dtype of each.
+  """
+  def fold(args, is_mapped, size):
+    pairs = list(zip(args, is_mapped, strict=True))
+    count = max(x.shape[1 if mapped else 0] for x, mapped in pairs)
+
+    def folded(x, mapped):
+      if not mapped and x.shape[0] == 1:
+        return x
+      shape = x.shape[2 if mapped else 1:]
+      return _merged(jnp.broadcast_to(x, (size, count, *shape)))
+
+    return [folded(x, mapped) for x, mapped in pairs]
+
+  def unfold(x, size):
+    return x.reshape(size, x.shape[0] // size, *x.shape[1:])
+
+  return Layout(results, fold, unfold)
+
+
+class Layout(NamedTuple):
+  """How arguments and results of an operation lie, and how `vmap` folds them.
+
+  Attributes:
+    results: from avals and static values to the shape and dtype of each.
+    fold: from arguments, which of them are mapped (along their first axis)
+      and the size of the map, to arguments of one call.
+    unfold: from a result of that call, and the size, to that of the map.
+  """
+
+  results: Callable[..., list[tuple[tuple[int, ...], Any]]]
+  fold: Callable[..., list[jax.Array]]
+  unfold: Callable[[jax.Array, int], jax.Array]
+
+
+def _merged(x: jax.Array) -> jax.Array:
+  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def form_of(
+    operation: str,
+    *,
+    layout: Layout,
+    linear: bool = False,
+    attributes: Callable[..., dict[str, Any]] = lambda **_: {},
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+  """Makes a pure function an operation that also has a native form.
+
+  The function takes arrays, and keyword-only static values; it returns a tuple
+  of arrays.
+
+  Args:
+    operation: its name; the native form is `harmonrank_<operation>`.
+    layout: of arguments and results.
+    linear: the result is linear in the first argument, by a symmetric matrix.
+    attributes: from static values to what the native form needs of them.
+  """
+  primitive = core.Primitive(_target(operation))
+  primitive.multiple_results = True
+  _OPERATIONS.append(operation)
+
+  def decorate(pure):
+
+    @functools.wraps(pure)
+    def call(*args, **static):
+      if _disabled.value or not available():
+        return pure(*args, **static)
+      return tuple(primitive.bind(*_vary_alike(args), **static))
+
+    def abstract(*avals, **static):
+      return [avals[0].update(shape=shape, dtype=jnp.dtype(dtype))
+              for shape, dtype in layout.results(*avals, **static)]
+
+    def batch(args, axes, **static):
+      pairs = list(zip(args, axes, strict=True))
+      size, = {x.shape[axis] for x, axis in pairs if axis is not None}
+      args = [x if axis is None else jnp.moveaxis(x, axis, 0)
+              for x, axis in pairs]
+      if not size:
+        one = (jax.ShapeDtypeStruct(x.shape if axis is None else x.shape[1:],
+                                    x.dtype)
+               for x, axis in zip(args, axes, strict=True))
+        none = [jnp.zeros((0, *shape), dtype)
+                for shape, dtype in layout.results(*one, **static)]
+        return none, [0] * len(none)
+      args = layout.fold(args, [axis is not None for axis in axes], size)
+      outputs = call(*args, **static)
+      return ([layout.unfold(x, size) for x in outputs], [0] * len(outputs))
+
+    lower_pure = mlir.lower_fun(pure, multiple_results=True)
+    lower_native = jax.ffi.ffi_lowering(_target(operation))
+
+    def lower_on_cpu(ctx, *args, **static):
+      if ctx.module_context.lowering_parameters.for_export:
+        return lower_pure(ctx, *args, **static)
+      return lower_native(ctx, *args, **attributes(**static))
+
+    primitive.def_impl(
+        lambda *args, **static: _jitted(primitive, **static)(*args))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, lower_pure)
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    if linear:
+
+      def jvp(primals, tangents, **static):
+        # The other arguments are integers, so this one has a tangent.
+        tangent = ad.instantiate_zeros(tangents[0])
+        return (primitive.bind(*primals, **static),
+                list(call(tangent, *primals[1:], **static)))
+
+      def transpose(cotangents, _, *others, **static):
+        cotangent, = cotangents
+        if isinstance(cotangent, ad.Zero):
+          return [None] * (1 + len(others))
+        return [*call(cotangent, *others, **static), *[None] * len(others)]
+
+      ad.primitive_jvps[primitive] = jvp
+      ad.primitive_transposes[primitive] = transpose
+    return call
+
+  return decorate
+
+
+@functools.cache
+def _jitted(primitive: core.Primitive, **static):
+  return jax.jit(functools.partial(primitive.bind, **static))
+
+
+def _vary_alike(args: tuple[jax.Array, ...]) -> list[jax.Array]:
+  """Under `shard_map`, arrays that vary over the same axes of the mesh."""
+  axes = [jax.typeof(x).mat.varying for x in args]
+  every = frozenset().union(*axes)
+  return [
+      lax.pcast(x, tuple(every - own), to="varying") if every - own else x
+      for x, own in zip(args, axes, strict=True)]
+
+
+def _target(operation: str) -> str:
+  return f"harmonrank_{operation}"

@@ -1,0 +1,324 @@
+"""The report of a re-ranking policy, of made-up results."""
+
+from html import parser
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.reranker import judging as page_policies
+from experiments.reranker import report as reranker
+from experiments.reranker import results as page_results
+from experiments.reranker import slate_logs as home_log
+from experiments.reranker import task as page_task
+from experiments.reranker import world as home_page
+from harmonrank_jax.reranker import fidelity as fidelity_lib
+from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import simulator as simulator_lib
+
+SECTIONS = [
+    "Clicks against diversity", "How far ahead of each policy", "Policies",
+    "In the static world", "Training", "Calibration", "What ppo does",
+    "A day of one user", "Exposure by category",
+    "Whether the response can be believed", "Configuration"]
+NUM_USERS, NUM_PLACES, NUM_ITEMS, WIDTH, THETA = 5, 12, 30, 8, 0.6
+NUM_SLATES, DAYS, UPDATES = 300, 3, 2
+VOID = {"meta"}
+
+
+def f32(values):
+  return jnp.asarray(values, jnp.float32)
+
+
+def make_exposures(rng, num_categories, num_slots):
+  shape = (NUM_SLATES, num_slots)
+  where = rng.random(shape) < 0.95
+  clicks = (rng.random(shape) < 0.3) & where
+  # The last category was never shown.
+  return response_lib.Exposures(
+      rng.normal(size=shape).astype(np.float32) - 1,
+      rng.integers(0, num_categories - 1, shape, dtype=np.int32)
+      if num_categories > 2 else np.zeros(shape, np.int32),
+      rng.uniform(size=shape).astype(np.float32), clicks, clicks & False,
+      where, np.sort(rng.uniform(0, 96, NUM_SLATES)).astype(np.float32),
+      np.arange(NUM_SLATES, dtype=np.int32))
+
+
+def make_log(rng, categories, num_slots):
+  exposures = make_exposures(rng, len(categories), num_slots)
+  none = np.zeros(exposures.clicks.shape)
+  return home_log.HomeLog(
+      exposures, np.arange(NUM_SLATES), np.zeros(NUM_SLATES, int),
+      none.astype(int), none.astype(np.float32), none.astype(bool),
+      np.zeros(NUM_ITEMS, np.int32), np.ones((NUM_ITEMS, WIDTH), np.float32),
+      categories)
+
+
+def make_fidelity(rng, num_categories, num_slots):
+  def curve(size):
+    rate = rng.uniform(0.1, 0.5, size)
+    # Nothing is known of the last.
+    rate[-1] = np.nan
+    return fidelity_lib.Curve(
+        rate, rate + 0.02, 0.01 + 0 * rate, np.where(rate > 0, 100.0, 0.0))
+
+  return fidelity_lib.Fidelity(
+      curve(24), curve(num_categories), curve(num_slots),
+      curve(len(fidelity_lib.FATIGUE_EDGES) + 1), curve(1), 0.987, 0.01,
+      -0.3615, -0.5314, np.nan, 1.234)
+
+
+def make_world(rng, categories, page):
+  num_categories, num_slots = len(categories), page.num_slots
+  response = response_lib.Response(
+      f32(0.8), f32(np.zeros(num_categories)),
+      f32(np.zeros((num_categories, 96))), f32(0.1), f32(0.9), f32(0.5),
+      f32(np.linspace(1, 0.5, num_slots)), f32(0.1), f32(0.0))
+  places = (NUM_USERS, NUM_PLACES)
+  log_odds = f32(rng.normal(size=places))
+  pool = simulator_lib.Pool(
+      f32(rng.normal(size=(NUM_ITEMS, WIDTH))),
+      jnp.asarray(rng.integers(0, num_categories, NUM_ITEMS, dtype=np.int32)),
+      jnp.asarray(np.stack([rng.permutation(NUM_ITEMS)[:NUM_PLACES]
+                            for _ in range(NUM_USERS)]).astype(np.int32)),
+      log_odds, jnp.zeros(places), jnp.ones(places, bool))
+  params = simulator_lib.Params(
+      pool, response, f32(np.full(96, 1 / 96)), f32(np.full(NUM_USERS, 30.0)),
+      log_odds, jnp.zeros((96, num_categories)), f32(THETA),
+      jnp.ones(num_categories))
+  first, last = (make_log(rng, categories, num_slots) for _ in range(2))
+  fit = response_lib.ResponseFit(
+      response, jax.tree.map(lambda leaf: leaf[None], response), f32(0),
+      jnp.asarray(True))
+  return page_results.World(
+      first, last, fit,
+      make_fidelity(rng, num_categories, num_slots), page, params, params,
+      {"held_out": response, "tiring": response, "static": response},
+      [0.01 * (num_categories == 3)] * num_categories)
+
+
+def make_days(rng, num_seeds, num_categories, rate, cost):
+  shape = (num_seeds, 3, DAYS)
+  exposures = np.full((*shape, num_categories), 1000)
+  clicks = rng.binomial(exposures, rate).astype(float)
+  counted = np.full(shape, 50.0)
+  return page_policies.Days(
+      clicks, exposures.astype(float), clicks,
+      counted * (cost + 0.001 * rng.normal(size=shape)), counted,
+      np.full(shape, 4))
+
+
+def write_metrics(workdir, num_seeds, num_rewards):
+  workdir.mkdir()
+  lines = [{"step": 0, "validation": {"ctr": [0.3] * num_seeds}}]
+  for step in range(1, UPDATES + 1):
+    lines += [
+        {"step": step, "train": {
+            "multipliers": [[0.1 * step, 0]] * num_seeds,
+            "violation": [[None, 0.1]] * num_seeds,
+            "explained_variance": [
+                [None] * num_rewards + [0.5, None]] * num_seeds,
+            "approx_kl": [0.01] * num_seeds, "loss": 0.1}},
+        {"step": step, "validation": {"ctr": [0.3 + 0.1 * step] * num_seeds}}]
+  (workdir / "metrics.jsonl").write_text(
+      "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def make_report(
+    workdir, categories, num_seeds, layout, knob, rates, names, **changes
+):
+  """Writes it; CTRs are about `rates`, in the order of `names`."""
+  rng = np.random.default_rng(0)
+  num_categories = len(categories)
+  page = simulator_lib.Simulator(
+      num_categories=num_categories, num_candidates=NUM_PLACES, layout=layout,
+      knob=knob, spread=None, feedback_rule=0, **changes)
+  world = make_world(rng, categories, page)
+  limit = page_results.Limit(
+      home_page.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0, True,
+      "platt", THETA)
+  # A correction for each number of the action; the knob turns up theta.
+  action = f32(np.append(
+      rng.normal(size=page.action_size - knob), [1.0] * knob))
+  trained = [name for name in names if name.startswith(("ppo", "bandit"))]
+  days, contenders = {}, {}
+  for name, (rate, cost) in zip(names, rates, strict=True):
+    of_seeds = jnp.stack([action] * num_seeds)
+    seeing = page_policies.Contender(
+        simulator_lib.Simulator(privileged=name.startswith("privileged")),
+        world.judged, page_policies.constant_action, action)
+    contenders[name] = seeing if name not in trained else (
+        page_policies.Contender(
+            page, world.judged, page_policies.constant_action, of_seeds,
+            by_seed=True))
+    days[name] = make_days(rng, num_seeds, num_categories, rate, cost)
+  summarise = lambda part: {
+      name: page_policies.summarise(
+          found.in_worlds(part), limit.threshold, limit.probe)
+      for name, found in days.items()}
+  compare = lambda part: {
+      name: page_policies.paired(
+          days["ppo"].in_worlds(part), found.in_worlds(part))
+      for name, found in days.items() if name != "ppo"}
+  moving, still = slice(0, -1), slice(-1, None)
+  results = page_results.Results(
+      days, summarise(moving), summarise(still), compare(moving),
+      compare(still),
+      {name: page_task.Trained(None, 1.0) for name in trained}, contenders)
+  for name in trained:
+    write_metrics(workdir / name, num_seeds, page.num_rewards)
+  (workdir / "config.json").write_text('{"base": "platt"}')
+  reranker.write_report(workdir, world, limit, results)
+  return (workdir / "report.html").read_text(), results
+
+
+class Reader(parser.HTMLParser):
+  """Checks that every element is closed, and keeps the text of some."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.texts = [], {"h2": [], "p": [], "td": [], "th": []}
+
+  def handle_starttag(self, tag, attrs):
+    if tag not in VOID:
+      self.open.append(tag)
+    if tag in self.texts:
+      self.texts[tag].append("")
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+  def handle_data(self, data):
+    for tag in self.open:
+      if tag in self.texts:
+        self.texts[tag][-1] += data
+
+
+def read(page):
+  reader = Reader()
+  reader.feed(page)
+  reader.close()
+  assert not reader.open
+  return reader.texts
+
+
+@pytest.fixture(scope="module")
+def modern(tmp_path_factory):
+  names = ["uncalibrated", "platt", "platt_at_budget", "random", "bandit",
+           "ppo", "privileged", "theta_0.95"]
+  # The best but ppo sees too much, the next shows too little diversity.
+  rates = [(0.30, 1.0), (0.33, 0.9), (0.32, 1.0), (0.05, 0.5), (0.35, 0.95),
+           (0.40, 0.9), (0.42, 0.9), (0.41, 1.3)]
+  return make_report(
+      tmp_path_factory.mktemp("runs"), ["books", "a & b < c", "toys"],
+      num_seeds=2, layout="rank2", knob=True, rates=rates, names=names,
+      num_slots=4, max_requests=2)
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+  """One seed, one training, many categories of long names, more slots."""
+  names = ["uncalibrated", "platt", "platt_at_budget", "ppo"]
+  rng = np.random.default_rng(1)
+  # Without the simulation, which takes its time to compile: nobody came in
+  # the morning, and there was not enough to fill the last slot.
+  pictures = [reranker._Picture(None, float("nan")),
+              reranker._Picture(rng.normal(size=(12, 30)), THETA)]
+  where = np.arange(12) < 11
+  slates = [reranker._Slate(
+      15 * k, rng.integers(0, 30, 12), where, where & (rng.random(12) < 0.3),
+      -1.5) for k in range(20)]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(reranker, "_seen", lambda world, results: (pictures, slates))
+    return make_report(
+        tmp_path_factory.mktemp("runs"),
+        [f"$ the category of long names no. {k} $" for k in range(30)],
+        num_seeds=1, layout="slot_category", knob=False,
+        rates=[(0.4, 1.3)] * 4, names=names, num_slots=12)
+
+
+def test_the_report_is_one_file_with_everything(modern):
+  page, results = modern
+  texts = read(page)
+  assert texts["h2"] == SECTIONS
+  assert page.count("<svg") == 9
+  assert "src=" not in page and 'href="http' not in page
+  for name in results.contenders:
+    assert texts["td"].count(name + "*" * (name == "privileged")) == 2
+    # A text of the figures; the first has its number where it is far below.
+    assert f"<!-- {name} -->" in page
+  assert "<!-- random, 0.0" in page and page.count("asked for -->") == 1
+  assert "<!-- floor -->" in page
+  assert "platt" in page[page.index("<pre>"):]
+
+
+def test_the_lead_is_over_the_best_that_may_be_compared(modern):
+  page, results = modern
+  lead = read(page)["p"][0]
+  mean, low, high = results.paired["bandit"]
+  assert f"{mean:.4f} [{low:+.4f}, {high:+.4f}] ahead of bandit" in lead
+  ours = results.summaries["ppo"]
+  assert f"CTR {ours.ctr:.4f} ± {ours.ctr_error:.4f}" in lead
+  assert f"-1.000 asked for, {ours.diversity:.3f} reached." in lead
+
+
+def test_the_action_is_read_from_its_layout(modern):
+  turned = 1 / (1 + (1 - THETA) / THETA * np.exp(-1))
+  assert (f"theta {turned:.3f} in the morning and {turned:.3f} in the "
+          f"evening, from {THETA:.3f}" in modern[0])
+
+
+def test_a_day_is_shown_slate_by_slate(modern):
+  day = re.search(r"<table class=day>.*?</table>", modern[0], re.S)[0]
+  rows = day.split("<tr>")[2:]
+  said = re.search(r"(\d+) slates, (\d+) clicks on (\d+) items", modern[0])
+  num_slates, num_clicks, num_items = map(int, said.groups())
+  assert len(rows) == num_slates > 1
+  assert day.count("✓") == day.count("chip clicked") == num_clicks > 0
+  assert day.count('class="chip') == 4 * num_slates >= num_items
+  times = re.findall(r"<td>(\d\d:[0-5]\d)</td>", day)
+  assert len(times) == num_slates and times == sorted(times)
+
+
+def test_the_document_preset_on_one_seed(document):
+  page, results = document
+  texts = read(page)
+  assert texts["h2"] == SECTIONS
+  ours = results.summaries["ppo"]
+  assert f"{ours.ctr:.4f} ± -" in texts["td"]
+  assert any("[-, -]" in text for text in texts["td"])
+  assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.S).lower()
+  # All are beyond the threshold: nobody is to be compared but in name.
+  assert "none of them keeps" in texts["p"][0]
+  assert f"{ours.diversity:.3f} missed." in texts["p"][0]
+  assert "The knob" not in page and "morning, 8 to 10 h: nobody came" in page
+  assert page.count('title="empty"') == 20
+
+
+def test_names_of_any_kind():
+  plain = reranker.figures.plain
+  assert plain("books") == "books"
+  assert plain("a of $5 and $6") == r"a of \$5 and \$6"
+  for name in ("x" * 80, "word " * 20, "a " + "y" * 60):
+    short = plain(name)
+    assert len(short) == 24
+    begin, end = short.split("…")
+    assert name.startswith(begin) and name.endswith(end)
+
+
+def test_bins_are_quantiles():
+  rng = np.random.default_rng(0)
+  predicted = rng.uniform(0.1, 0.9, 1000)
+  clicks = rng.random(1000) < predicted
+  found = reranker.figures.Calibration(
+      predicted, 0.5 * predicted, clicks, np.zeros(1000, int))
+  gap = reranker.figures.gap
+  mean = np.mean([abs(predicted[part].mean() - clicks[part].mean())
+                  for part in np.array_split(np.argsort(predicted), 10)])
+  np.testing.assert_allclose(gap(predicted, found, 2), mean)
+  assert gap(0.5 * predicted, found, 2) > 0.2
+  empty = found._replace(categories=np.zeros(0, int), clicks=clicks[:0])
+  assert np.isnan(gap(predicted[:0], empty, 2))

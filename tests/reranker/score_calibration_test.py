@@ -1,0 +1,266 @@
+"""Calibrations against known truths, and against scikit-like oracles."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+from scipy import special
+
+from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import score_calibration as calibration
+
+SLATES, SLOTS, CATEGORIES, WINDOWS = 6000, 6, 4, calibration.NUM_WINDOWS
+# The last category is never shown.
+UNSEEN = CATEGORIES - 1
+SLOPES = np.array([0.6, 1.4, 1.0])
+OFFSETS = np.array([0.5, -0.8, 0.0])
+METHODS = {
+    name: jax.jit(functools.partial(
+        getattr(calibration, name), num_categories=CATEGORIES))
+    for name in ("uncalibrated", "intercepts", "platt", "platt_by_hour",
+                 "isotonic_by_category")}
+
+
+@functools.cache
+def log(kind):
+  """Exposures, and the true log-odds of their clicks."""
+  rng = np.random.default_rng(0)
+  shape = (SLATES, SLOTS)
+  log_odds = 1.5 * rng.normal(size=shape) - 0.5
+  kinds = rng.integers(0, UNSEEN, shape)
+  time = rng.integers(0, WINDOWS, SLATES) + 0.5
+  truth = {
+      "calibrated": lambda: log_odds,
+      "intercepts": lambda: log_odds + OFFSETS[kinds],
+      "platt": lambda: SLOPES[kinds] * log_odds + OFFSETS[kinds],
+      "hour": lambda: (SLOPES[kinds] * log_odds + OFFSETS[kinds]
+                       + waves()[np.floor(time).astype(int)[:, None], kinds]),
+      "rare": lambda: 0.5 * log_odds - 4,
+      "bent": lambda: 2 * np.tanh(3 * (log_odds + kinds - 1)) - 0.5}[kind]()
+  where = rng.random(shape) < 0.9
+  clicks = (rng.random(shape) < special.expit(truth)) & where
+  return response_lib.Exposures(
+      log_odds=np.where(where, log_odds, 0).astype(np.float32),
+      categories=np.where(where, kinds, 0),
+      similarity=np.zeros(shape, np.float32), clicks=clicks,
+      dismissed=np.zeros(shape, bool), where=where,
+      time=time.astype(np.float32), day_ids=np.arange(SLATES)), truth
+
+
+def waves():
+  """Of the day, in the first two categories: `[W, C]`."""
+  angle = 2 * np.pi * (np.arange(WINDOWS) + 0.5) / WINDOWS
+  result = np.zeros((WINDOWS, CATEGORIES))
+  result[:, 0] = 0.8 * np.cos(angle) - 0.4 * np.sin(3 * angle)
+  result[:, 1] = 0.5 * np.sin(2 * angle)
+  return result
+
+
+GRID = np.linspace(-3, 2.5, 40, dtype=np.float32)
+ASKED = np.tile(GRID, (CATEGORIES, 1))
+ASKED_KINDS = np.repeat(np.arange(CATEGORIES), len(GRID))
+
+
+def calibrations(method, exposures):
+  """Of the grid, and of the log's own rows with the hour."""
+  append = lambda values, asked: np.concatenate(
+      [np.where(exposures.where, values, 0).reshape(-1), asked.reshape(-1)])
+  found = jax.tree.map(np.asarray, METHODS[method](
+      exposures, append(exposures.log_odds, ASKED).astype(np.float32),
+      append(exposures.categories, ASKED_KINDS)))
+  own, grid = np.split(found.base, [exposures.where.size])
+  windows = exposures.time.astype(int)[:, None]
+  kinds = np.where(exposures.where, exposures.categories, 0)
+  return (found._replace(base=grid.reshape(ASKED.shape)),
+          own.reshape(exposures.where.shape) + found.shift[windows, kinds])
+
+
+def calibrated(method, exposures):
+  return calibrations(method, exposures)[0]
+
+
+def of_rows(method, exposures):
+  return calibrations(method, exposures)[1]
+
+
+def log_loss(odds, exposures):
+  signed = np.where(exposures.clicks, -odds, odds)
+  return np.logaddexp(0, signed)[exposures.where].mean()
+
+
+def test_uncalibrated_is_what_was_predicted():
+  found = calibrated("uncalibrated", log("platt")[0])
+  np.testing.assert_array_equal(found.base, ASKED)
+  assert found.shift.shape == (WINDOWS, CATEGORIES) and not found.shift.any()
+
+
+# Standard errors of slopes and offsets are 0.03.
+@pytest.mark.parametrize("method, kind", [
+    ("intercepts", "intercepts"), ("platt", "platt"), ("platt", "intercepts"),
+    ("platt_by_hour", "hour"), ("platt_by_hour", "platt"),
+    ("platt", "calibrated"), ("intercepts", "calibrated")])
+def test_what_was_designed_in_is_found(method, kind):
+  slopes, offsets = {
+      "calibrated": (1 + 0 * SLOPES, 0 * OFFSETS),
+      "intercepts": (1 + 0 * SLOPES, OFFSETS)}.get(kind, (SLOPES, OFFSETS))
+  found = calibrated(method, log(kind)[0])
+  truth = slopes[:, None] * GRID + offsets[:, None]
+  np.testing.assert_allclose(found.base[:UNSEEN], truth, atol=0.3)
+  slope = (found.base[:, -1] - found.base[:, 0]) / (GRID[-1] - GRID[0])
+  np.testing.assert_allclose(slope[:UNSEEN], slopes, atol=0.1)
+  at_zero = found.base[:, 0] - slope * GRID[0]
+  np.testing.assert_allclose(at_zero[:UNSEEN], offsets, atol=0.1)
+  expected = waves() if kind == "hour" else np.zeros((WINDOWS, CATEGORIES))
+  np.testing.assert_allclose(found.shift, expected, atol=0.3)
+  assert np.sqrt(np.square(found.shift - expected).mean()) < 0.08
+  # What nobody has seen stays as it was predicted.
+  np.testing.assert_allclose(found.base[UNSEEN], GRID, atol=1e-5)
+  assert np.abs(found.shift[:, UNSEEN]).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["platt", "bent"])
+def test_platt_is_the_maximum_of_its_posterior(kind):
+  exposures, _ = log(kind)
+  found = calibrated("platt", exposures)
+  for category in range(UNSEEN):
+    own = exposures.where & (exposures.categories == category)
+    x, y = exposures.log_odds[own].astype(float), exposures.clicks[own]
+
+    def loss(numbers, x=x, y=y):
+      odds = numbers[0] * x + numbers[1]
+      prior = ((numbers[0] - 1)**2 + numbers[1]**2) / 2
+      return np.logaddexp(0, np.where(y, -odds, odds)).sum() + prior
+
+    best = optimize.minimize(loss, [1.0, 0.0], method="BFGS").x
+    np.testing.assert_allclose(
+        found.base[category], best[0] * GRID + best[1], atol=2e-3)
+
+
+def test_isotonic_bends_where_platt_cannot():
+  exposures, truth = log("bent")
+  platt, bent = (of_rows(name, exposures)
+                 for name in ("platt", "isotonic_by_category"))
+  best = log_loss(truth, exposures)
+  assert log_loss(bent, exposures) < log_loss(platt, exposures) - 0.01
+  assert log_loss(bent, exposures) < best + 0.002
+  near = exposures.where & (np.abs(exposures.log_odds + 0.5) < 2.5)
+  error = (special.expit(bent) - special.expit(truth))[near]
+  assert np.sqrt(np.square(error).mean()) < 0.05
+  found = calibrated("isotonic_by_category", exposures)
+  assert (np.diff(found.base, axis=1) >= 0).all()
+  assert not found.shift.any()
+
+
+def test_isotonic_where_a_straight_line_is_true_and_where_nothing_is_known():
+  exposures, truth = log("platt")
+  odds = of_rows("isotonic_by_category", exposures)
+  assert log_loss(odds, exposures) < log_loss(truth, exposures) + 0.003
+  found = calibrated("isotonic_by_category", exposures)
+  assert np.isfinite(found.base).all()
+  # Between the log-odds of half a click in one exposure, and its reverse.
+  assert np.abs(found.base).max() < np.log(2 * SLATES)
+  np.testing.assert_array_equal(found.base[UNSEEN], GRID)
+  few = exposures._replace(where=np.zeros_like(exposures.where))
+  few.where[0, :3] = True
+  assert np.isfinite(calibrated("isotonic_by_category", few).base).all()
+
+
+@pytest.mark.parametrize(
+    "method", ["intercepts", "platt", "platt_by_hour", "isotonic_by_category"])
+def test_as_many_clicks_are_expected_as_there_were(method):
+  exposures, _ = log("rare")
+  expected = special.expit(of_rows(method, exposures))
+  for category in range(UNSEEN):
+    own = exposures.where & (exposures.categories == category)
+    np.testing.assert_allclose(
+        expected[own].sum(), exposures.clicks[own].sum(), rtol=0.03)
+
+
+def test_every_cause_that_is_modelled_lowers_the_loss():
+  exposures, truth = log("hour")
+  losses = [log_loss(of_rows(name, exposures), exposures) for name in (
+      "uncalibrated", "intercepts", "platt", "platt_by_hour")]
+  assert (np.diff(losses) < -0.005).all(), losses
+  assert abs(losses[-1] - log_loss(truth, exposures)) < 0.002
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_garbage_where_nothing_was_shown_changes_nothing(method):
+  exposures, _ = log("hour")
+  nowhere = np.arange(SLATES) % 50 == 7
+  clean = exposures._replace(where=exposures.where & ~nowhere[:, None])
+  put = lambda values, garbage: np.where(clean.where, values, garbage).astype(
+      values.dtype)
+  rng = np.random.default_rng(3)
+  spoiled = clean._replace(
+      log_odds=put(clean.log_odds, np.nan),
+      categories=put(clean.categories,
+                     rng.choice([-3, 1, 2, 77], clean.where.shape)),
+      clicks=put(clean.clicks, True), similarity=put(clean.similarity, np.inf))
+  for one, other in zip(
+      calibrated(method, spoiled), calibrated(method, clean), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_log_predictions_stay_what_they_were(method):
+  exposures, _ = log("hour")
+  nothing = exposures._replace(where=np.zeros_like(exposures.where))
+  found = calibrated(method, nothing)
+  np.testing.assert_allclose(found.base, ASKED, atol=1e-5)
+  assert np.abs(found.shift).max() < 1e-5
+
+
+# --- search ---
+
+
+OPTIMUM = np.array([0.4, -0.7, 0.0, 1.0])
+
+
+@jax.jit
+def search(key, noise):
+  def score(key, numbers):
+    error = jnp.sum((numbers - OPTIMUM) ** 2)
+    # The same dice for all samples of a round, as a simulator has them.
+    common, tilt = jax.random.normal(key), jax.random.normal(key, (4,))
+    return -error + noise * (5 * common + 0.2 * tilt @ numbers)
+  return calibration.cross_entropy_search(score, 4, key=key)
+
+
+def test_a_search_finds_the_top_of_a_noisy_hill():
+  for noise, tolerance in ((0.0, 0.05), (1.0, 0.25)):
+    found = jax.tree.map(
+        np.asarray, search(jax.random.key(0), noise))
+    np.testing.assert_allclose(found.mean, OPTIMUM, atol=tolerance)
+    assert found.history.shape == (20,)
+    assert (found.spread < 0.25).all()
+  found = search(jax.random.key(0), 0.0)
+  assert found.history[-1] > found.history[0] + 0.5
+  assert found.history[-1] > -0.02
+  assert np.isfinite(jnp.concatenate(found)).all()
+  other = search(jax.random.key(1), 0.0)
+  assert (np.asarray(other.mean) != np.asarray(found.mean)).all()
+
+
+def test_a_search_of_one_round_by_hand():
+  key = jax.random.key(3)
+  found = jax.jit(lambda key: calibration.cross_entropy_search(
+      lambda _, numbers: numbers[0], 1, key=key, num_rounds=1, population=8,
+      elite_share=0.5, initial_spread=2.0))(key)
+  draw_key = jax.random.split(jax.random.split(key, 1)[0])[0]
+  best = np.sort(2 * np.asarray(jax.random.normal(draw_key, (8, 1))[:, 0]))[4:]
+  np.testing.assert_allclose(found.mean, [best.mean()], rtol=1e-5)
+  np.testing.assert_allclose(
+      found.spread, [best.std() + 0.2 * 2.0], rtol=1e-5)
+  np.testing.assert_allclose(found.history, [best.mean()], rtol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 1.2])
+def test_an_elite_of_none_is_an_error(share):
+  with pytest.raises(ValueError, match=f"elite_share {share} of 32 samples"):
+    calibration.cross_entropy_search(
+        lambda key, numbers: numbers[0], 1, key=jax.random.key(0),
+        elite_share=share)
