@@ -16,10 +16,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from absl import flags as absl_flags
-from rich import console as rich_console
-from rich import table as rich_table
-
 from experiments import train_auc
 from experiments.benchmarks import policy as policy_benchmark
 from experiments.benchmarks import policy_methods
@@ -29,13 +25,14 @@ from experiments.benchmarks import soft_rank as soft_rank_benchmark
 from experiments.benchmarks import timing as benchmarking
 from experiments.benchmarks import train_auc as train_benchmark
 from experiments.ranker import task as auc_task
+from experiments.runs import configs
+from experiments.runs import console
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 
 # Slots of a list are counted in int32.
 _MAX_ITEMS = 2**31 - 1
-# Of the flags that binaries share.
-_SHARED = ("workdir", "seed")
 # A training by default, on enough rows to draw larger batches from.
 _TRAINED = train_auc.Config(
     num_exposures=50_000, num_steps=train_benchmark.NUM_STEPS)
@@ -43,14 +40,20 @@ _TRAINED = train_auc.Config(
 _SHAPE = policy_methods.Shape()
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.SeedConfig):
   """What is measured: the flags of these names."""
 
-  suite: str = "soft_rank"
-  sizes: tuple[str, ...] | None = None
-  repeats: int = 11
-  seed: int = 0
+  suite: str = flags.field(
+      "soft_rank", "What is measured.",
+      choices=("soft_rank", "train_auc", "slates", "policy"))
+  sizes: tuple[str, ...] | None = flags.field(
+      None, "Sizes to measure: lists x items of each for soft_rank, as in "
+      "1x1000,128x1000; batch sizes for train_auc; requests x candidates x "
+      "picks for slates, as in 256x500x20; users of a simulated batch for "
+      "policy.")
+  repeats: int = flags.field(
+      11, "Samples of each time.", low=3, high=100_000)
 
 
 def measure(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def measure(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   _print_table(tables[0])
   print(f"{workdir / 'report.html'}  {workdir / 'benchmark.json'}")
   if machine["load_average"] > 0.5 * machine["cores"]:
-    flags.warn(f"the load average was {machine['load_average']:.1f} on "
+    errors.warn(f"the load average was {machine['load_average']:.1f} on "
                f"{machine['cores']} cores; times are worth little.")
   return content
 
@@ -144,14 +147,15 @@ def _size(text: str) -> tuple[int, int]:
   batch, _, size = text.partition("x")
   if not (batch.isdecimal() and size.isdecimal()
           and 1 <= int(batch) * int(size) <= _MAX_ITEMS):
-    raise flags.UserError(
+    raise errors.UserError(
         f"--sizes={text}: expected lists x items of each, as in 128x1000.")
   return int(batch), int(size)
 
 
 def _batch_size(text: str) -> int:
   if not (text.isdecimal() and 1 <= int(text) <= _MAX_ITEMS):
-    raise flags.UserError(f"--sizes={text}: expected a batch size, as in 4096.")
+    raise errors.UserError(
+        f"--sizes={text}: expected a batch size, as in 4096.")
   return int(text)
 
 
@@ -164,50 +168,21 @@ def _slate_size(text: str) -> tuple[int, int, int]:
         and requests >= 1
         and requests * candidates * slates_methods.NUM_FEATURES <= _MAX_ITEMS):
       return requests, candidates, picks
-  raise flags.UserError(
+  raise errors.UserError(
       f"--sizes={text}: expected requests x candidates of each x picks, of "
       f"which at most {slates_methods.NUM_FEATURES}, as in 256x500x20.")
 
 
 def _print_table(table: benchmarking.Table) -> None:
   """The last thing on the terminal."""
-  console = rich_console.Console()
-  if not console.is_terminal:
-    # Not cut to 80 columns where nobody looks.
-    console = rich_console.Console(width=200)
-  shown = rich_table.Table(
-      title=table.title, box=None, padding=(0, 1, 0, 0), pad_edge=False)
-  shown.add_column("", no_wrap=True)
-  for name in table.header[1:]:
-    shown.add_column(name, justify="right", overflow="fold")
-  for row in table.rows:
-    shown.add_row(*row)
-  console.print(shown)
+  console.show(table.title, ("", *table.header[1:]), table.rows)
   print(table.note)
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.DEFINE_enum(
-      "suite", Config.suite, tuple(SUITES), "What is measured.")
-  absl_flags.DEFINE_list(
-      "sizes", None, "Sizes to measure: lists x items of each for soft_rank, "
-      "as in 1x1000,128x1000; batch sizes for train_auc; requests x candidates "
-      "x picks for slates, as in 256x500x20; users of a simulated batch for "
-      "policy.")
-  absl_flags.DEFINE_integer(
-      "repeats", Config.repeats, "Samples of each time.", lower_bound=3,
-      upper_bound=100_000)
-  flags.declare_used(_SHARED)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  flags.check_used(_SHARED, "the benchmark")
-  config = Config(**flags.values_of(Config))
-  measure(config, flags.WORKDIR.value or f"runs/benchmark_{config.suite}")
+  measure(config, flags.workdir(config, f"benchmark_{config.suite}"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main, after_interrupt="nothing is written.")
+  flags.run(main, Config, after_interrupt="nothing is written.")

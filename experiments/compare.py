@@ -16,10 +16,10 @@ read once, at the end. `report.html`, `table.md` and `summary.json` go to
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 from typing import NamedTuple
 
-from absl import flags as absl_flags
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,11 +30,12 @@ from experiments.comparison import text as tables
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
+from experiments.runs import configs
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import logs
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
-from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import calibration
@@ -45,27 +46,31 @@ _NUM_SEARCHED = 2
 _MIN_STEPS = 50
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.LogConfig):
   """What a comparison depends on: the flags of these names."""
 
-  data: str | None = None
-  eval_data: str | None = None
-  schema: str | None = None
-  objectives: tuple[str, ...] | None = None
-  study: str = "methods"
-  methods: tuple[str, ...] | None = None
-  num_seeds: int = 5
-  blocks: int = 1
-  passes: float = 6.0
-  learning_rates: tuple[str, ...] = ("0.003", "0.01")
-  batch_size: int | None = None
-  relative_strength: float = 2.0
-  without: str | None = None
-  seed: int = 0
-  num_exposures: int = 200_000
-  log_seed: int = 0
-  world: str = "default"
+  study: str = flags.field(
+      "methods", "What is compared: all methods; some with thinned positives, "
+      "by batch size, or by what is ranked against what.",
+      choices=tuple(contenders.STUDIES))
+  methods: tuple[str, ...] | None = flags.field(
+      None, "Networks to train, beside the formulas; all of the study if not "
+      "given.")
+  num_seeds: int = flags.field(
+      5, "Seeds of each network, from --seed on.", low=1, high=100)
+  blocks: int = flags.field(
+      1, "Parts of the later half of the rows, each tested on what came "
+      "before; 1 is the split of train_auc.", low=1, high=100)
+  passes: float = flags.field(
+      6.0, "Over the training rows, for every network.", low=0.0, high=1e4)
+  learning_rates: tuple[float, ...] = flags.field(
+      (0.003, 0.01), "Of Adam, to choose from on validation rows.",
+      low=sys.float_info.min, high=1.0)
+  relative_strength: float = flags.field(
+      2.0, "Of the soft rank, in mean gaps of scores.", low=0.0, high=1e6)
+  without: str | None = flags.field(
+      None, "Objective without which the sum is shown as well.")
 
 
 class Block(NamedTuple):
@@ -118,13 +123,12 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
-    rates = _learning_rates(config)
     schema, study, blocks = read_inputs(config, workdir)
   left_out = [
       condition for condition in contenders.STUDIES[config.study].conditions
       if condition not in study.conditions]
   for condition in left_out:
-    flags.warn(f"{condition.name} is left out: the data has no column of "
+    errors.warn(f"{condition.name} is left out: the data has no column of "
                f"{condition.lists}s.")
   workdir_lib.check_same_data(workdir, [
       array for block in blocks
@@ -134,7 +138,8 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   found = []
   for condition in study.conditions:
     cells = [
-        run_block(config, workdir, condition, study, number, block, rates,
+        run_block(config, workdir, condition, study, number, block,
+                  np.asarray(config.learning_rates, np.float32),
                   capacity=max(len(block.train.labels) for block in blocks))
         for number, block in enumerate(blocks)]
     found.append(comparison.evaluate(
@@ -156,12 +161,12 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
   """Opens, checks, splits and reads the data."""
   if config.blocks > 1 and config.eval_data:
-    raise flags.UserError(
+    raise errors.UserError(
         "--blocks cuts --data by time and takes no --eval_data; name a folder "
         "that holds both files with --data.")
   log, schema = logs.open_scored_log(
       workdir, config.data, config.schema, config.objectives,
-      generator.LogConfig(config.num_exposures, config.log_seed, config.world))
+      config.embedded)
   study = _study(config, schema)
   parquet.check_log(log, schema)
   test_log = logs.open_eval_log(config.eval_data, log, schema)
@@ -200,7 +205,7 @@ def _study(
 ) -> contenders.Study:
   """The study that fits the columns there are."""
   if config.without is not None and config.without not in schema.names:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--without={config.without} is no objective"
         f"{schema_lib.nearest(config.without, schema.names)}; there are "
         f"{', '.join(schema.names)}.")
@@ -210,7 +215,7 @@ def _study(
       if condition.lists == "batch"
       or getattr(schema, condition.lists) is not None)
   if study.conditions[1:] and not listed[1:]:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--study={config.study} needs a column of users or of requests; the "
         "data has neither.")
   study = dataclasses.replace(study, conditions=listed)
@@ -218,23 +223,11 @@ def _study(
     return study
   for name in config.methods:
     if name not in contenders.METHODS:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--methods: {name} is none"
           f"{schema_lib.nearest(name, contenders.METHODS)}; there are "
           f"{', '.join(contenders.METHODS)}.")
   return dataclasses.replace(study, methods=config.methods)
-
-
-def _learning_rates(config: Config) -> np.ndarray:
-  try:
-    rates = np.asarray([float(text) for text in config.learning_rates])
-  except ValueError:
-    rates = np.zeros(0)
-  if not rates.size or not ((rates > 0) & (rates <= 1)).all():
-    raise flags.UserError(
-        f"--learning_rates={','.join(config.learning_rates)}: expected numbers "
-        "above 0, at most 1.")
-  return rates.astype(np.float32)
 
 
 def run_block(
@@ -265,7 +258,7 @@ def run_block(
       cell = _train(config, method, training, block, train, platt, rates,
                     capacity)
       if not np.isfinite(np.asarray(cell.validation)).all():
-        raise flags.UserError(
+        raise errors.UserError(
             f"{name} diverges at --learning_rates={cell.learning_rate:g}; name "
             "smaller ones.")
       comparison.write_cell(path, cell)
@@ -366,45 +359,12 @@ def _train(
       np.maximum(weights, np.finfo(np.float32).tiny)).mean(axis=0))
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.DEFINE_enum(
-      "study", Config.study, tuple(contenders.STUDIES), "What is compared: "
-      "all methods; some with thinned positives, by batch size, or by what is "
-      "ranked against what.")
-  absl_flags.DEFINE_list(
-      "methods", None, "Networks to train, beside the formulas; all of the "
-      "study if not given.")
-  absl_flags.DEFINE_integer(
-      "num_seeds", Config.num_seeds, "Seeds of each network, from --seed on.",
-      lower_bound=1, upper_bound=100)
-  absl_flags.DEFINE_integer(
-      "blocks", Config.blocks, "Parts of the later half of the rows, each "
-      "tested on what came before; 1 is the split of train_auc.",
-      lower_bound=1, upper_bound=100)
-  flags.define_float(
-      "passes", Config.passes, "Over the training rows, for every network.",
-      upper_bound=1e4)
-  absl_flags.DEFINE_list(
-      "learning_rates", list(Config.learning_rates), "Of Adam, to choose from "
-      "on validation rows.")
-  flags.define_float(
-      "relative_strength", Config.relative_strength, "Of the soft rank, in "
-      "mean gaps of scores.", upper_bound=1e6)
-  absl_flags.DEFINE_string(
-      "without", None, "Objective without which the sum is shown as well.")
-  # Listed by --help.
-  absl_flags.adopt_module_key_flags(flags)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  config = Config(**flags.values_of(Config))
   name = "compare" if config.study == "methods" else f"compare_{config.study}"
-  compare(config, flags.workdir(name))
+  compare(config, flags.workdir(config, name))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main, after_interrupt="the same command goes on after the last "
-            "method that was done.")
+  flags.run(main, Config, after_interrupt="the same command goes on after the "
+            "last method that was done.")

@@ -38,10 +38,11 @@ import time
 from typing import Any
 from typing import NamedTuple
 
-from absl import flags as absl_flags
 import numpy as np
 import pyarrow as pa
 
+from experiments.runs import configs
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
@@ -57,40 +58,56 @@ from harmonrank_jax.data import schema as schema_lib
 
 FORMATS = ("kuairand",)
 RELEVANCES = ("log", "raw")
-# Of the flags that binaries share.
-_SHARED = ("data", "workdir", "seed", "num_exposures", "log_seed", "world")
 _EMBEDDED_SCORE = "score_click"
 _EMBEDDED_LIMITS = (
     "A request is a user of the embedded log, with all items of the week as "
     "candidates; the score is that of a click.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.WorldConfig):
   """What slates depend on: the flags of these names."""
 
-  data: str | None = None
-  items: str | None = None
-  format: str | None = None
-  method: str = "dpp"
-  theta: float = 0.7
-  num_selected: int = 10
-  window: int | None = None
-  quota: tuple[str, ...] | None = None
-  pool_quota: tuple[str, ...] | None = None
-  ridge: float | None = None
-  fill: str = "none"
-  relevance: str = "log"
-  request_column: str = "request_id"
-  item_column: str = "item_id"
-  score_column: str = "score"
-  category_column: str = "category"
-  features_column: str | None = None
-  num_candidates: int = 500
-  seed: int = 0
-  num_exposures: int = 200_000
-  log_seed: int = 0
-  world: str = "default"
+  items: str | None = flags.field(
+      None, "Table of items with what --data lacks of category and features, "
+      "Parquet; with --format, the public log's table of items.")
+  format: str | None = flags.field(
+      None, "A public log as released: its users are requests, its items "
+      "candidates, with scores that are a demonstration.", choices=FORMATS)
+  method: str = flags.field(
+      "dpp", "How slates are selected.", choices=slates.METHODS)
+  theta: float = flags.field(
+      0.7, "From 0, diversity alone, to 1, relevance alone (below 1 for the "
+      "dpp).", low=0.0, high=1.0)
+  num_selected: int = flags.field(
+      10, "Slots of a slate.", low=1, high=100_000)
+  window: int | None = flags.field(
+      None, "Slots among which a slate is to be varied; all if not given.",
+      low=1, high=100_000)
+  quota: tuple[str, ...] | None = flags.field(
+      None, "At most so many of a category in a slate: a number, or numbers by "
+      "category, as in 3 or phones=2,books=1 or 3,phones=5.")
+  pool_quota: tuple[str, ...] | None = flags.field(
+      None, "Likewise what of each category comes into a pool, by a DPP in "
+      "each; the slate is made from the pool. What a category lacks goes to "
+      "others; of those not named there is none.")
+  ridge: float | None = flags.field(
+      None, "Of the dpp: the kernel becomes ridge * similarity + (1 - ridge) * "
+      "identity; 1 if not given.", low=0.0, high=1.0)
+  fill: str = flags.field(
+      "none", "Of the dpp: what comes into slots when all candidates left "
+      "repeat what is there.", choices=slates.FILLS)
+  relevance: str = flags.field(
+      "log", "What of the score is the relevance.", choices=RELEVANCES)
+  request_column: str = flags.field("request_id", "Column of the request.")
+  item_column: str = flags.field("item_id", "Column of the item.")
+  score_column: str = flags.field("score", "Column of the score.")
+  category_column: str = flags.field("category", "Column of the category.")
+  features_column: str | None = flags.field(
+      None, "Column of lists of features; features, or else all embedding_*, "
+      "if not given.")
+  num_candidates: int = flags.field(
+      500, "Items drawn for each user with --format.", low=1, high=1_000_000)
 
 
 class Source(NamedTuple):
@@ -209,7 +226,7 @@ def _quotas(
   for text in texts:
     name, is_named, number = text.rpartition("=")
     if not number.isdecimal():
-      raise flags.UserError(
+      raise errors.UserError(
           f"--{flag}={','.join(texts)}: expected a number, or numbers by "
           f"category as in {next(iter(places))}=2, got {text!r}.")
     # No request has more.
@@ -217,7 +234,7 @@ def _quotas(
     if not is_named:
       others = count
     elif name not in places:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--{flag}: no candidate is of category {name!r}"
           f"{schema_lib.nearest(name, places)}.")
     else:
@@ -226,20 +243,20 @@ def _quotas(
   for name, count in named.items():
     quotas[places[name]] = count
   if not quotas.any():
-    raise flags.UserError(f"--{flag}={','.join(texts)} leaves no candidate.")
+    raise errors.UserError(f"--{flag}={','.join(texts)} leaves no candidate.")
   return quotas
 
 
 def _check(config: Config) -> None:
   """Flags that do not go together."""
   if config.format and not (config.data and config.items):
-    raise flags.UserError(
+    raise errors.UserError(
         f"--format={config.format} needs --data, the log, and --items, the "
         "table of videos.")
   if config.items and not config.data:
-    raise flags.UserError("--items needs --data.")
+    raise errors.UserError("--items needs --data.")
   if config.theta == 1 and (config.method == "dpp" or config.pool_quota):
-    raise flags.UserError(
+    raise errors.UserError(
         "--theta=1 is relevance alone, which is --method=top_k; the DPP, and "
         "the pool of --pool_quota, take less.")
 
@@ -336,61 +353,10 @@ def _say(selected: Selected, summary: dict[str, Any]) -> None:
           "empty: no candidate was left for them")
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  define = absl_flags
-  define.DEFINE_string(
-      "items", None, "Table of items with what --data lacks of category and "
-      "features, Parquet; with --format, the public log's table of items.")
-  define.DEFINE_enum(
-      "format", None, FORMATS, "A public log as released: its users are "
-      "requests, its items candidates, with scores that are a demonstration.")
-  define.DEFINE_enum(
-      "method", Config.method, slates.METHODS, "How slates are selected.")
-  flags.define_float(
-      "theta", Config.theta, "From 0, diversity alone, to 1, relevance alone "
-      "(below 1 for the dpp).", upper_bound=1.0)
-  define.DEFINE_integer(
-      "num_selected", Config.num_selected, "Slots of a slate.", lower_bound=1,
-      upper_bound=100_000)
-  define.DEFINE_integer(
-      "window", None, "Slots among which a slate is to be varied; all if not "
-      "given.", lower_bound=1, upper_bound=100_000)
-  define.DEFINE_list(
-      "quota", None, "At most so many of a category in a slate: a number, or "
-      "numbers by category, as in 3 or phones=2,books=1 or 3,phones=5.")
-  define.DEFINE_list(
-      "pool_quota", None, "Likewise what of each category comes into a pool, "
-      "by a DPP in each; the slate is made from the pool. What a category "
-      "lacks goes to others; of those not named there is none.")
-  flags.define_float(
-      "ridge", None, "Of the dpp: the kernel becomes ridge * similarity + (1 - "
-      "ridge) * identity; 1 if not given.", upper_bound=1.0)
-  define.DEFINE_enum(
-      "fill", Config.fill, slates.FILLS, "Of the dpp: what comes into slots "
-      "when all candidates left repeat what is there.")
-  define.DEFINE_enum(
-      "relevance", Config.relevance, RELEVANCES, "What of the score is the "
-      "relevance.")
-  for role in ("request", "item", "score", "category"):
-    define.DEFINE_string(
-        f"{role}_column", getattr(Config, f"{role}_column"),
-        f"Column of the {role}.")
-  define.DEFINE_string(
-      "features_column", None, "Column of lists of features; features, or "
-      "else all embedding_*, if not given.")
-  define.DEFINE_integer(
-      "num_candidates", Config.num_candidates, "Items drawn for each user "
-      "with --format.", lower_bound=1, upper_bound=1_000_000)
-  flags.declare_used(_SHARED)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  flags.check_used(_SHARED, "select_slates")
-  select(Config(**flags.values_of(Config)), flags.workdir("select_slates"))
+  select(config, flags.workdir(config, "select_slates"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main, after_interrupt="no slates are written.")
+  flags.run(main, Config, after_interrupt="no slates are written.")

@@ -22,33 +22,30 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from absl import flags as absl_flags
 import numpy as np
 
 from experiments import train_auc
 from experiments.ranker import task as auc_task
+from experiments.runs import configs
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import logs
 from experiments.runs import workdir as workdir_lib
 from experiments.tradeoff import front as tradeoff_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.LogConfig):
   """What a sweep depends on: the flags of these names."""
 
-  data: str | None = None
-  eval_data: str | None = None
-  schema: str | None = None
-  objectives: tuple[str, ...] | None = None
-  num_weights: int = 24
-  batch_size: int | None = None
-  num_steps: int | None = None
-  learning_rate: float = 1e-2
-  seed: int = 0
-  num_exposures: int = 200_000
-  log_seed: int = 0
-  world: str = "default"
+  num_weights: int = flags.field(
+      24, "Vectors of weights: all equal, each objective alone, halves of two, "
+      "and draws from the simplex, in this order.", low=1, high=10_000)
+  num_steps: int | None = flags.field(
+      None, "Steps of every training; ten passes over the training rows if not "
+      "given, at most 10,000 steps.", low=1, high=100_000_000)
+  learning_rate: float = flags.field(
+      1e-2, "Of Adam, falling to 0 by a cosine.", low=0.0, high=1.0)
 
 
 def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -116,9 +113,9 @@ def _objectives_with_auc(
   logs.warn_of_one_class(inputs.model.schema, labels, "test")
   left_out = [name for m, name in enumerate(names) if m not in shown]
   if left_out:
-    flags.warn(f"the sweep leaves out {', '.join(left_out)}.")
+    errors.warn(f"the sweep leaves out {', '.join(left_out)}.")
   if len(shown) < 2:
-    raise flags.UserError(
+    raise errors.UserError(
         "a trade-off needs at least two objectives with an AUC on test rows, "
         f"there is {', '.join(names[m] for m in shown) or 'none'}.")
   return shown
@@ -129,7 +126,7 @@ def _weights(
 ) -> np.ndarray:
   """`[K, M]`, 0 for objectives that are left out."""
   if config.num_weights <= len(shown):
-    raise flags.UserError(
+    raise errors.UserError(
         f"--num_weights={config.num_weights}: {len(shown)} objectives need at "
         f"least {len(shown) + 1}, each of them alone and all equal.")
   weights = np.zeros((config.num_weights, num_objectives), np.float32)
@@ -138,29 +135,11 @@ def _weights(
   return weights
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.DEFINE_integer(
-      "num_weights", Config.num_weights, "Vectors of weights: all equal, each "
-      "objective alone, halves of two, and draws from the simplex, in this "
-      "order.", lower_bound=1, upper_bound=10_000)
-  absl_flags.DEFINE_integer(
-      "num_steps", None, "Steps of every training; ten passes over the "
-      "training rows if not given, at most 10,000 steps.", lower_bound=1,
-      upper_bound=100_000_000)
-  flags.define_float(
-      "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
-      "cosine.", upper_bound=1.0)
-  # Listed by --help.
-  absl_flags.adopt_module_key_flags(flags)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  sweep(Config(**flags.values_of(Config)), flags.workdir("sweep_tradeoff"))
+  sweep(config, flags.workdir(config, "sweep_tradeoff"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main, after_interrupt="the same command goes on after the last "
-            "stack that was trained.")
+  flags.run(main, Config, after_interrupt="the same command goes on after the "
+            "last stack that was trained.")

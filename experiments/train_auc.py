@@ -12,25 +12,24 @@ form on Platt-calibrated scores. Results go to --workdir; the same command
 again goes on where it stopped.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import json
 import pathlib
 from typing import Any
 from typing import NamedTuple
 
-from absl import flags as absl_flags
 import numpy as np
 
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import task as auc_task
+from experiments.runs import configs
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import logs
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
-from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import network
@@ -41,33 +40,45 @@ _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
 _MAX_ROWS = 2_000_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.LogConfig):
   """What a run depends on: the flags of these names."""
 
-  data: str | None = None
-  eval_data: str | None = None
-  schema: str | None = None
-  objectives: tuple[str, ...] | None = None
-  head: str = "aligned"
-  loss: str = "soft_auc"
-  lists: str = "batch"
-  relative_strength: float = 2.0
-  objective_weights: tuple[float, ...] | None = None
-  batch_size: int | None = None
-  num_steps: int | None = None
-  learning_rate: float = 1e-2
-  seed: int = 0
-  num_members: int = 4
-  init_from: str | None = None
-  token_size: int = 16
-  relation_aware: bool = True
-  relation_agnostic: bool = True
-  self_attention: bool = True
-  slice_by: str | None = None
-  num_exposures: int = 200_000
-  log_seed: int = 0
-  world: str = "default"
+  head: str = flags.field(
+      "aligned", "What the network puts out: corrections to calibrated scores, "
+      "or one score.", choices=network.HEADS)
+  loss: str = flags.field(
+      "soft_auc", "What is trained on.", choices=tuple(ranker_lib.LOSSES))
+  lists: str = flags.field(
+      "batch", "What is ranked against what in a rank loss. Of lists the last "
+      "step is kept.", choices=auc_task.LISTS)
+  relative_strength: float = flags.field(
+      2.0, "Of the soft rank, in mean gaps of scores; 1 to 3 trains best.",
+      low=0.0, high=1e6)
+  objective_weights: tuple[float, ...] | None = flags.field(
+      None, "What the AUC of each objective is worth, in their order; equal if "
+      "not given.")
+  num_steps: int | None = flags.field(
+      None, "Steps of training; ten passes over the training rows if not "
+      "given, at most 10,000 steps.", low=1, high=100_000_000)
+  learning_rate: float = flags.field(
+      1e-2, "Of Adam, falling to 0 by a cosine.", low=0.0, high=1.0)
+  num_members: int = flags.field(
+      4, "Networks that are trained side by side; the score is the mean of "
+      "theirs.", low=1, high=100)
+  init_from: str | None = flags.field(
+      None, "Workdir of an earlier run: training starts from its best "
+      "parameters, with its vocabularies.")
+  token_size: int = flags.field(
+      16, "Width of the tokens, even.", low=2, high=4096)
+  relation_aware: bool = flags.field(
+      True, "Ablation: the relation-aware branch.")
+  relation_agnostic: bool = flags.field(
+      True, "Ablation: the relation-agnostic branch.")
+  self_attention: bool = flags.field(
+      True, "Ablation: self-attention over objectives.")
+  slice_by: str | None = flags.field(
+      None, "Profile column by whose values AUCs are shown, too.")
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -110,7 +121,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   """Opens, checks and splits the logs; fits the features."""
   log, schema = logs.open_scored_log(
       workdir, config.data, config.schema, config.objectives,
-      generator.LogConfig(config.num_exposures, config.log_seed, config.world))
+      config.embedded)
   _check_config(config, schema)
   parquet.check_log(log, schema)
   eval_log = logs.open_eval_log(config.eval_data, log, schema)
@@ -118,7 +129,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   logs.announce(schema, split)
   num_train = split.num_rows[logs.TRAIN]
   if config.batch_size and config.batch_size > num_train:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--batch_size={config.batch_size} is larger than the data: "
         f"{num_train:,} rows to train on.")
   model = _make_model(config, schema, log, split)
@@ -134,7 +145,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> auc_task.Inputs:
   sample, validation = read(logs.TRAIN), read(logs.VALIDATION)
   logs.warn_of_one_class(schema, sample.labels, "train")
   logs.warn_of_one_class(schema, validation.labels, "validate")
-  batch_size = config.batch_size or min(flags.DEFAULT_BATCH_SIZE, num_train)
+  batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return auc_task.Inputs(
       model, log, split, eval_log, batch_size,
@@ -148,16 +159,19 @@ def _check_config(config: Config, schema: schema_lib.Schema) -> None:
   """Flags against the columns there are."""
   for role in ("user", "request"):
     if config.lists == role and getattr(schema, role) is None:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--lists={role} needs a column of {role}s; the data has none.")
   weights = config.objective_weights
   if weights is not None and len(weights) != len(schema.objectives):
-    raise flags.UserError(
+    raise errors.UserError(
         f"--objective_weights has {len(weights)} values; there are "
         f"{len(schema.objectives)} objectives: {', '.join(schema.names)}.")
+  if weights is not None and not any(weights):
+    raise errors.UserError(
+        "--objective_weights are all 0; one of them must be worth something.")
   profile = (*schema.categorical, *schema.numeric)
   if config.slice_by and config.slice_by not in profile:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--slice_by={config.slice_by} is no profile column"
         f"{schema_lib.nearest(config.slice_by, profile)}; there are "
         f"{', '.join(profile) or 'none'}.")
@@ -175,7 +189,7 @@ def _make_model(
         len(schema.objectives),
         **{name: getattr(config, name) for name in names})
   except ValueError as error:
-    raise flags.UserError(str(error)) from None
+    raise errors.UserError(str(error)) from None
   if config.init_from is None:
     features = features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
     return ranker_lib.Model(network_config, schema, features)
@@ -190,7 +204,7 @@ def _make_model(
       ("categorical columns", schema.categorical, earlier.schema.categorical),
       ("numeric columns", schema.numeric, earlier.schema.numeric)):
     if ours != theirs:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--init_from={config.init_from}: {what}: {theirs} there, {ours} "
           "here.")
   return model
@@ -262,73 +276,10 @@ def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
   return content
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.DEFINE_enum(
-      "head", Config.head, network.HEADS, "What the network puts out: "
-      "corrections to calibrated scores, or one score.")
-  absl_flags.DEFINE_enum(
-      "loss", Config.loss, tuple(ranker_lib.LOSSES), "What is trained on.")
-  absl_flags.DEFINE_enum(
-      "lists", Config.lists, auc_task.LISTS, "What is ranked against "
-      "what in a rank loss. Of lists the last step is kept.")
-  flags.define_float(
-      "relative_strength", Config.relative_strength, "Of the soft rank, in "
-      "mean gaps of scores; 1 to 3 trains best.", upper_bound=1e6)
-  absl_flags.DEFINE_list(
-      "objective_weights", None, "What the AUC of each objective is worth, in "
-      "their order; equal if not given.")
-  absl_flags.DEFINE_integer(
-      "num_steps", None, "Steps of training; ten passes over the training rows "
-      "if not given, at most 10,000 steps.", lower_bound=1,
-      upper_bound=100_000_000)
-  flags.define_float(
-      "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
-      "cosine.", upper_bound=1.0)
-  absl_flags.DEFINE_integer(
-      "num_members", Config.num_members, "Networks that are trained side by "
-      "side; the score is the mean of theirs.", lower_bound=1,
-      upper_bound=100)
-  absl_flags.DEFINE_string(
-      "init_from", None, "Workdir of an earlier run: training starts from its "
-      "best parameters, with its vocabularies.")
-  absl_flags.DEFINE_integer(
-      "token_size", Config.token_size, "Width of the tokens, even.",
-      lower_bound=2, upper_bound=4096)
-  absl_flags.DEFINE_bool(
-      "relation_aware", True, "Ablation: the relation-aware branch.")
-  absl_flags.DEFINE_bool(
-      "relation_agnostic", True, "Ablation: the relation-agnostic branch.")
-  absl_flags.DEFINE_bool(
-      "self_attention", True, "Ablation: self-attention over objectives.")
-  absl_flags.DEFINE_string(
-      "slice_by", None, "Profile column by whose values AUCs are shown, too.")
-  # Listed by --help.
-  absl_flags.adopt_module_key_flags(flags)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  values = flags.values_of(Config)
-  if values["objective_weights"] is not None:
-    values["objective_weights"] = _weights(values["objective_weights"])
-  train(Config(**values), flags.workdir("train_auc"))
-
-
-def _weights(texts: Sequence[str]) -> tuple[float, ...]:
-  """Numbers of --objective_weights."""
-  try:
-    weights = tuple(float(text) for text in texts)
-  except ValueError:
-    weights = ()
-  if not weights or not all(0 <= w < float("inf") for w in weights) or not sum(
-      weights):
-    raise flags.UserError(
-        f"--objective_weights={','.join(texts)}: expected numbers of at least "
-        "0, one for each objective, not all 0.")
-  return weights
+  train(config, flags.workdir(config, "train_auc"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main)
+  flags.run(main, Config)

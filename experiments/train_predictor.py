@@ -24,19 +24,19 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 
-from absl import flags as absl_flags
 import numpy as np
 import pyarrow as pa
 from scipy import special
 
 from experiments.predictor import results as scored
 from experiments.predictor import task as out_of_fold
+from experiments.runs import configs
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import logs
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
-from harmonrank_jax.data import generator
 from harmonrank_jax.data import kuairand
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -51,29 +51,31 @@ _NETWORK: dict[str, Any] = {
     "unknown_rate": 0.1}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.LogConfig):
   """What a run depends on: the flags of these names."""
 
-  data: str | None = None
-  eval_data: str | None = None
-  schema: str | None = None
-  objectives: tuple[str, ...] | None = None
-  format: str | None = None
-  users: str | None = None
-  items: str | None = None
-  domain: tuple[str, ...] | None = None
-  epnet: bool = True
-  ppnet: bool = True
-  num_folds: int = 5
-  batch_size: int | None = None
-  num_steps: int = 300
-  learning_rate: float = 3e-3
-  embedding_learning_rate: float | None = None
-  seed: int = 0
-  num_exposures: int = 200_000
-  log_seed: int = 0
-  world: str = "default"
+  format: str | None = flags.field(
+      None, "A public log as released, which is prepared.", choices=FORMATS)
+  users: str | None = flags.field(
+      None, "Table of users for --format=kuairand, CSV or Parquet.")
+  items: str | None = flags.field(
+      None, "Table of items for --format=kuairand, CSV or Parquet.")
+  domain: tuple[str, ...] | None = flags.field(
+      None, "Categorical columns that say in which domain a row is, for the "
+      "gates of EPNet; those of the --format if not given.")
+  epnet: bool = flags.field(True, "Gates of the embedding by the domain.")
+  ppnet: bool = flags.field(True, "Gates of the towers by user and item.")
+  num_folds: int = flags.field(
+      5, "Folds of the out-of-fold scores.", low=2, high=100)
+  num_steps: int = flags.field(
+      300, "Steps of training.", low=1, high=100_000_000)
+  learning_rate: float = flags.field(
+      3e-3, "Of Adam, falling to 0 by a cosine.", low=0.0, high=1.0)
+  embedding_learning_rate: float | None = flags.field(
+      None, "Likewise, of the embeddings; a smaller one overfits less. 3e-5 "
+      "with --format=kuairand and 1e-2 otherwise if not given.", low=0.0,
+      high=1.0)
 
 
 class Source(NamedTuple):
@@ -175,13 +177,13 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
 def read_source(config: Config, workdir: pathlib.Path) -> Source:
   """Generates, prepares or opens the logs."""
   if config.format is None and (config.users or config.items):
-    raise flags.UserError("--users and --items need --format.")
+    raise errors.UserError("--users and --items need --format.")
   if config.format and config.schema:
-    raise flags.UserError("--format and --schema exclude each other.")
+    raise errors.UserError("--format and --schema exclude each other.")
   if config.format and not config.data:
-    raise flags.UserError(f"--format={config.format} needs --data.")
+    raise errors.UserError(f"--format={config.format} needs --data.")
   if config.data is None and config.schema:
-    raise flags.UserError("--schema needs --data.")
+    raise errors.UserError("--schema needs --data.")
   if config.format:
     source = _prepared(config, workdir / "prepared")
   elif config.data:
@@ -224,8 +226,7 @@ def _opened(config: Config) -> Source:
 
 def _embedded(config: Config, workdir: pathlib.Path) -> Source:
   """The embedded log, without its scores."""
-  path = logs.write_embedded_log(workdir, generator.LogConfig(
-      config.num_exposures, config.log_seed, config.world))
+  path = logs.write_embedded_log(workdir, config.embedded)
   given = logs.EMBEDDED_SCHEMA
   schema = dataclasses.replace(
       given, categorical=("user_id", "item_id", "category", *given.categorical),
@@ -249,11 +250,11 @@ def _check_columns(source: Source) -> None:
   """The roles of columns, before anything long begins."""
   schema = source.schema
   if not schema.categorical and not schema.numeric:
-    raise flags.UserError(
+    raise errors.UserError(
         "there is no categorical and no numeric column to predict from.")
   for name in source.domain:
     if name not in schema.categorical:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--domain: {name!r} is no categorical column"
           f"{schema_lib.nearest(name, schema.categorical)}; there are "
           f"{', '.join(schema.categorical) or 'none'}.")
@@ -265,7 +266,7 @@ def make_task(config: Config, inputs: Inputs) -> out_of_fold.FoldTask:
   schema, num_rows = inputs.source.schema, len(inputs.is_validation)
   for name in ("batch_size", "num_folds"):
     if (getattr(config, name) or 0) > num_rows:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--{name}={getattr(config, name)} is larger than the data: "
           f"{num_rows:,} rows to train and validate on.")
   positions = lambda columns: tuple(map(schema.categorical.index, columns))
@@ -280,7 +281,7 @@ def make_task(config: Config, inputs: Inputs) -> out_of_fold.FoldTask:
   if embedding_learning_rate is None:
     embedding_learning_rate = _EMBEDDING_LEARNING_RATES[config.format]
   recipe = out_of_fold.Recipe(
-      network, config.batch_size or min(flags.DEFAULT_BATCH_SIZE, num_rows),
+      network, config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_rows),
       config.num_steps, config.learning_rate, embedding_learning_rate,
       config.seed)
   return out_of_fold.FoldTask(recipe, inputs.rows, folds, schema.names)
@@ -348,43 +349,10 @@ def _summary(
       "config": dataclasses.asdict(config)}
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  absl_flags.DEFINE_string(
-      "users", None, "Table of users for --format=kuairand, CSV or Parquet.")
-  absl_flags.DEFINE_string(
-      "items", None, "Table of items for --format=kuairand, CSV or Parquet.")
-  absl_flags.DEFINE_enum(
-      "format", None, FORMATS, "A public log as released, which is prepared.")
-  absl_flags.DEFINE_list(
-      "domain", None, "Categorical columns that say in which domain a row is, "
-      "for the gates of EPNet; those of the --format if not given.")
-  absl_flags.DEFINE_integer(
-      "num_folds", Config.num_folds, "Folds of the out-of-fold scores.",
-      lower_bound=2, upper_bound=100)
-  absl_flags.DEFINE_integer(
-      "num_steps", Config.num_steps, "Steps of training.", lower_bound=1,
-      upper_bound=100_000_000)
-  flags.define_float(
-      "learning_rate", Config.learning_rate, "Of Adam, falling to 0 by a "
-      "cosine.", upper_bound=1.0)
-  flags.define_float(
-      "embedding_learning_rate", None, "Likewise, of the embeddings; a smaller "
-      "one learns less by heart. 3e-5 with --format=kuairand and 1e-2 "
-      "otherwise if not given.", upper_bound=1.0)
-  absl_flags.DEFINE_bool(
-      "epnet", True, "Gates of the embedding by the domain.")
-  absl_flags.DEFINE_bool(
-      "ppnet", True, "Gates of the towers by user and item.")
-  # Listed by --help.
-  absl_flags.adopt_module_key_flags(flags)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  train(Config(**flags.values_of(Config)), flags.workdir("train_predictor"))
+  train(config, flags.workdir(config, "train_predictor"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main)
+  flags.run(main, Config)

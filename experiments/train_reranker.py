@@ -28,7 +28,6 @@ import pathlib
 from typing import Any
 from typing import NamedTuple
 
-from absl import flags as absl_flags
 import jax
 import jax.numpy as jnp
 
@@ -37,6 +36,8 @@ from experiments.reranker import results as page_results
 from experiments.reranker import slate_logs as home_log
 from experiments.reranker import task as page_task
 from experiments.reranker import world as home_page
+from experiments.runs import configs
+from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
@@ -53,7 +54,6 @@ RELEVANCES = ("pctr", "pctcvr")
 # Of the uncalibrated page, beside the theta that is asked for.
 THETAS = (0.5, 0.95)
 PRIVILEGED = ("privileged", "privileged_at_budget")
-_SHARED = ("data", "workdir", "seed", "num_exposures", "log_seed")
 
 
 class Scale(NamedTuple):
@@ -68,50 +68,93 @@ class Scale(NamedTuple):
 SCALES = {"quick": Scale(3, 30, 8, 16), "full": Scale(5, 100, 64, 32)}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(configs.DataConfig):
   """What a run depends on: the flags of these names."""
 
-  data: str | None = None
-  items: str | None = None
-  preset: str = "modern"
-  evaluation: str = "quick"
-  base: str = "platt_by_hour"
-  layout: str = "category"
-  relevance: str = "pctr"
-  theta: float = 0.8
-  num_slots: int = 10
-  num_candidates: int = 60
-  max_requests: int = 1
-  scope: str = "request"
-  spread: int | None = 3
-  feedback_rule: float = 1.0
-  constraint: str = "pi"
-  diversity: float | None = None
-  diversity_quantile: float | None = None
-  multiplier: float = 0.0
-  exposure_floors: tuple[str, ...] | None = None
-  category_values: tuple[str, ...] | None = None
-  discount: float = 0.5
-  num_updates: int | None = None
-  num_envs: int = 128
-  learning_rate: float = 1e-3
-  utc_offset_hours: float = 0.0
-  user_column: str = "user_id"
-  request_column: str = "request_id"
-  item_column: str = "item_id"
-  time_column: str = "time_ms"
-  position_column: str = "position"
-  click_column: str = "click"
-  score_column: str = "score_click"
-  category_column: str = "category"
-  features_column: str | None = None
-  dismissed_column: str | None = None
-  value_score_column: str | None = None
-  random_column: str | None = None
-  seed: int = 0
-  num_exposures: int = 200_000
-  log_seed: int = 0
+  items: str | None = flags.field(
+      None, "Table of items with category and features, Parquet, if --data has "
+      "them not.")
+  preset: str = flags.field(
+      "modern", "How PPO learns: as is usual today, or as the source has it.",
+      choices=PRESETS)
+  evaluation: str = flags.field(
+      "quick", "How much is trained and judged: " + "; ".join(
+          f"{name}, {s.num_seeds} seeds, {s.num_updates} updates, {s.num_days} "
+          f"days of {s.users_per_day} users in every world"
+          for name, s in SCALES.items()) + ".", choices=tuple(SCALES))
+  base: str = flags.field(
+      "platt_by_hour", "The scores that the policy corrects; uncalibrated is "
+      "from scratch.", choices=tuple(home_page.CALIBRATIONS))
+  layout: str = flags.field(
+      "category", "What an action is: a correction for each category, for each "
+      "slot and category, or a level and a slope over slots for each category.",
+      choices=simulator_lib.LAYOUTS)
+  relevance: str = flags.field(
+      "pctr", "Whether relevance is the predicted click, or click with "
+      "conversion.", choices=RELEVANCES)
+  theta: float = flags.field(
+      0.8, "Weight of relevance in the DPP, between 0 and 1.", low=0.0,
+      high=1.0)
+  num_slots: int = flags.field(10, "Slots of a slate.", low=1, high=100)
+  num_candidates: int = flags.field(
+      60, "Candidates of a request.", low=1, high=100_000)
+  max_requests: int = flags.field(
+      1, "Requests of a user in a window, at most.", low=1, high=8)
+  scope: str = flags.field(
+      "request", "What is to be varied: a request's slate by itself, or all of "
+      "a window.", choices=simulator_lib.SCOPES)
+  spread: int | None = flags.field(
+      3, "At most so many slots of a category in a row.", low=1)
+  feedback_rule: float = flags.field(
+      1.0, "Slots that a category moves up after a click and down after a "
+      "dismissal; 0 for none.", low=0.0, high=100.0)
+  constraint: str = flags.field(
+      "pi", "How the multiplier of the diversity constraint moves.",
+      choices=CONSTRAINTS)
+  diversity: float | None = flags.field(
+      None, "Least mean log det S_Y / K of slates; that of today's "
+      "uncalibrated slates if not given.", high=0.0)
+  diversity_quantile: float | None = flags.field(
+      None, "Instead: this quantile of the cost of users' days today.", low=0.0,
+      high=1.0)
+  multiplier: float = flags.field(
+      0.0, "Of the diversity constraint at first; always, with "
+      "--constraint=fixed.", low=0.0, high=100.0)
+  exposure_floors: tuple[str, ...] | None = flags.field(
+      None, "Least shares of slots by category, as in books=0.05,toys=0.03: "
+      "more constraints for the policy.")
+  category_values: tuple[str, ...] | None = flags.field(
+      None, "What a click is worth by category, as in phones=2; 1 if not "
+      "named.")
+  discount: float = flags.field(
+      0.5, "Of rewards and costs a window later.", low=0.0, high=1.0)
+  num_updates: int | None = flags.field(
+      None, "Of every policy that is trained; as --evaluation says if not "
+      "given.", low=1, high=1_000_000)
+  num_envs: int = flags.field(
+      128, "Users side by side in training.", low=1, high=65_536)
+  learning_rate: float = flags.field(
+      1e-3, "Of the actor.", low=0.0, high=1.0)
+  utc_offset_hours: float = flags.field(
+      0.0, "Added to times for the hour of the day.", low=-24.0, high=24.0)
+  user_column: str = flags.field("user_id", "Column of the user.")
+  request_column: str = flags.field("request_id", "Column of the request.")
+  item_column: str = flags.field("item_id", "Column of the item.")
+  time_column: str = flags.field("time_ms", "Column of the time.")
+  position_column: str = flags.field("position", "Column of the position.")
+  click_column: str = flags.field("click", "Column of the click.")
+  score_column: str = flags.field("score_click", "Column of the score.")
+  category_column: str = flags.field("category", "Column of the category.")
+  features_column: str | None = flags.field(
+      None, "Column of lists of features; features, or else all embedding_*, "
+      "if not given.")
+  dismissed_column: str | None = flags.field(
+      None, "Column of dismissals, 0 or 1.")
+  value_score_column: str | None = flags.field(
+      None, "Column of predicted probabilities of a click with conversion.")
+  random_column: str | None = flags.field(
+      None, "Column of exposures by chance, 0 or 1.")
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -179,12 +222,12 @@ def make_world(config: Config, log: home_log.HomeLog) -> page_results.World:
   floors = _by_category(
       "exposure_floors", config.exposure_floors, log.categories, others=0.0)
   if sum(floors) > 1:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--exposure_floors={','.join(config.exposure_floors or ())} ask for "
         "more than there is: shares sum to 1.")
   positions = log.exposures.clicks.shape[1]
   if positions < config.num_slots:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--num_slots={config.num_slots}, but no page of the log has more "
         f"than {positions} positions: nothing is known of those below.")
   pools = [home_log.make_pool(
@@ -195,7 +238,7 @@ def make_world(config: Config, log: home_log.HomeLog) -> page_results.World:
                                    (last, config.seed + 1)))
   for part, found in (("first", fit), ("last", other)):
     if not found.is_converged:
-      flags.warn(f"the response did not converge on the {part} days.")
+      errors.warn(f"the response did not converge on the {part} days.")
   make = functools.partial(
       home_page.make_params, first, theta=config.theta, values=values,
       log_value_counts=config.relevance == "pctcvr")
@@ -215,7 +258,7 @@ def _by_category(
   for text in texts or ():
     name, _, number = text.rpartition("=")
     if name not in found:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--{flag}={text}: expected numbers by category, as in "
           f"{names[0]}=0.2; the log has no category {name!r}"
           f"{schema_lib.nearest(name, names)}.")
@@ -224,7 +267,7 @@ def _by_category(
     except ValueError:
       found[name] = float("nan")
     if not 0 <= found[name] < float("inf"):
-      raise flags.UserError(
+      raise errors.UserError(
           f"--{flag}={text}: expected a number from 0, got {number!r}.")
   return list(found.values())
 
@@ -444,119 +487,26 @@ def publish(
 def _check(config: Config) -> None:
   """Flags that do not go together."""
   if config.items and not config.data:
-    raise flags.UserError("--items needs --data.")
+    raise errors.UserError("--items needs --data.")
   if not 0 < config.theta < 1:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--theta={config.theta} must be between 0 and 1, both left out: the "
         "knob moves its log-odds.")
   if config.diversity is not None and config.diversity_quantile is not None:
-    raise flags.UserError(
+    raise errors.UserError(
         "--diversity and --diversity_quantile both say what is asked for; "
         "give one.")
   if (config.relevance == "pctcvr" and config.data
       and not config.value_score_column):
-    raise flags.UserError(
+    raise errors.UserError(
         "--relevance=pctcvr needs --value_score_column, the predicted "
         "probability of a click with conversion.")
 
 
-def define_flags() -> None:
-  """Flags beside the shared ones; not on import, where two binaries clash."""
-  define = absl_flags
-  define.DEFINE_string(
-      "items", None, "Table of items with category and features, Parquet, if "
-      "--data has them not.")
-  define.DEFINE_enum(
-      "preset", Config.preset, PRESETS, "How PPO learns: as is usual today, "
-      "or as the source has it.")
-  define.DEFINE_enum(
-      "evaluation", Config.evaluation, tuple(SCALES), "How much is trained "
-      "and judged: " + "; ".join(
-          f"{name}, {s.num_seeds} seeds, {s.num_updates} updates, "
-          f"{s.num_days} days of {s.users_per_day} users in every world"
-          for name, s in SCALES.items()) + ".")
-  define.DEFINE_enum(
-      "base", Config.base, tuple(home_page.CALIBRATIONS), "The scores that "
-      "the policy corrects; uncalibrated is from scratch.")
-  define.DEFINE_enum(
-      "layout", Config.layout, simulator_lib.LAYOUTS, "What an action is: a "
-      "correction for each category, for each slot and category, or a level "
-      "and a slope over slots for each category.")
-  define.DEFINE_enum(
-      "relevance", Config.relevance, RELEVANCES, "Whether relevance is the "
-      "predicted click, or click with conversion.")
-  flags.define_float(
-      "theta", Config.theta, "Weight of relevance in the DPP, between 0 and "
-      "1.", upper_bound=1.0)
-  for name, text, most in (
-      ("num_slots", "Slots of a slate.", 100),
-      ("num_candidates", "Candidates of a request.", 100_000),
-      ("max_requests", "Requests of a user in a window, at most.", 8)):
-    define.DEFINE_integer(
-        name, getattr(Config, name), text, lower_bound=1, upper_bound=most)
-  define.DEFINE_enum(
-      "scope", Config.scope, simulator_lib.SCOPES, "What is to be varied: a "
-      "request's slate by itself, or all of a window.")
-  define.DEFINE_integer(
-      "spread", Config.spread, "At most so many slots of a category in a row.",
-      lower_bound=1)
-  flags.define_float(
-      "feedback_rule", Config.feedback_rule, "Slots that a category moves up "
-      "after a click and down after a dismissal; 0 for none.",
-      upper_bound=100.0)
-  define.DEFINE_enum(
-      "constraint", Config.constraint, CONSTRAINTS, "How the multiplier of "
-      "the diversity constraint moves.")
-  define.DEFINE_float(
-      "diversity", None, "Least mean log det S_Y / K of slates; that of "
-      "today's uncalibrated slates if not given.", upper_bound=0.0)
-  flags.define_float(
-      "diversity_quantile", None, "Instead: this quantile of the cost of "
-      "users' days today.", upper_bound=1.0)
-  flags.define_float(
-      "multiplier", Config.multiplier, "Of the diversity constraint at first; "
-      "always, with --constraint=fixed.", upper_bound=100.0)
-  define.DEFINE_list(
-      "exposure_floors", None, "Least shares of slots by category, as in "
-      "books=0.05,toys=0.03: more constraints for the policy.")
-  define.DEFINE_list(
-      "category_values", None, "What a click is worth by category, as in "
-      "phones=2; 1 if not named.")
-  flags.define_float(
-      "discount", Config.discount, "Of rewards and costs a window later.",
-      upper_bound=1.0)
-  define.DEFINE_integer(
-      "num_updates", None, "Of every policy that is trained; as --evaluation "
-      "says if not given.", lower_bound=1, upper_bound=1_000_000)
-  define.DEFINE_integer(
-      "num_envs", Config.num_envs, "Users side by side in training.",
-      lower_bound=1, upper_bound=65_536)
-  flags.define_float(
-      "learning_rate", Config.learning_rate, "Of the actor.", upper_bound=1.0)
-  define.DEFINE_float(
-      "utc_offset_hours", Config.utc_offset_hours, "Added to times for the "
-      "hour of the day.", lower_bound=-24.0, upper_bound=24.0)
-  for role in ("user", "request", "item", "time", "position", "click",
-               "score", "category"):
-    define.DEFINE_string(
-        f"{role}_column", getattr(Config, f"{role}_column"),
-        f"Column of the {role}.")
-  for role, text in (
-      ("features", "lists of features; features, or else all embedding_*, if "
-       "not given"),
-      ("dismissed", "dismissals, 0 or 1"),
-      ("value_score", "predicted probabilities of a click with conversion"),
-      ("random", "exposures by chance, 0 or 1")):
-    define.DEFINE_string(f"{role}_column", None, f"Column of {text}.")
-  flags.declare_used(_SHARED)
-
-
-def main() -> None:
+def main(config: Config) -> None:
   """Runs what the flags say."""
-  flags.check_used(_SHARED, "train_reranker")
-  train(Config(**flags.values_of(Config)), flags.workdir("train_reranker"))
+  train(config, flags.workdir(config, "train_reranker"))
 
 
 if __name__ == "__main__":
-  define_flags()
-  flags.run(main)
+  flags.run(main, Config)

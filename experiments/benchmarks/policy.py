@@ -19,7 +19,7 @@ import numpy as np
 from experiments.benchmarks import policy_methods
 from experiments.benchmarks import timing as benchmarking
 from experiments.reranker import world as home_page
-from experiments.runs import flags
+from experiments.runs import errors
 from harmonrank_jax.reranker import environment as environments
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
@@ -157,7 +157,7 @@ def _same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:
                   & (outcome.exposures == first.exposures), axis=1)
     result[name] = float(np.mean(same))
     if result[name] < 1 - _MOST_OTHER_DAYS:
-      raise flags.UserError(
+      raise errors.UserError(
           f"{name} shows the same as {next(iter(outcomes))} to only "
           f"{result[name]:.0%} of users: not the same work, and so not "
           "compared.")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runs import flags
+from experiments.runs import errors
 from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment as environments
 from harmonrank_jax.reranker import ppo
@@ -341,11 +341,11 @@ def compare(
       "advantages": largest(advantages[..., 0], seen.advantage)}
   for name, difference in found.items():
     if not difference <= _TOLERANCE:
-      raise flags.UserError(
+      raise errors.UserError(
           f"the {name} of {PEER} are off by {difference}: not the same "
           "work, and so not compared.")
   if np.any(ours.terminated != seen.terminated):
-    raise flags.UserError(
+    raise errors.UserError(
         f"episodes of {PEER} end elsewhere: not the same work, and so not "
         "compared.")
   return found

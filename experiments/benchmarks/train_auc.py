@@ -12,7 +12,7 @@ import numpy as np
 from experiments.benchmarks import timing as benchmarking
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import task as auc_task
-from experiments.runs import flags
+from experiments.runs import errors
 
 SIZES: tuple[int, ...] = (4096, 16_384, 65_536, 262_144)
 # Until the learning rate is 0: not while it is measured.
@@ -125,7 +125,7 @@ def _check_losses(
       continue
     ours = loss if ours is None else ours
     if not abs(loss - ours) <= _TOLERANCE:
-      raise flags.UserError(
+      raise errors.UserError(
           f"the loss of {name} is {loss}, that of harmonrank {ours}: not the "
           "same work, and so not compared.")
 
@@ -206,7 +206,7 @@ class Twins:
                           / norm(ours.values()))}
     for name, difference in found.items():
       if not difference <= _TOLERANCES[name]:
-        raise flags.UserError(
+        raise errors.UserError(
             f"the {name} of the network in PyTorch is off by {difference}: "
             "not the same work, and so not compared.")
     return found

@@ -12,7 +12,7 @@ from experiments.comparison import figures as figures
 from experiments.comparison import studies as contenders
 from experiments.comparison import tables as comparison
 from experiments.comparison import text as tables
-from experiments.ranker import results
+from experiments.runs import console
 from experiments.runs import html as page
 
 # Logarithms of weights that differ by less are one weight.
@@ -165,6 +165,6 @@ def _table(table: comparison.Found) -> str:
     k = table.names.index(row[0])
     rate, seconds = table.learning_rate[k], table.seconds[k]
     rows.append([*row, f"{rate:.2g}" if np.isfinite(rate) else "-",
-                 results.number(seconds, 1)])
+                 console.number(seconds, 1)])
   return page.html_table(
       [*tables.columns(table), "learning rate", "seconds to train"], rows)

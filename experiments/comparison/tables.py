@@ -11,6 +11,7 @@ from scipy import stats
 
 from experiments.comparison import studies as contenders
 from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import files
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.evaluation import bootstrap as evaluation
 
@@ -46,12 +47,9 @@ class Cell(NamedTuple):
 
 def write_cell(path: pathlib.Path, cell: Cell) -> None:
   """Writes a cell; half of one is never seen under its name."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_suffix(".writing")
-  with open(temporary, "wb") as file:
+  with files.atomic(path) as temporary, open(temporary, "wb") as file:
     np.savez(file, **{name: value for name, value in cell._asdict().items()
                       if value is not None})
-  temporary.replace(path)
 
 
 def read_cell(path: pathlib.Path) -> Cell:

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from rich import console as rich_console
-from rich import table as rich_table
 
 from experiments.comparison import studies as contenders
 from experiments.comparison import tables as comparison
-from experiments.ranker import results
+from experiments.runs import console
 from harmonrank_jax.data import schema as schema_lib
 
 # More than so many are counted, not named.
@@ -86,7 +84,7 @@ def columns(table: comparison.Found) -> list[str]:
 
 def table_rows(table: comparison.Found) -> list[list[str]]:
   """Cells of a table, the strongest method first, the ceiling last."""
-  digits = results.number
+  digits = console.number
   overall = table.overall
   sum_of = lambda sums, k: with_error(sums.total[k], sums.error[k])
   order = sorted(range(len(table.names)), key=lambda k: (
@@ -118,8 +116,8 @@ def _lead_text(sums: comparison.Sums, k: int) -> str:
 def with_error(value: float, error: float) -> str:
   """`value ± error`, or the value alone."""
   if np.isfinite(error):
-    return results.with_error(value, error)
-  return results.number(value)
+    return console.with_error(value, error)
+  return console.number(value)
 
 
 def verdict(table: comparison.Found) -> str:
@@ -174,19 +172,9 @@ def markdown(found: Sequence[comparison.Found]) -> str:
 
 def print_tables(found: Sequence[comparison.Found]) -> None:
   """The last thing on the terminal."""
-  console = rich_console.Console()
-  if not console.is_terminal:
-    # Not cut to 80 columns where nobody looks.
-    console = rich_console.Console(width=220)
   for table in found:
-    shown = rich_table.Table(
-        title=table.condition.name, box=None, padding=(0, 1, 0, 0),
-        pad_edge=False)
-    for k, head in enumerate(columns(table)):
-      shown.add_column(head, justify="right" if k else "left",
-                       no_wrap=k == 0, overflow="fold")
-    for row in table_rows(table):
-      shown.add_row(*row, style=(
-          "bold" if row[0] == contenders.DEFAULT else None))
-    console.print(shown)
+    rows = table_rows(table)
+    console.show(table.condition.name, columns(table), rows, bold={
+        place for place, row in enumerate(rows)
+        if row[0] == contenders.DEFAULT})
     print(verdict(table))

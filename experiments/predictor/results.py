@@ -6,12 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich import console as rich_console
-from rich import table as rich_table
 
 from experiments.predictor import task as out_of_fold
-from experiments.ranker import results
-from experiments.runs import flags
+from experiments.runs import console
+from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.evaluation import bootstrap as evaluation
@@ -50,14 +48,14 @@ def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
     names += [name, schema_lib.SCORE_PREFIX + name]
   for name in profile:
     if name.startswith(schema_lib.SCORE_PREFIX):
-      raise flags.UserError(
+      raise errors.UserError(
           f"profile column {name!r} would be taken for a score; leave it out "
           "or rename it.")
   for name in (*names, *profile):
     if [*names, *profile].count(name) > 1 or (
         name in schema_lib.ROLES.values()
         and name in (*schema.names, *profile)):
-      raise flags.UserError(
+      raise errors.UserError(
           f"the scored log would have {name!r} in two roles; rename it.")
 
 
@@ -149,8 +147,8 @@ def table_rows(
   for m, name in enumerate(names):
     positives, auc, auc_error, loss, loss_error, base = (
         values[m] for values in measures)
-    rows.append([name, f"{positives:,}", results.with_error(auc, auc_error),
-                 results.with_error(loss, loss_error), results.number(base)])
+    rows.append([name, f"{positives:,}", console.with_error(auc, auc_error),
+                 console.with_error(loss, loss_error), console.number(base)])
   return rows
 
 
@@ -158,13 +156,8 @@ def print_table(
     names: Sequence[str], measures: Measures, num_rows: int
 ) -> None:
   """The last thing on the terminal."""
-  table = rich_table.Table(
-      title=f"{num_rows:,} held-out rows, ± one standard error", box=None)
-  for name in COLUMNS:
-    table.add_column(name, justify="left" if name == "objective" else "right")
-  for row in table_rows(names, measures):
-    table.add_row(*row)
-  rich_console.Console().print(table)
+  console.show(f"{num_rows:,} held-out rows, ± one standard error", COLUMNS,
+               table_rows(names, measures))
 
 
 def _clustered_error(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import loop
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import metrics
@@ -172,7 +172,7 @@ class FoldTask:
     """
     self._next, checksum = cursor
     if checksum != self._checksum:
-      raise flags.UserError(
+      raise errors.UserError(
           "the data has changed since this workdir was begun; name another "
           "--workdir.")
 

@@ -18,7 +18,7 @@ from jax.scipy import special
 import numpy as np
 import optax
 
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
@@ -195,11 +195,11 @@ def read_model(workdir: pathlib.Path) -> Model:
                  schema_lib.schema_from_json(content["schema"]),
                  features_lib.features_from_json(content["features"]))
   except FileNotFoundError:
-    raise flags.UserError(
+    raise errors.UserError(
         f"{workdir}: no {MODEL}; expected the workdir of a training "
         "run.") from None
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise flags.UserError(f"{path}: not a model ({error}).") from None
+    raise errors.UserError(f"{path}: not a model ({error}).") from None
 
 
 def make_loss(

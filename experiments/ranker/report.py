@@ -10,6 +10,7 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.ranker import results as results_lib
+from experiments.runs import console
 from experiments.runs import html as page
 from experiments.runs import metrics as metric_writer
 
@@ -163,14 +164,14 @@ def _score_figure(
 
 def _auc_table(run: results_lib.Run, results: results_lib.Results) -> str:
   comparison = results.comparison
-  digits = results_lib.number
+  digits = console.number
   rows = []
   for k, name in enumerate(comparison.names):
     rows.append([
-        name, *(results_lib.with_error(value, error) for value, error in zip(
+        name, *(console.with_error(value, error) for value, error in zip(
             comparison.auc[k], comparison.auc_error[k], strict=True)),
         digits(comparison.auc_sum[k]),
-        results_lib.with_error(comparison.lead[k], comparison.lead_error[k],
+        console.with_error(comparison.lead[k], comparison.lead_error[k],
                                signed=True) if k else ""])
   if results.group_auc is not None:
     values = np.asarray(results.group_auc.value)
@@ -185,6 +186,6 @@ def _slice_table(results: results_lib.Results) -> str:
   names = [name for name in results.comparison.names
            if not name.startswith("own_")]
   chosen = [results.comparison.names.index(name) for name in names]
-  rows = [[value, f"{count:,}", *(results_lib.number(sums[k]) for k in chosen)]
+  rows = [[value, f"{count:,}", *(console.number(sums[k]) for k in chosen)]
           for value, (count, sums) in results.slices.items()]
   return page.html_table(["", "rows", *names], rows)

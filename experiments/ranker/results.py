@@ -8,10 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import console as rich_console
-from rich import table as rich_table
 
 from experiments.ranker import ranker
+from experiments.runs import console
 from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
@@ -224,32 +223,23 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
 def print_table(run: Run, results: Results) -> None:
   """The last thing on the terminal."""
   comparison = results.comparison
-  console = rich_console.Console()
-  if not console.is_terminal:
-    # Not cut to 80 columns where nobody looks.
-    console = rich_console.Console(width=200)
-  digits = 4 if console.width >= 36 + 7 * len(run.schema.names) else 3
-  table = rich_table.Table(
-      title=f"AUC on {len(run.test.labels):,} held-out rows", box=None,
-      padding=(0, 1, 0, 0), pad_edge=False)
-  table.add_column("", no_wrap=True)
-  for name in (*run.schema.names, "sum", "lead", "s.e."):
-    table.add_column(name, justify="right", overflow="fold")
+  digits = 4 if console.width() >= 36 + 7 * len(run.schema.names) else 3
+  rows = []
   for k, name in enumerate(comparison.names):
     lead = ("", "") if not k else (
-        number(comparison.lead[k], digits, signed=True),
-        number(comparison.lead_error[k], digits))
-    table.add_row(
-        name, *(number(value, digits) for value in comparison.auc[k]),
-        number(comparison.auc_sum[k], digits), *lead,
-        style="bold" if not k else None)
-  console.print(table)
+        console.number(comparison.lead[k], digits, signed=True),
+        console.number(comparison.lead_error[k], digits))
+    rows.append((
+        name, *(console.number(value, digits) for value in comparison.auc[k]),
+        console.number(comparison.auc_sum[k], digits), *lead))
+  console.show(f"AUC on {len(run.test.labels):,} held-out rows",
+               ("", *run.schema.names, "sum", "lead", "s.e."), rows, bold={0})
   print("lead: of harmonrank, with its standard error "
         f"({comparison.clusters} resampled).\n{verdict(comparison)}")
-  for value, (rows, sums) in results.slices.items():
-    best = ", ".join(f"{name} {number(s)}" for name, s in zip(
+  for value, (count, sums) in results.slices.items():
+    best = ", ".join(f"{name} {console.number(s)}" for name, s in zip(
         comparison.names, sums, strict=True) if not name.startswith("own_"))
-    print(f"{results.slice_by} = {value} ({rows:,} rows): {best}")
+    print(f"{results.slice_by} = {value} ({count:,} rows): {best}")
 
 
 def verdict(comparison: evaluation.Comparison) -> str:
@@ -269,17 +259,3 @@ def verdict(comparison: evaluation.Comparison) -> str:
   return (f"{what}; best baseline is {comparison.names[best]}, lead "
           f"{comparison.lead[best]:+.4f}, 95 % interval {low[best]:+.4f} to "
           f"{high[best]:+.4f}.")
-
-
-def number(value: float, digits: int = 4, signed: bool = False) -> str:
-  """A dash for what is undefined."""
-  if not np.isfinite(value):
-    return "-"
-  return f"{value:{'+' if signed else ''}.{digits}f}"
-
-
-def with_error(value: float, error: float, signed: bool = False) -> str:
-  """`value ± standard error`; a dash for what is undefined."""
-  if not np.isfinite(value):
-    return "-"
-  return f"{number(value, signed=signed)} ± {number(error)}"

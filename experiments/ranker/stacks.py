@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from experiments.ranker import ranker as ranker_lib
-from experiments.runs import flags
+from experiments.runs import configs
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
@@ -56,7 +56,7 @@ class Training:
   loss: str
   lists: str = "batch"
   relative_strength: float = 2.0
-  batch_size: int = flags.DEFAULT_BATCH_SIZE
+  batch_size: int = configs.DEFAULT_BATCH_SIZE
   num_steps: int = 300
 
 

@@ -13,7 +13,7 @@ import optax
 
 from experiments.ranker import ranker as ranker_lib
 from experiments.runs import checkpoints as checkpointing
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import logs
 from experiments.runs import loop
 from harmonrank_jax.data import features as features_lib
@@ -117,7 +117,7 @@ class AucTask:
     earlier = checkpoints.restore(state)
     checkpoints.close()
     if earlier is None:
-      raise flags.UserError(
+      raise errors.UserError(
           f"--init_from={self._recipe.init_from}: there is no checkpoint.")
     # The base rates are today's.
     best = jax.vmap(lambda params: {**params, "network": network.with_rates(

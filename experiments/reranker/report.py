@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from experiments.ranker import results as results_lib
 from experiments.reranker import figures as figures
 from experiments.reranker import judging as page_policies
 from experiments.reranker import results as page_results
 from experiments.reranker import world as home_page
+from experiments.runs import console
 from experiments.runs import html as page
 from experiments.runs import metrics as metric_writer
 from harmonrank_jax.reranker import fidelity as fidelity_lib
@@ -115,8 +115,8 @@ def write_report(
       f"<p>Clicks of the later days by quantiles of the prediction, with "
       f"standard errors: on the diagonal it is right. Before, the predicted "
       f"click as it is; after, {html.escape(base)} fitted to the first days. "
-      f"Mean distance from the diagonal: {results_lib.number(gaps[0], 3)} "
-      f"before, {results_lib.number(gaps[1], 3)} after.</p>",
+      f"Mean distance from the diagonal: {console.number(gaps[0], 3)} "
+      f"before, {console.number(gaps[1], 3)} after.</p>",
       page.svg(figures.calibration_figure(calibrated, names)),
       "<h2>What ppo does</h2>",
       "<p>Its mean correction by slot and category, in the first judged "
@@ -163,7 +163,7 @@ def _lead(
   rivals = {name: found for name, found in results.summaries.items()
             if name != "ppo" and name not in privileged}
   kept = {name: found for name, found in rivals.items() if keeps(found)}
-  text = (f"ppo: CTR {results_lib.with_error(ours.ctr, ours.ctr_error)} "
+  text = (f"ppo: CTR {console.with_error(ours.ctr, ours.ctr_error)} "
           "(standard error over seeds)")
   if rivals:
     chosen = kept or rivals
@@ -173,13 +173,13 @@ def _lead(
     mean, low, high = found if found.mean >= 0 else (
         -found.mean, -found.high, -found.low)
     text += (
-        f", {results_lib.number(mean)} {_range(low, high)} {side} {best}, the "
+        f", {console.number(mean)} {_range(low, high)} {side} {best}, the "
         "best of the others that do not see what users hide"
         + (" and keep to the diversity asked for" if kept else
            "; none of them keeps to the diversity asked for"))
   reached = "reached" if keeps(ours) else "missed"
   text += (f". Diversity (log det S / K): {-limit.threshold:.3f} asked for, "
-           f"{results_lib.number(ours.diversity, 3)} {reached}.")
+           f"{console.number(ours.diversity, 3)} {reached}.")
   if not limit.is_feasible:
     text += (" Even the most varied slates have only "
              f"{-limit.probe.least:.3f}.")
@@ -188,7 +188,7 @@ def _lead(
 
 def _range(low: float, high: float, signed: bool = True) -> str:
   """An interval; dashes for what is undefined."""
-  digits = functools.partial(results_lib.number, signed=signed)
+  digits = functools.partial(console.number, signed=signed)
   return f"[{digits(low)}, {digits(high)}]"
 
 
@@ -227,14 +227,14 @@ def _table(
     paired: dict[str, page_policies.Interval], privileged: Sequence[str],
 ) -> str:
   """ppo first, the others from the best clicks on."""
-  number = results_lib.number
+  number = console.number
   rows = []
   for name in sorted(summaries, key=lambda name: (
       name != "ppo", -summaries[name].ctr)):
     found, ahead = summaries[name], paired.get(name)
     rows.append([
         name + "*" * (name in privileged),
-        results_lib.with_error(found.ctr, found.ctr_error),
+        console.with_error(found.ctr, found.ctr_error),
         number(found.cumulative_reward, 2), number(found.diversity, 3),
         f"{found.violation_rate:.0%}" if np.isfinite(found.violation_rate)
         else "-",
@@ -363,7 +363,7 @@ def _knob(
   if not ours.simulator.knob:
     return ""
   morning, evening = (
-      results_lib.number(picture.theta, 3) for picture in pictures)
+      console.number(picture.theta, 3) for picture in pictures)
   return (f" The knob makes theta {morning} in the morning and {evening} in "
           f"the evening, from {float(ours.params.theta):.3f}.")
 
@@ -386,7 +386,7 @@ def _day_html(slates: Sequence[_Slate], names: Sequence[str]) -> str:
     time = f"{slate.minutes // 60:02}:{slate.minutes % 60:02}"
     rows.append(
         f"<tr><td>{time}</td><td>{chips}</td><td>{int(slate.clicks.sum())}"
-        f"</td><td>{results_lib.number(slate.diversity, 3)}</td></tr>")
+        f"</td><td>{console.number(slate.diversity, 3)}</td></tr>")
   return (
       f"<p>What ppo shows one user with a middling number of requests in the "
       f"first judged world, from the top of the page on: {len(slates)} "
@@ -419,7 +419,7 @@ def _arrays(found: fidelity_lib.Fidelity) -> fidelity_lib.Fidelity:
 
 def _fidelity_text(world: page_results.World) -> str:
   found = world.fidelity
-  number = lambda value, digits=3: results_lib.number(float(value), digits)
+  number = lambda value, digits=3: console.number(float(value), digits)
   return (
       "<p>Clicks of the later days, and what the response that was fitted to "
       "the first days says of them, with 95 % intervals: the line should pass "
@@ -435,7 +435,7 @@ def _fidelity_table(
     world: page_results.World, results: page_results.Results
 ) -> str:
   found = world.fidelity
-  number = lambda value, digits=4: results_lib.number(float(value), digits)
+  number = lambda value, digits=4: console.number(float(value), digits)
   simulated = fidelity_lib.entropy(
       jnp.asarray(results.summaries["uncalibrated"].exposure_share))
   rows = [
@@ -450,7 +450,7 @@ def _fidelity_table(
   if float(np.sum(found.by_chance.size)):
     chance = _arrays(found).by_chance
     rows += [
-        ["CTR of exposures by chance", results_lib.with_error(
+        ["CTR of exposures by chance", console.with_error(
             float(chance.observed[0]), float(chance.standard_error[0]))],
         ["of the same as predicted", number(chance.predicted[0])]]
   return page.html_table(["on the later days", ""], rows)

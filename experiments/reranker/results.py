@@ -10,7 +10,7 @@ from experiments.reranker import judging as page_policies
 from experiments.reranker import slate_logs as home_log
 from experiments.reranker import task as page_task
 from experiments.reranker import world as home_page
-from experiments.runs import flags
+from experiments.runs import errors
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import simulator as simulator_lib
@@ -134,7 +134,7 @@ def say_limit(limit: Limit) -> None:
         f"{-limit.probe.least:.3f}; asked for {-limit.threshold:.3f}",
         flush=True)
   if not limit.is_feasible:
-    flags.warn(
+    errors.warn(
         "even the most varied slates have a diversity of "
         f"{-limit.probe.least:.3f}: the constraint cannot be met, and the "
         "multiplier grows to its bound (--constraint={config.constraint}).")

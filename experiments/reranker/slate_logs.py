@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import special
 
-from experiments.runs import flags
+from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as item_columns
 from harmonrank_jax.data import parquet
@@ -137,7 +137,7 @@ def held_out_days(log: HomeLog) -> np.ndarray:
   """
   num_days = int(log.day.max()) + 1
   if num_days < 2:
-    raise flags.UserError(
+    raise errors.UserError(
         "the log is of one day; a response is fitted to the first days of a "
         "log and judged by the last: give two days or more.")
   count = max(1, round(_HELD_OUT_SHARE * num_days))
@@ -172,7 +172,7 @@ def make_pool(
   counts = np.bincount(user)
   users = np.flatnonzero(counts >= max(1, num_candidates // 2))
   if not len(users):
-    raise flags.UserError(
+    raise errors.UserError(
         f"no user has been shown {max(1, num_candidates // 2)} different "
         "items, of which to draw the candidates of a request; lower "
         "--num_candidates.")

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import workdir
 
 _KEEP = 2
@@ -56,7 +56,7 @@ class Checkpoints:
     except Exception as error:
       if not _is_full(error):
         raise
-      raise flags.UserError(
+      raise errors.UserError(
           f"{self._directory}: the checkpoint of step {step} could not be "
           "saved, the disk is full or refuses to be written.") from None
 
@@ -92,10 +92,10 @@ class Checkpoints:
       except Exception as error:  # Whatever a broken file makes orbax raise.
         reason = " ".join(str(error).split())[:120]
         if is_whole:
-          raise flags.UserError(
+          raise errors.UserError(
               f"{self._directory}: the checkpoint of step {step} is one of "
               f"another program or other data ({reason}).") from None
-        flags.warn(
+        errors.warn(
             f"checkpoint of step {step} in {self._directory} is broken "
             f"({reason}); taking the one before.")
         if not self._read_only:

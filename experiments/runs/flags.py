@@ -1,6 +1,8 @@
-"""Flags that binaries share, and how a binary starts, stops and fails.
+"""Flags from a `Config`, and how a binary starts, stops and fails.
 
-A wrong flag, file, column or value ends with exit code 2 and one line.
+A binary's flags are the fields of its `Config`: the default is the field's,
+text and bounds are its metadata. A wrong flag, file, column or value ends with
+exit code 2 and one line.
 """
 
 from collections.abc import Callable
@@ -9,121 +11,153 @@ import dataclasses
 import errno
 import os
 import sys
+import types
+import typing
 from typing import Any
 from typing import NoReturn
+from typing import TypeVar
 
 from absl import app
 from absl import flags
 from absl import logging
 import jax
 
-from experiments.runs import progress
-from harmonrank_jax.data import generator
+from experiments.runs import errors
 from harmonrank_jax.data import schema
 
-DATA = flags.DEFINE_string(
-    "data", None, "Log to train on: a Parquet file, or a folder of them. "
-    "Without it the embedded log is generated.")
-EVAL_DATA = flags.DEFINE_string(
-    "eval_data", None, "Log to evaluate on. Without it the last fifth of the "
-    "time range of --data is held out (a fifth of the users where there is "
-    "no time).")
-SCHEMA = flags.DEFINE_string(
-    "schema", None, "JSON file that names the roles of columns. Without it "
-    "they are understood by name.")
-OBJECTIVES = flags.DEFINE_list(
-    "objectives", None, "Objectives to use, in this order; all if not given.")
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where results go; runs/<name of the binary> if not "
-    "given, with _embedded for the embedded log. A second run with the same "
-    "configuration resumes.")
-# One for all trainings: larger batches rank no better for as many passes.
-DEFAULT_BATCH_SIZE = 1024
-SEED = flags.DEFINE_integer(
-    "seed", 0, "Seed of initialisation and shuffling.", lower_bound=0,
-    upper_bound=2**31 - 1)
-BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, f"Rows of a step; if not given {DEFAULT_BATCH_SIZE:,}, "
-    "or what there is.", lower_bound=1)
-NUM_EXPOSURES = flags.DEFINE_integer(
-    "num_exposures", 200_000, "Rows of the embedded log.", lower_bound=1000,
-    upper_bound=20_000_000)
-LOG_SEED = flags.DEFINE_integer(
-    "log_seed", 0, "Seed of the embedded log.", lower_bound=0,
-    upper_bound=2**31 - 1)
-WORLD = flags.DEFINE_enum(
-    "world", "default", generator.WORLDS, "World of the embedded log.")
-# Those above; what binaries define for themselves comes later.
-_SHARED = tuple(
-    flag.name for flag in flags.FLAGS.flags_by_module_dict()[__name__])
-# A flag that `define_float` defines is one of the binary that calls it.
-flags.disclaim_key_flags()
 _RESUMES = "the same command goes on from the newest checkpoint."
+# Flags belong to the binary that calls `run`: --help lists its own.
+flags.disclaim_key_flags()
+# What a library may find written or read by somebody else.
+_USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM,
+               errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EISDIR)
+# What a `Config` may hold.
+ConfigT = TypeVar("ConfigT")
 
 
-class UserError(Exception):
-  """Something the user can mend, said in one line."""
+def field(
+    default: Any, text: str, *, low: float | None = None,
+    high: float | None = None, choices: Sequence[str] | None = None,
+) -> Any:
+  """A field of a `Config`: a flag of its name.
+
+  Args:
+    default: of the field and the flag.
+    text: what --help says.
+    low: least number; 0 for fractions if not given.
+    high: largest number.
+    choices: the texts there are.
+  """
+  return dataclasses.field(default=default, metadata={
+      "text": text, "low": low, "high": high, "choices": choices})
 
 
-def values_of(config: type) -> dict[str, Any]:
-  """Values of the flags named like the fields of a dataclass; no lists."""
-  values = {field.name: flags.FLAGS[field.name].value
-            for field in dataclasses.fields(config)}
-  return {name: tuple(value) if isinstance(value, list) else value
-          for name, value in values.items()}
+def define(config: type) -> None:
+  """Defines --workdir, and a flag for each field of a dataclass.
+
+  A field is a bool, an int, a float or a text, a tuple of texts or of floats,
+  and may be None.
+  """
+  flags.DEFINE_string(
+      "workdir", None, "Where results go; runs/<name of the binary> if not "
+      "given, with _embedded for the embedded log. A second run with the same "
+      "configuration resumes.")
+  kinds = typing.get_type_hints(config)
+  for each in dataclasses.fields(config):
+    _define(each.name, each.default, _kind(kinds[each.name]), **each.metadata)
 
 
-def workdir(name: str) -> str:
-  """The workdir asked for, or the default one of a binary."""
-  default = f"runs/{name}" if DATA.value else f"runs/{name}_embedded"
-  return WORKDIR.value or default
-
-
-def declare_used(names: Sequence[str]) -> None:
-  """Lists some of the shared flags under --help of a binary that uses them."""
-  for name in names:
-    flags.declare_key_flag(name)
-
-
-def check_used(names: Sequence[str], binary: str) -> None:
-  """Checks that no other shared flag is given.
+def read(config: type[ConfigT]) -> ConfigT:
+  """The `Config` that the parsed flags ask for.
 
   Raises:
-    UserError: if one is.
+    UserError: if a list of numbers holds something else.
   """
-  for name in _SHARED:
-    if flags.FLAGS[name].present and name not in names:
-      raise UserError(f"--{name} is no flag of {binary}.")
+  kinds = typing.get_type_hints(config)
+  values = {}
+  for each in dataclasses.fields(config):  # type: ignore[arg-type]
+    value = flags.FLAGS[each.name].value
+    if isinstance(value, list):
+      value = tuple(value)
+      if _kind(kinds[each.name]) == tuple[float, ...]:
+        value = _numbers(each.name, value, **each.metadata)
+    values[each.name] = value
+  return config(**values)
 
 
-def define_float(
-    name: str, default: float | None, text: str, *, upper_bound: float
-) -> None:
-  """A finite number from 0 to a bound; absl's own bounds let NaN pass."""
-  flags.DEFINE_float(
-      name, default, text, lower_bound=0.0, upper_bound=upper_bound)
-  flags.register_validator(
-      name, lambda value: value is None or value == value,
-      message="must be a number.")
-
-
-def warn(line: str) -> None:
-  """Says in one line what is odd, but can be gone on with."""
-  print(f"warning: {line}", file=sys.stderr, flush=True)
+def workdir(config: Any, name: str) -> str:
+  """The workdir asked for, or the default one of a binary."""
+  is_embedded = hasattr(config, "data") and config.data is None
+  default = f"runs/{name}_embedded" if is_embedded else f"runs/{name}"
+  return flags.FLAGS["workdir"].value or default
 
 
 def run(
-    main: Callable[[], None], *, after_interrupt: str = _RESUMES
+    main: Callable[[ConfigT], Any], config: type[ConfigT], *,
+    after_interrupt: str = _RESUMES,
 ) -> None:
-  """Runs `main` after parsing flags; errors of the user exit with code 2.
+  """Runs `main` on the parsed flags; errors of the user exit with code 2.
 
   Args:
     main: what the binary does.
+    config: its dataclass.
     after_interrupt: what Ctrl-C leaves, for the line that says so.
   """
+  define(config)
   jax.config.config_with_absl()
-  app.run(lambda argv: _guarded(main, argv, after_interrupt),
+  app.run(lambda argv: _guarded(lambda: main(read(config)), argv,
+                                after_interrupt),
           flags_parser=_parse)
+
+
+def _kind(annotation: Any) -> Any:
+  """The type without None."""
+  if isinstance(annotation, types.UnionType):
+    return next(kind for kind in typing.get_args(annotation)
+                if kind is not type(None))
+  return annotation
+
+
+def _define(
+    name: str, default: Any, kind: Any, *, text: str, low: Any, high: Any,
+    choices: Sequence[str] | None,
+) -> None:
+  """One flag."""
+  if kind is bool:
+    flags.DEFINE_bool(name, default, text)
+  elif kind is int:
+    flags.DEFINE_integer(name, default, text, lower_bound=low, upper_bound=high)
+  elif kind is float:
+    flags.DEFINE_float(name, default, text, lower_bound=low, upper_bound=high)
+    # The bounds of absl let NaN pass.
+    flags.register_validator(
+        name, lambda value: value is None or value == value,
+        message="must be a number.")
+  elif kind is str and choices:
+    flags.DEFINE_enum(name, default, tuple(choices), text)
+  elif kind is str:
+    flags.DEFINE_string(name, default, text)
+  else:
+    default = None if default is None else [str(entry) for entry in default]
+    flags.DEFINE_list(name, default, text)
+
+
+def _numbers(
+    name: str, texts: Sequence[str], *, low: float | None, high: float | None,
+    **_,
+) -> tuple[float, ...]:
+  low = 0.0 if low is None else low
+  high = sys.float_info.max if high is None else high
+  try:
+    numbers = tuple(float(text) for text in texts)
+  except ValueError:
+    numbers = ()
+  if not numbers or not all(low <= number <= high for number in numbers):
+    most = "" if high == sys.float_info.max else f", at most {high:g}"
+    raise errors.UserError(
+        f"--{name}={','.join(texts)}: expected numbers of at least "
+        f"{low:g}{most}.")
+  return numbers
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -138,7 +172,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(
-    main: Callable[[], None], argv: Sequence[str],
+    main: Callable[[], Any], argv: Sequence[str],
     after_interrupt: str = _RESUMES,
 ) -> None:
   if not flags.FLAGS["verbosity"].present:
@@ -146,14 +180,15 @@ def _guarded(
     logging.set_verbosity(logging.WARNING)
   try:
     if len(argv) > 1:
-      raise UserError(f"unexpected argument {argv[1]!r}; flags begin with --.")
+      raise errors.UserError(
+          f"unexpected argument {argv[1]!r}; flags begin with --.")
     main()
-  except (UserError, schema.DataError) as error:
+  except (errors.UserError, schema.DataError) as error:
     _fail(error)
   except KeyboardInterrupt:
     print(f"interrupted; {after_interrupt}", file=sys.stderr)
     sys.exit(130)
-  except progress.StoppedError as stopped:
+  except errors.StoppedError as stopped:
     print(f"{stopped}, everything is saved; the same command goes on from "
           "there.", file=sys.stderr)
     sys.exit(128 + stopped.signal)
@@ -161,10 +196,6 @@ def _guarded(
     if error.errno not in _USER_ERRNO:
       raise
     _fail(f"{error.filename or 'writing results'}: {error.strerror}.")
-
-
-_USER_ERRNO = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM,
-               errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EISDIR)
 
 
 def _fail(error: BaseException | str) -> NoReturn:

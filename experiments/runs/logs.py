@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.runs import flags
+from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
@@ -113,7 +113,7 @@ def open_scored_log(
     DataError: if the log or the schema is not what it should be.
   """
   if roles and not data:
-    raise flags.UserError("--schema needs --data.")
+    raise errors.UserError("--schema needs --data.")
   log, schema = (
       open_log(data, roles) if data else
       open_log(write_embedded_log(folder, embedded), EMBEDDED_SCHEMA))
@@ -121,7 +121,7 @@ def open_scored_log(
     schema = schema.with_objectives(objectives)
   for objective in schema.objectives:
     if not objective.score:
-      raise flags.UserError(
+      raise errors.UserError(
           f"objective {objective.name!r} has no score column; python -m "
           "experiments.train_predictor makes one for each objective.")
   return log, schema
@@ -182,7 +182,7 @@ def split_log(
   for name, index in (("train", TRAIN), ("validate", VALIDATION),
                       ("test", TEST)):
     if not counts[index] and (hold_out or index != TEST):
-      raise flags.UserError(
+      raise errors.UserError(
           f"{log.files[0]}: splitting {log.num_rows:,} rows by {kind} leaves "
           f"none to {name}; give more rows"
           + (", or --eval_data." if hold_out else "."))
@@ -206,7 +206,7 @@ def temporal_blocks(
     UserError: if there is no time, or too few moments to cut at.
   """
   if schema.time is None:
-    raise flags.UserError(
+    raise errors.UserError(
         f"--blocks={num_blocks} are cut by time; the data has none.")
   times = np.sort(np.concatenate([
       features_lib.times(table, schema.time)
@@ -226,7 +226,7 @@ def temporal_blocks(
     train, validation, test = np.diff(
         np.searchsorted(times, bounds), prepend=0).tolist()
     if not (train and validation and test):
-      raise flags.UserError(
+      raise errors.UserError(
           f"{log.files[0]}: too few different times for {num_blocks} blocks.")
     result.append(Split("time", part, (train, validation, test)))
   return result
@@ -252,7 +252,7 @@ def warn_of_one_class(
   """Names the objectives `[N, M]` without an AUC in the rows for a purpose."""
   for name, column in zip(schema.names, labels.T, strict=True):
     if (column == column[0]).all():
-      flags.warn(f"objective {name!r} has one class only in the rows to "
+      errors.warn(f"objective {name!r} has one class only in the rows to "
                  f"{purpose} on; its AUC is undefined.")
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from experiments.runs import checkpoints as checkpointing
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import metrics as metric_writer
 from experiments.runs import progress
 
@@ -130,7 +130,7 @@ def _fit(
   checkpoints.close()
   # One that came during the last save stops as well: all is saved.
   if signals:
-    raise progress.StoppedError(signals[0], step)
+    raise errors.StoppedError(signals[0], step)
   return Fitted(state, clock.rate)
 
 
@@ -171,6 +171,6 @@ def _checked(measured: dict[str, Any], step: int) -> dict[str, Any]:
   measured = jax.device_get(measured)
   loss = float(measured["loss"])
   if not abs(loss) < float("inf"):
-    raise flags.UserError(
+    raise errors.UserError(
         f"the loss is {loss} at step {step}; lower --learning_rate.")
   return {"train": measured}

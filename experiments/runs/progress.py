@@ -12,19 +12,6 @@ from rich import progress as rich_progress
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class StoppedError(Exception):
-  """A signal asked the loop to stop; a checkpoint was saved.
-
-  Attributes:
-    signal: its number.
-    step: of the checkpoint.
-  """
-
-  def __init__(self, signal: int, step: int):
-    super().__init__(f"stopped at step {step}")
-    self.signal, self.step = signal, step
-
-
 class Progress:
   """A bar on a terminal, a plain line now and then elsewhere."""
 

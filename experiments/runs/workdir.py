@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
 import json
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -12,7 +11,8 @@ import zlib
 
 import numpy as np
 
-from experiments.runs import flags
+from experiments.runs import errors
+from harmonrank_jax.data import files
 
 CONFIG = "config.json"
 
@@ -38,13 +38,13 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
     probe.touch()
     probe.unlink()
   except OSError as error:
-    raise flags.UserError(
+    raise errors.UserError(
         f"workdir {path} cannot be written to ({error.strerror}).") from None
   file = path / CONFIG
   if not file.exists():
     # A run that was killed while it began may have left a part of a file.
     if any(entry.suffix != ".writing" for entry in path.iterdir()):
-      raise flags.UserError(
+      raise errors.UserError(
           f"workdir {path} is not empty and has no {CONFIG}; name an empty or "
           "new folder with --workdir.")
     write_json(file, config)
@@ -56,7 +56,7 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
       for name in sorted({*known, *config})
       if known.get(name) != config.get(name)]
   if differing:
-    raise flags.UserError(
+    raise errors.UserError(
         f"workdir {path} belongs to another configuration: "
         f"{'; '.join(differing)}. Name another --workdir.")
   return True
@@ -80,7 +80,7 @@ def read_json(path: pathlib.Path) -> Any:
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError):
-    raise flags.UserError(f"{path} is not readable as JSON.") from None
+    raise errors.UserError(f"{path} is not readable as JSON.") from None
 
 
 @contextlib.contextmanager
@@ -123,7 +123,7 @@ def check_same_data(
   if not path.exists():
     write_json(path, content)
   elif read_json(path) != content:
-    raise flags.UserError(
+    raise errors.UserError(
         f"the data has changed since workdir {workdir} was begun; name "
         "another --workdir.")
 
@@ -135,15 +135,8 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text under a temporary name and renames it."""
-  temporary = path.with_name(path.name + ".writing")
-  try:
-    with open(temporary, "w") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  with files.atomic(path) as temporary:
+    temporary.write_text(text)
 
 
 def finite(content: Any) -> Any:

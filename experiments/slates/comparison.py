@@ -4,10 +4,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from rich import console as rich_console
-from rich import table as rich_table
 
-from experiments.ranker import results
+from experiments.runs import console
 from experiments.slates import selection as slates
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.diversity import metrics
@@ -122,27 +120,16 @@ def table_rows(comparison: Comparison) -> list[list[str]]:
 
 def print_table(comparison: Comparison) -> None:
   """The last thing on the terminal."""
-  console = rich_console.Console()
-  if not console.is_terminal:
-    # Not cut to 80 columns where nobody looks.
-    console = rich_console.Console(width=200)
-  table = rich_table.Table(
-      title=f"{len(comparison.chunk.request_ids):,} requests at theta "
-            f"{comparison.theta:g}, ± one standard error", box=None,
-      padding=(0, 1, 0, 0), pad_edge=False)
-  table.add_column("", no_wrap=True)
-  for name in HEADER[1:]:
-    table.add_column(name, justify="right", overflow="fold")
-  for row in table_rows(comparison):
-    table.add_row(*row)
-  console.print(table)
+  console.show(f"{len(comparison.chunk.request_ids):,} requests at theta "
+               f"{comparison.theta:g}, ± one standard error",
+               ("", *HEADER[1:]), table_rows(comparison))
 
 
 def _text(value: Value, digits: int) -> str:
   if not np.isfinite(value.mean):
     return "-"
-  return (f"{results.number(value.mean, digits)} ± "
-          f"{results.number(value.error, digits)}")
+  return (f"{console.number(value.mean, digits)} ± "
+          f"{console.number(value.error, digits)}")
 
 
 class _Measure:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import files
 from harmonrank_jax.diversity import flow_pool
 from harmonrank_jax.diversity import greedy
 
@@ -165,9 +166,7 @@ def slate_file(path: pathlib.Path) -> Iterator[Callable[..., None]]:
   `Picks`. A row is a slot that has an item: `request_id`, `slot` (from 0),
   `item_id` and `gain`.
   """
-  temporary = path.with_name(path.name + ".writing")
-  with contextlib.ExitStack() as stack:
-    stack.callback(temporary.unlink, missing_ok=True)
+  with files.atomic(path) as temporary, contextlib.ExitStack() as stack:
     writer: pq.ParquetWriter | None = None
 
     def write(chunk: candidates_lib.Chunk, picks: Picks) -> None:
@@ -184,6 +183,3 @@ def slate_file(path: pathlib.Path) -> Iterator[Callable[..., None]]:
       writer.write_table(table)
 
     yield write
-    if writer is not None:
-      writer.close()
-      temporary.replace(path)

@@ -15,15 +15,15 @@ import zipfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import console as rich_console
-from rich import table as rich_table
 
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.ranker import task as auc_task
-from experiments.runs import flags
+from experiments.runs import console
+from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import files
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.evaluation import bootstrap as evaluation
 from harmonrank_jax.evaluation import front
@@ -222,7 +222,7 @@ class Trainer:
           ranker, self._training, members, inputs.sample, inputs.validation,
           self._platt)
       if not np.isfinite(stack.value).all():
-        raise flags.UserError(
+        raise errors.UserError(
             f"{name} diverges at --learning_rate={self._learning_rate:g}; "
             "name a smaller one.")
       leaves = map(np.asarray, jax.tree.leaves(stack.params))
@@ -260,18 +260,13 @@ class Trainer:
         with open(path, "rb") as file, np.load(file) as arrays:
           content = dict(arrays)
       except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        raise flags.UserError(
+        raise errors.UserError(
             f"{path} is broken; without it, it is made again.") from None
       print(f"{name}: there already", flush=True)
       return content
     content = make()
-    temporary = path.with_name(path.name + ".writing")
-    try:
-      with open(temporary, "wb") as written:
-        np.savez(written, **content)
-      temporary.replace(path)
-    finally:
-      temporary.unlink(missing_ok=True)
+    with files.atomic(path) as temporary, open(temporary, "wb") as written:
+      np.savez(written, **content)
     return content
 
 
@@ -437,34 +432,23 @@ HEADER = ("hypervolume", "95 %", "ratio to separate", "95 %", "weighted AUC",
 def figures(tradeoff: Tradeoff, f: int) -> list[str]:
   """The cells of a family below `HEADER`."""
   def cells(row: np.ndarray, signed: bool = False) -> list[str]:
-    value, low, high = (results.number(x, signed=signed) for x in row)
+    value, low, high = (console.number(x, signed=signed) for x in row)
     return [value, "-" if low == "-" else f"{low} to {high}"]
 
   seconds = tradeoff.seconds.get(tradeoff.families[f])
   is_rival = tradeoff.families[f] == SEPARATE
   compared = lambda *args: [""] * 2 if is_rival else cells(*args)
   return [*cells(tradeoff.volume[f]), *compared(tradeoff.ratio[f]),
-          results.number(tradeoff.value[f]), *compared(tradeoff.lead[f], True),
+          console.number(tradeoff.value[f]), *compared(tradeoff.lead[f], True),
           "-" if seconds is None else f"{seconds:.1f} s"]
 
 
 def print_table(tradeoff: Tradeoff) -> None:
   """The last thing on the terminal: two tables that fit into 80 columns."""
-  console = rich_console.Console()
-  if not console.is_terminal:
-    # Not cut to 80 columns where nobody looks.
-    console = rich_console.Console(width=200)
-
   def show(title: str, header: Sequence[str], cells: list[list[str]]) -> None:
-    table = rich_table.Table(
-        title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False,
-        title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in header:
-      table.add_column(name, justify="right", overflow="fold")
-    for f, family in enumerate(tradeoff.families):
-      table.add_row(family, *cells[f], style="bold" if not f else None)
-    console.print(table)
+    console.show(title, ("", *header), (
+        (family, *cells[f]) for f, family in enumerate(tradeoff.families)),
+                 bold={0})
 
   each = [figures(tradeoff, f) for f in range(len(tradeoff.families))]
   # The lead stands in the verdict.
@@ -472,7 +456,7 @@ def print_table(tradeoff: Tradeoff) -> None:
        f"{tradeoff.num_rows:,} held-out rows", (*HEADER[:4], HEADER[-1]),
        [[*row[:4], row[-1]] for row in each])
   show("AUC at equal weights", tradeoff.names, [
-      [results.number(value, 3) for value in auc[0]] for auc in tradeoff.auc])
+      [console.number(value, 3) for value in auc[0]] for auc in tradeoff.auc])
   print("hypervolume: dominated share of the cube of AUCs from "
         f"{REFERENCE} to 1, by resampling {tradeoff.clusters}.\n"
         f"{verdict(tradeoff)}")

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 import numpy as np
 
-from experiments.ranker import results
+from experiments.runs import console
 from experiments.runs import html as page
 from experiments.tradeoff import front as tradeoff_lib
 from harmonrank_jax.evaluation import front
@@ -64,7 +64,7 @@ def write_report(
       "<h2>AUC at equal weights</h2>",
       "<p>± standard errors.</p>",
       page.html_table(["", *tradeoff.names], [
-          [name, *map(results.with_error, tradeoff.auc[f, 0],
+          [name, *map(console.with_error, tradeoff.auc[f, 0],
                       tradeoff.auc_error[f, 0])]
           for f, name in enumerate(tradeoff.families)]),
       "<h2>Configuration</h2>",

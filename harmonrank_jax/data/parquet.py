@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harmonrank_jax.data import files
 from harmonrank_jax.data import schema as schema_lib
 
 DataError = schema_lib.DataError
@@ -286,14 +287,9 @@ def write_parquet(
   Raises:
     OSError: if the disk does not take it; nothing is left behind.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".writing")
-  try:
+  with files.atomic(path) as temporary:
     pq.write_table(table, temporary, row_group_size=row_group_size,
                    write_page_checksum=True)
-    temporary.replace(path)
-  finally:
-    temporary.unlink(missing_ok=True)
 
 
 def _joined(parts: list):

@@ -21,7 +21,7 @@ from experiments.benchmarks import soft_rank_methods as methods_lib
 from experiments.benchmarks import timing as benchmarking
 from experiments.benchmarks import train_auc as train_benchmark
 from experiments.ranker import task as auc_task
-from experiments.runs import flags
+from experiments.runs import errors
 import harmonrank_jax as hr
 from harmonrank_jax import native
 from harmonrank_jax.reranker import ppo
@@ -182,7 +182,7 @@ def test_calls_take_turns(monkeypatch):
     "", "x", "1x", "x5", "0x5", "-1x3", "1e3x2", "99999x99999", "10"])
 def test_a_size_that_is_none_is_refused(tmp_path, text):
   config = benchmark.Config(sizes=(text,))
-  with pytest.raises(flags.UserError, match=f"--sizes={text}: expected lists"):
+  with pytest.raises(errors.UserError, match=f"--sizes={text}: expected lists"):
     benchmark.measure(config, tmp_path / "run")
   # Left as it was: with the flag mended, the same workdir will do.
   assert not list((tmp_path / "run").iterdir())
@@ -192,7 +192,7 @@ def test_a_size_that_is_none_is_refused(tmp_path, text):
 @pytest.mark.parametrize("text", ["", "0", "1x10", "-4", "4e3"])
 def test_a_batch_size_that_is_none_is_refused(tmp_path, suite, text):
   config = benchmark.Config(suite=suite, sizes=(text,))
-  with pytest.raises(flags.UserError, match="expected a batch size"):
+  with pytest.raises(errors.UserError, match="expected a batch size"):
     benchmark.measure(config, tmp_path / "run")
 
 
@@ -269,12 +269,12 @@ def test_unequal_twins_are_not_compared(twins, rows, monkeypatch):
   _, (params, _), both = twins
   monkeypatch.setattr(
       both, "_recipe", both._recipe._replace(relative_strength=0.1))
-  with pytest.raises(flags.UserError, match="the loss of the network in PyT"):
+  with pytest.raises(errors.UserError, match="the loss of the network in PyT"):
     both.compare(params, rows, 0)
 
 
 def test_unequal_losses_are_not_timed():
-  with pytest.raises(flags.UserError, match=r"the loss of b is 2\.0"):
+  with pytest.raises(errors.UserError, match=r"the loss of b is 2\.0"):
     train_benchmark._check_losses({"a": lambda: 1.0, "b": lambda: 2.0}, [])
 
 
@@ -450,7 +450,7 @@ def test_pyversity_is_left_out_in_words(monkeypatch):
     "999x99999x9"])
 def test_a_slate_size_that_is_none_is_refused(tmp_path, text):
   config = benchmark.Config(suite="slates", sizes=(text,))
-  with pytest.raises(flags.UserError, match=f"--sizes={text}: expected req"):
+  with pytest.raises(errors.UserError, match=f"--sizes={text}: expected req"):
     benchmark.measure(config, tmp_path / "run")
 
 
@@ -600,10 +600,10 @@ def test_unequal_updates_are_not_compared(field, said):
   policy_methods.compare(seen, ours, config)
   other = getattr(seen, field).copy()
   other[0] = 1 - other[0]
-  with pytest.raises(flags.UserError, match=said):
+  with pytest.raises(errors.UserError, match=said):
     policy_methods.compare(seen._replace(**{field: other}), ours, config)
   late = ours._replace(terminated=np.roll(ours.terminated, 1, axis=0))
-  with pytest.raises(flags.UserError, match="episodes of stable"):
+  with pytest.raises(errors.UserError, match="episodes of stable"):
     policy_methods.compare(seen, late, config)
 
 
@@ -612,7 +612,8 @@ def test_other_days_are_not_compared():
   nearly = days._replace(clicks=days.clicks + (np.arange(8) == 0)[:, None])
   assert policy_benchmark._same_days({"a": days, "b": nearly}) == {
       "a": 1.0, "b": 0.875}
-  with pytest.raises(flags.UserError, match="b shows the same as a to only 0%"):
+  with pytest.raises(
+      errors.UserError, match="b shows the same as a to only 0%"):
     policy_benchmark._same_days({"a": days, "b": days._replace(
         exposures=days.exposures + 1)})
 

@@ -21,7 +21,7 @@ from experiments.comparison import tables as comparison
 from experiments.comparison import text as tables
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import stacks
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
@@ -626,9 +626,9 @@ def test_blocks_are_tested_on_what_came_before(tmp_path):
 
 def test_blocks_need_times_that_differ(tmp_path):
   log = times_log(tmp_path, np.repeat([1, 2, 3], 20))
-  with pytest.raises(flags.UserError, match="too few different times"):
+  with pytest.raises(errors.UserError, match="too few different times"):
     logs.temporal_blocks(log, SCHEMA, 2)
-  with pytest.raises(flags.UserError, match="cut by time; the data has none"):
+  with pytest.raises(errors.UserError, match="cut by time; the data has none"):
     logs.temporal_blocks(log, dataclasses.replace(SCHEMA, time=None), 2)
 
 
@@ -892,7 +892,7 @@ def test_a_report_without_users_seeds_or_default(tmp_path, blocks):
     ({"learning_rates": ("nan",)}, "--learning_rates=nan: expected"),
     ({"learning_rates": ()}, "expected numbers")])
 def test_flags_that_do_not_fit(tmp_path, config, said):
-  with pytest.raises(flags.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     compare.compare(compare.Config(num_exposures=1000, **config),
                     tmp_path / "run")
   assert said in str(caught.value) and "\n" not in str(caught.value)
@@ -912,7 +912,7 @@ def test_columns_that_are_not_there(tmp_path, drop, config, said):
   for name in drop:
     roles = roles.replace(f'"{name}"', "null")
   (tmp_path / "roles.json").write_text(roles)
-  with pytest.raises(flags.UserError, match=said):
+  with pytest.raises(errors.UserError, match=said):
     compare.compare(compare.Config(
         data=str(tmp_path / "less.parquet"),
         schema=str(tmp_path / "roles.json"), **config), tmp_path / "run")
@@ -972,13 +972,13 @@ def test_a_comparison_goes_on_where_it_was(tmp_path, capsys):
   said = capsys.readouterr().out
   assert said.count("learning rate") == 1 and "block 2 of 2" in said
   assert without_seconds(again) == without_seconds(summary)
-  with pytest.raises(flags.UserError, match="--num_seeds was 3, now 2"):
+  with pytest.raises(errors.UserError, match="--num_seeds was 3, now 2"):
     compare.compare(dataclasses.replace(config, num_seeds=2), workdir)
   log = workdir / "embedded_log.parquet"
   table = pq.read_table(log)
   pq.write_table(table.set_column(
       table.column_names.index("like"), "like", table["click"]), log)
-  with pytest.raises(flags.UserError, match="the data has changed"):
+  with pytest.raises(errors.UserError, match="the data has changed"):
     compare.compare(config, workdir)
 
 

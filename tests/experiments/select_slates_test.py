@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import select_slates
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.slates import comparison as slate_comparison
 from experiments.slates import selection as slates
 from harmonrank_jax.data import candidates as candidates_lib
@@ -226,7 +226,7 @@ def test_the_page_shows_the_slates_of_the_library(finished):
 
 def test_another_configuration_is_refused(finished):
   workdir, summary, _ = finished
-  with pytest.raises(flags.UserError, match=r"--theta was 0\.6, now 0\.5"):
+  with pytest.raises(errors.UserError, match=r"--theta was 0\.6, now 0\.5"):
     select_slates.select(config(summary["config"]["data"], theta=0.5), workdir)
 
 
@@ -444,7 +444,7 @@ def refusal(tmp_path, frame, items=None, **changes):
   if items is not None:
     changes["items"] = write(items, tmp_path / "items.parquet")
   changes.setdefault("data", None)
-  with pytest.raises((flags.UserError, schema_lib.DataError)) as caught:
+  with pytest.raises((errors.UserError, schema_lib.DataError)) as caught:
     select_slates.select(config(**changes), tmp_path / "run")
   # Left as it was: with the flag mended, the same workdir will do.
   assert not list((tmp_path / "run").iterdir())

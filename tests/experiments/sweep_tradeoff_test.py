@@ -20,7 +20,7 @@ from experiments import train_auc
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.tradeoff import front as tradeoff_lib
 from experiments.tradeoff import page as tradeoff_page
 from experiments.tradeoff import report as report
@@ -251,7 +251,7 @@ def log(tmp_path):
 
 def refusal(tmp_path, log, **config):
   pq.write_table(pa.table(log), tmp_path / "log.parquet")
-  with pytest.raises(flags.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     sweep_tradeoff.sweep(sweep_tradeoff.Config(
         data=str(tmp_path / "log.parquet"), batch_size=4, **config),
         tmp_path / "run")
@@ -320,7 +320,7 @@ def test_stacks_are_kept(tmp_path, log, monkeypatch):
   np.testing.assert_allclose(ours[0], (ours[1] + ours[2]) / 2, rtol=1e-4)
   kept = (tmp_path / "tuned.npz").read_bytes()
   (tmp_path / "tuned.npz").write_bytes(kept[:len(kept) // 2])
-  with pytest.raises(flags.UserError, match=r"tuned.npz is broken"):
+  with pytest.raises(errors.UserError, match=r"tuned.npz is broken"):
     families()
 
 

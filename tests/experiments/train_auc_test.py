@@ -18,7 +18,7 @@ from sklearn import metrics as sk_metrics
 from experiments import train_auc
 from experiments.ranker import ranker as ranker_lib
 from experiments.runs import checkpoints as checkpointing
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import logs
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import schema as schema_lib
@@ -157,7 +157,7 @@ def test_rows_of_ones_own_to_test_on_need_no_truth(finished, tmp_path):
 
 def test_another_configuration_is_refused(finished):
   workdir, _ = finished
-  with pytest.raises(flags.UserError, match="--num_steps was 20, now 21"):
+  with pytest.raises(errors.UserError, match="--num_steps was 20, now 21"):
     train_auc.train(train_auc.Config(
         **{**SMALL, "num_steps": 21}, slice_by="age"), workdir)
 
@@ -183,7 +183,7 @@ def refusal(tmp_path, frame, **config):
                    row_group_size=25)
     config.setdefault("data", str(tmp_path / "log.parquet"))
   config = {"batch_size": 4, **config}
-  with pytest.raises((flags.UserError, schema_lib.DataError)) as caught:
+  with pytest.raises((errors.UserError, schema_lib.DataError)) as caught:
     train_auc.train(train_auc.Config(**config), tmp_path / "run")
   # Left as it was: with the flag mended, the same workdir will do.
   assert not list((tmp_path / "run").iterdir())
@@ -313,13 +313,13 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, frame):
   begin()
   begin()
   frame["age"] = ["x", "y"] * 30
-  with pytest.raises(flags.UserError, match="the data has changed"):
+  with pytest.raises(errors.UserError, match="the data has changed"):
     begin()
 
 
 @pytest.mark.parametrize("texts", [["1", "x"], ["-1"], ["nan"], ["0", "0"]])
 def test_weights_are_numbers(texts):
-  with pytest.raises(flags.UserError, match="objective_weights"):
+  with pytest.raises(errors.UserError, match="objective_weights"):
     train_auc._weights(texts)
 
 

@@ -15,7 +15,7 @@ from sklearn import metrics as sk_metrics
 from experiments import train_predictor
 from experiments.predictor import results as scored
 from experiments.predictor import task as out_of_fold
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import logs
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
@@ -140,7 +140,7 @@ def test_resuming_on_other_data_is_refused(inputs):
   rows = inputs.rows._replace(labels=~inputs.rows.labels)
   other = train_predictor.make_task(SMALL, inputs._replace(rows=rows))
   task.seek([5, task.cursor[1]])
-  with pytest.raises(flags.UserError, match="the data has changed"):
+  with pytest.raises(errors.UserError, match="the data has changed"):
     other.seek(task.cursor)
 
 
@@ -341,7 +341,7 @@ def test_the_public_log_is_prepared(tmp_path):
     ({"batch_size": 1400}, "--batch_size=1400 is larger than the data")])
 def test_bad_input_is_one_line_and_leaves_nothing(change, message, tmp_path):
   config = dataclasses.replace(SMALL, **change)
-  with pytest.raises((flags.UserError, schema_lib.DataError),
+  with pytest.raises((errors.UserError, schema_lib.DataError),
                      match=message) as caught:
     train_predictor.train(config, tmp_path / "run")
   assert "\n" not in str(caught.value)
@@ -350,7 +350,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(change, message, tmp_path):
 
 def test_another_configuration_is_refused(finished):
   config = dataclasses.replace(SMALL, eval_data="other.parquet")
-  with pytest.raises(flags.UserError, match="--eval_data was not set"):
+  with pytest.raises(errors.UserError, match="--eval_data was not set"):
     train_predictor.train(config, finished[0])
 
 
@@ -361,7 +361,7 @@ def test_names_that_would_be_misread_are_refused(profile, message):
   schema = schema_lib.Schema(
       (schema_lib.Objective("click", "is_click"),), user="who",
       numeric=profile)
-  with pytest.raises(flags.UserError, match=message):
+  with pytest.raises(errors.UserError, match=message):
     scored.check_names(schema, profile)
 
 

@@ -13,7 +13,7 @@ from experiments import train_reranker
 from experiments.reranker import judging as page_policies
 from experiments.reranker import task as page_task
 from experiments.reranker import world as home_page
-from experiments.runs import flags
+from experiments.runs import errors
 
 SMALL = train_reranker.Config(
     num_exposures=4000, num_slots=6, num_candidates=20, num_envs=4,
@@ -37,7 +37,7 @@ class Killed(BaseException):
     ({"num_candidates": 2000}, "lower --num_candidates")])
 def test_what_does_not_fit_is_said_and_leaves_no_workdir(
     tmp_path, changes, said):
-  with pytest.raises(flags.UserError, match=said):
+  with pytest.raises(errors.UserError, match=said):
     train_reranker.train(
         dataclasses.replace(SMALL, **changes), tmp_path / "run")
   assert not any((tmp_path / "run").iterdir())

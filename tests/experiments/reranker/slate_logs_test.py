@@ -6,7 +6,7 @@ import pytest
 from scipy import special
 
 from experiments.reranker import slate_logs as home_log
-from experiments.runs import flags
+from experiments.runs import errors
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -315,7 +315,7 @@ def test_days_are_held_out_at_the_end(log, tmp_path):
   days = frame(num_days=2)
   np.testing.assert_array_equal(
       home_log.held_out_days(read(days, tmp_path)), [False, True])
-  with pytest.raises(flags.UserError, match="of one day"):
+  with pytest.raises(errors.UserError, match="of one day"):
     home_log.held_out_days(read(frame(num_days=1), tmp_path))
 
 
@@ -386,7 +386,7 @@ def test_a_pool_of_many_users_and_places(log, monkeypatch):
 
 
 def test_a_pool_of_nobody(log):
-  with pytest.raises(flags.UserError, match="no user has been shown 5000"):
+  with pytest.raises(errors.UserError, match="no user has been shown 5000"):
     home_log.make_pool(log, num_candidates=10_000, seed=0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import logs
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
@@ -73,7 +73,7 @@ def test_a_part_without_rows_is_an_error(tmp_path):
                     "group": ["x"] * 5})
   parquet.write_parquet(table, tmp_path / "log.parquet")
   log = parquet.ParquetLog(tmp_path)
-  with pytest.raises(flags.UserError, match="leaves none to validate"):
+  with pytest.raises(errors.UserError, match="leaves none to validate"):
     logs.split_log(log, SCHEMA, hold_out=True)
 
 

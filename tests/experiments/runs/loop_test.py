@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from experiments.runs import checkpoints as checkpointing
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import loop
-from experiments.runs import progress
 
 STEPS = 40
 
@@ -96,7 +95,7 @@ def test_it_may_be_killed_again_and_again(tmp_path, uninterrupted):
 
 @pytest.mark.parametrize("place", [0, 6, STEPS])
 def test_a_signal_saves_first_and_at_once(tmp_path, uninterrupted, place):
-  with pytest.raises(progress.StoppedError) as caught:
+  with pytest.raises(errors.StoppedError) as caught:
     fit(Walk(signal_at=place), tmp_path)
   assert caught.value.step == place
   assert caught.value.signal == signal.SIGTERM
@@ -127,7 +126,7 @@ def test_a_broken_newest_checkpoint_gives_way_to_the_one_before(
 def test_a_whole_checkpoint_of_something_else_is_no_broken_one(tmp_path):
   checkpoints = checkpointing.Checkpoints(tmp_path / "checkpoints")
   checkpoints.save(1, {"x": np.zeros(3), "none": np.zeros((0, 2))}, {})
-  with pytest.raises(flags.UserError, match="step 1 is one of another"):
+  with pytest.raises(errors.UserError, match="step 1 is one of another"):
     checkpoints.restore({"x": np.zeros(4), "none": np.zeros((0, 2))})
   checkpoints.close()
   reader = checkpointing.Checkpoints(tmp_path / "checkpoints", read_only=True)
@@ -152,7 +151,7 @@ def damage(folder):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-  with pytest.raises(flags.UserError, match="loss is nan at step 9"):
+  with pytest.raises(errors.UserError, match="loss is nan at step 9"):
     fit(Walk(bad_at=9), tmp_path)
 
 
@@ -173,7 +172,7 @@ def test_a_full_disk_is_said_and_harms_no_checkpoint(tmp_path, monkeypatch):
     raise OSError(28, "No space left on device")
 
   monkeypatch.setattr(checkpoints._manager, "save", full)
-  with pytest.raises(flags.UserError, match="step 2 could not be saved"):
+  with pytest.raises(errors.UserError, match="step 2 could not be saved"):
     checkpoints.save(2, tree, {"cursor": [2]})
   step, restored, notes = checkpoints.restore(tree)
   assert (step, notes) == (1, {"cursor": [1]})

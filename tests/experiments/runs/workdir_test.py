@@ -1,18 +1,13 @@
 """Workdirs, metrics and the ends of a binary."""
 
-import errno
 import json
-import sys
 
-from absl import flags as absl_flags
 import numpy as np
 import pytest
 
-from experiments.runs import flags
+from experiments.runs import errors
 from experiments.runs import metrics as metric_writer
-from experiments.runs import progress
 from experiments.runs import workdir as workdir_lib
-from harmonrank_jax.data import schema as schema_lib
 
 
 def test_a_second_run_of_the_same_configuration_finds_its_workdir(tmp_path):
@@ -23,7 +18,7 @@ def test_a_second_run_of_the_same_configuration_finds_its_workdir(tmp_path):
 
 def test_another_configuration_is_refused_flag_by_flag(tmp_path):
   workdir_lib.open_workdir(tmp_path / "run", {"seed": 1, "data": None})
-  with pytest.raises(flags.UserError) as caught:
+  with pytest.raises(errors.UserError) as caught:
     workdir_lib.open_workdir(tmp_path / "run", {"seed": 2, "data": "x"})
   assert "--seed was 1, now 2" in str(caught.value)
   assert '--data was not set, now "x"' in str(caught.value)
@@ -33,7 +28,7 @@ def test_another_configuration_is_refused_flag_by_flag(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
   (tmp_path / "thesis.txt").write_text("dear")
-  with pytest.raises(flags.UserError, match="not empty"):
+  with pytest.raises(errors.UserError, match="not empty"):
     workdir_lib.open_workdir(tmp_path, {})
   assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -59,7 +54,7 @@ def test_what_fails_on_its_inputs_leaves_the_workdir_as_it_was(tmp_path):
 
 def test_a_workdir_that_cannot_be_written_to_is_said(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(flags.UserError, match="cannot be written to"):
+  with pytest.raises(errors.UserError, match="cannot be written to"):
     workdir_lib.open_workdir(tmp_path / "file" / "run", {})
 
 
@@ -68,10 +63,10 @@ def test_other_data_than_a_run_was_begun_with_is_refused(tmp_path):
   for _ in range(2):
     workdir_lib.check_same_data(tmp_path, arrays)
   for other in ([arrays[0] + 1, arrays[1]], arrays[:1], arrays[::-1]):
-    with pytest.raises(flags.UserError, match="the data has changed"):
+    with pytest.raises(errors.UserError, match="the data has changed"):
       workdir_lib.check_same_data(tmp_path, other)
   (tmp_path / "data.json").write_text("{")
-  with pytest.raises(flags.UserError, match="is not readable"):
+  with pytest.raises(errors.UserError, match="is not readable"):
     workdir_lib.check_same_data(tmp_path, arrays)
 
 
@@ -97,70 +92,3 @@ def test_metrics_after_the_checkpoint_are_taken_back(tmp_path):
   lines = metric_writer.read_metrics(tmp_path)
   assert [line["step"] for line in lines] == [0, 1, 2, 3]
   assert lines[3]["train"]["loss"] == 9.0
-
-
-@pytest.fixture
-def parsed():
-  if not absl_flags.FLAGS.is_parsed():
-    absl_flags.FLAGS(["test"])
-
-
-def ends(main, argv=("binary",)):
-  with pytest.raises(SystemExit) as caught:
-    flags._guarded(main, list(argv))
-  return caught.value.code
-
-
-@pytest.mark.parametrize("error", [
-    flags.UserError("--seed is\nodd"), schema_lib.DataError("column 'x': odd"),
-    OSError(errno.ENOSPC, "No space left on device", "report.html")])
-def test_an_error_of_the_user_is_one_line_and_exit_code_2(
-    parsed, capsys, error):
-  def main():
-    raise error
-
-  assert ends(main) == 2
-  err = capsys.readouterr().err
-  assert err.count("\n") == 1 and "Traceback" not in err
-  assert "odd" in err or "report.html: No space left" in err
-
-
-def test_an_error_of_ours_is_not_hidden(parsed):
-  def main():
-    raise ZeroDivisionError
-
-  with pytest.raises(ZeroDivisionError):
-    flags._guarded(main, ["binary"])
-
-
-def test_ctrl_c_is_one_line(parsed, capsys):
-  def main():
-    raise KeyboardInterrupt
-
-  assert ends(main) == 130
-  assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_stray_argument_is_refused(parsed, capsys):
-  assert ends(lambda: None, ("binary", "data.parquet")) == 2
-  assert "unexpected argument 'data.parquet'" in capsys.readouterr().err
-
-
-def test_a_signal_gives_its_exit_code(parsed, capsys):
-  def main():
-    raise progress.StoppedError(15, 7)
-
-  assert ends(main) == 143
-  assert "stopped at step 7, everything is saved" in capsys.readouterr().err
-
-
-def test_a_flag_that_is_unknown_or_wrong_is_said(capsys, monkeypatch):
-  monkeypatch.setattr(sys, "argv", ["binary"])
-  for argument, said in (("--seeed=1", "seeed"), ("--seed=x", "seed"),
-                         ("--seed=-1", "seed")):
-    with pytest.raises(SystemExit) as caught:
-      flags._parse(["binary", argument])
-    assert caught.value.code == 2
-    err = capsys.readouterr().err
-    assert said in err and err.count("\n") == 1
-  absl_flags.FLAGS(["binary"])

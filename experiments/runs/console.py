@@ -1,0 +1,60 @@
+"""Numbers and tables as a terminal shows them."""
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Sequence
+import math
+
+from rich import console as rich_console
+from rich import table as rich_table
+
+_WIDTH_OF_A_FILE = 220
+
+
+def number(value: float, digits: int = 4, signed: bool = False) -> str:
+  """A dash for what is undefined."""
+  if not math.isfinite(value):
+    return "-"
+  return f"{value:{'+' if signed else ''}.{digits}f}"
+
+
+def with_error(value: float, error: float, signed: bool = False) -> str:
+  """`value ± standard error`; a dash for what is undefined."""
+  if not math.isfinite(value):
+    return "-"
+  return f"{number(value, signed=signed)} ± {number(error)}"
+
+
+def width() -> int:
+  """Columns of the terminal; many where the output is a file."""
+  return _console().width
+
+
+def show(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *,
+    bold: Collection[int] = (),
+) -> None:
+  """Prints a table: names on the left, numbers flush right.
+
+  Args:
+    title: a line above.
+    header: names of the columns; that of the first may be empty.
+    rows: texts, as many as columns.
+    bold: places of rows that stand out.
+  """
+  table = rich_table.Table(
+      title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+  table.add_column(header[0], no_wrap=True)
+  for name in header[1:]:
+    table.add_column(name, justify="right", overflow="fold")
+  for place, row in enumerate(rows):
+    table.add_row(*row, style="bold" if place in bold else None)
+  _console().print(table)
+
+
+def _console() -> rich_console.Console:
+  """The terminal; a file is wide, so that nothing is cut where nobody looks."""
+  console = rich_console.Console()
+  if console.is_terminal:
+    return console
+  return rich_console.Console(width=_WIDTH_OF_A_FILE)

@@ -1,0 +1,25 @@
+"""What ends a run early, or is worth a line."""
+
+import sys
+
+
+class UserError(Exception):
+  """Something the user can mend, said in one line."""
+
+
+class StoppedError(Exception):
+  """A signal asked the loop to stop; a checkpoint was saved.
+
+  Attributes:
+    signal: its number.
+    step: of the checkpoint.
+  """
+
+  def __init__(self, signal: int, step: int):
+    super().__init__(f"stopped at step {step}")
+    self.signal, self.step = signal, step
+
+
+def warn(line: str) -> None:
+  """Prints a one-line warning."""
+  print(f"warning: {line}", file=sys.stderr, flush=True)
