@@ -16,7 +16,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from experiments import train_auc
 from experiments.benchmarks import policy as policy_benchmark
 from experiments.benchmarks import policy_methods
 from experiments.benchmarks import slates as slates_benchmark
@@ -24,6 +23,8 @@ from experiments.benchmarks import slates_methods
 from experiments.benchmarks import soft_rank as soft_rank_benchmark
 from experiments.benchmarks import timing as benchmarking
 from experiments.benchmarks import train_auc as train_benchmark
+from experiments.ranker import config as config_lib
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import task as auc_task
 from experiments.runs import configs
 from experiments.runs import console
@@ -34,7 +35,7 @@ from experiments.runs import workdir as workdir_lib
 # Slots of a list are counted in int32.
 _MAX_ITEMS = 2**31 - 1
 # A training by default, on enough rows to draw larger batches from.
-_TRAINED = train_auc.Config(
+_TRAINED = config_lib.Config(
     num_exposures=50_000, num_steps=train_benchmark.NUM_STEPS)
 # Of the suite `policy`.
 _SHAPE = policy_methods.Shape()
@@ -113,7 +114,7 @@ def _measure_train_auc(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       for field in dataclasses.fields(auc_task.Recipe)})
   return train_benchmark.run(
       sizes, config.repeats, config.seed,
-      train_auc.read_inputs(trained, workdir), recipe)
+      inputs_lib.read_inputs(trained, workdir), recipe)
 
 
 def _measure_slates(config: Config, workdir: pathlib.Path) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import train_auc
-from experiments.ranker import task as auc_task
+from experiments.ranker import config as config_lib
+from experiments.ranker import inputs as inputs_lib
 from experiments.runs import configs
 from experiments.runs import errors
 from experiments.runs import flags
@@ -67,12 +67,12 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   from experiments.tradeoff import report as report
 
   workdir = pathlib.Path(workdir)
-  training = train_auc.Config(**{
+  training = config_lib.Config(**{
       field.name: getattr(config, field.name)
       for field in dataclasses.fields(config) if field.name != "num_weights"})
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
-    inputs = train_auc.read_inputs(training, workdir)
-    test = train_auc.read_test(training, inputs)
+    inputs = inputs_lib.read_inputs(training, workdir)
+    test = inputs_lib.read_test(training, inputs)
     shown = _objectives_with_auc(inputs, test.batch.labels)
     weights = _weights(config, len(inputs.model.schema.names), shown)
   workdir_lib.check_same_data(
@@ -104,7 +104,7 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _objectives_with_auc(
-    inputs: auc_task.Inputs, labels: np.ndarray
+    inputs: inputs_lib.Inputs, labels: np.ndarray
 ) -> list[int]:
   """Places of the objectives with an AUC on test rows `[N, M]`."""
   names = inputs.model.schema.names

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import timing as benchmarking
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import task as auc_task
 from experiments.runs import errors
@@ -26,7 +27,7 @@ _TOLERANCES = {"logits": _TOLERANCE, "log_score": _TOLERANCE,
 
 def run(
     sizes: Sequence[int], repeats: int, seed: int,
-    inputs: auc_task.Inputs, recipe: auc_task.Recipe,
+    inputs: inputs_lib.Inputs, recipe: auc_task.Recipe,
 ) -> dict[str, Any]:
   """Times a step of every method at every batch size.
 
@@ -75,7 +76,7 @@ def run(
 
 
 def make_rows(
-    inputs: auc_task.Inputs, size: int, seed: int
+    inputs: inputs_lib.Inputs, size: int, seed: int
 ) -> ranker_lib.Rows:
   """Training rows drawn again and again, no two with the same scores."""
   rng = np.random.default_rng(seed)
@@ -134,7 +135,7 @@ class Twins:
   """The same training on both sides."""
 
   def __init__(
-      self, task: auc_task.AucTask, inputs: auc_task.Inputs,
+      self, task: auc_task.AucTask, inputs: inputs_lib.Inputs,
       recipe: auc_task.Recipe,
   ):
     """Makes PyTorch ready.

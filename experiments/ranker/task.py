@@ -4,13 +4,13 @@ from collections.abc import Callable
 import dataclasses
 import pathlib
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import ranker as ranker_lib
 from experiments.runs import checkpoints as checkpointing
 from experiments.runs import errors
@@ -22,9 +22,6 @@ from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.ensemble import network
 
-# What is ranked against what.
-LISTS = ("batch", "user", "request")
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -32,7 +29,7 @@ class Recipe:
 
   Attributes:
     loss: one of `ranker.LOSSES`.
-    lists: one of `LISTS`.
+    lists: one of `config.LISTS`.
     relative_strength: of the soft rank.
     learning_rate: of Adam, falling to 0 by a cosine.
     seed: of parameters and batches.
@@ -50,32 +47,6 @@ class Recipe:
   init_from: str | None
 
 
-class Inputs(NamedTuple):
-  """What is trained and evaluated on.
-
-  Attributes:
-    model: network, schema and features.
-    log: to train on, with its split.
-    split: of `log`.
-    eval_log: to test on; `log` where its last part is held out.
-    batch_size: rows of a step.
-    num_steps: of training.
-    objective_weights: `[M]` float32.
-    sample: training rows, or some of very many.
-    validation: rows to choose by.
-  """
-
-  model: ranker_lib.Model
-  log: parquet.ParquetLog
-  split: logs.Split
-  eval_log: parquet.ParquetLog
-  batch_size: int
-  num_steps: int
-  objective_weights: np.ndarray
-  sample: features_lib.Batch
-  validation: features_lib.Batch
-
-
 class AucTask:
   """The training of a ranker: a `loop.Task`.
 
@@ -86,7 +57,7 @@ class AucTask:
       these after a step, and what was measured in it; jitted.
   """
 
-  def __init__(self, recipe: Recipe, inputs: Inputs):
+  def __init__(self, recipe: Recipe, inputs: inputs_lib.Inputs):
     self._recipe, self._inputs = recipe, inputs
     self._ranker = inputs.model.ranker
     self._weights = inputs.objective_weights

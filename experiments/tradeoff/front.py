@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
-from experiments.ranker import task as auc_task
 from experiments.runs import console
 from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
@@ -126,7 +126,7 @@ class Trainer:
   """Trains the families; a stack that is in the workdir is taken from there."""
 
   def __init__(
-      self, workdir: pathlib.Path, inputs: auc_task.Inputs,
+      self, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
       test: features_lib.Batch, *, learning_rate: float, seed: int,
   ):
     """Prepares.

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from experiments import benchmark
-from experiments import train_auc
 from experiments.benchmarks import policy as policy_benchmark
 from experiments.benchmarks import policy_methods
 from experiments.benchmarks import slates as slates_benchmark
@@ -20,6 +19,8 @@ from experiments.benchmarks import soft_rank as soft_rank_benchmark
 from experiments.benchmarks import soft_rank_methods as methods_lib
 from experiments.benchmarks import timing as benchmarking
 from experiments.benchmarks import train_auc as train_benchmark
+from experiments.ranker import config as config_lib
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import task as auc_task
 from experiments.runs import errors
 import harmonrank_jax as hr
@@ -199,7 +200,7 @@ def test_a_batch_size_that_is_none_is_refused(tmp_path, suite, text):
 # The step of training. Compiling it takes most of the time here.
 
 
-SMALL = train_auc.Config(
+SMALL = config_lib.Config(
     num_exposures=2000, token_size=4, num_steps=1000, batch_size=64)
 
 
@@ -226,7 +227,7 @@ def test_a_step_of_training_is_timed(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
   """Of a training on a small embedded log."""
-  return train_auc.read_inputs(SMALL, tmp_path_factory.mktemp("log"))
+  return inputs_lib.read_inputs(SMALL, tmp_path_factory.mktemp("log"))
 
 
 def test_drawn_rows_are_probabilities_and_no_two_are_the_same(inputs):

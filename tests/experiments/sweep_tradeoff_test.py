@@ -17,6 +17,7 @@ from sklearn import metrics as sk_metrics
 
 from experiments import sweep_tradeoff
 from experiments import train_auc
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
@@ -275,8 +276,8 @@ def test_stacks_are_kept(tmp_path, log, monkeypatch):
   pq.write_table(pa.table(log), tmp_path / "log.parquet")
   config = train_auc.Config(data=str(tmp_path / "log.parquet"), batch_size=4,
                             objectives=("click", "like"))
-  inputs = train_auc.read_inputs(config, tmp_path)
-  test = train_auc.read_test(config, inputs).batch
+  inputs = inputs_lib.read_inputs(config, tmp_path)
+  test = inputs_lib.read_test(config, inputs).batch
   trained = []
 
   def fit(ranker, training, members, rows, validation, platt):
@@ -382,8 +383,8 @@ def test_one_network_takes_weights_when_it_scores(finished):
   content["objectives"] = tuple(content["objectives"])
   del content["num_weights"]
   config = train_auc.Config(**content)
-  inputs = train_auc.read_inputs(config, workdir)
-  test = train_auc.read_test(config, inputs).batch
+  inputs = inputs_lib.read_inputs(config, workdir)
+  test = inputs_lib.read_test(config, inputs).batch
   trainer = tradeoff_lib.Trainer(
       workdir, inputs, test, learning_rate=config.learning_rate, seed=0)
   weights = tradeoff_lib.simplex_weights(3, 5, seed=0)

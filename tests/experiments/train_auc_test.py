@@ -16,6 +16,7 @@ import pytest
 from sklearn import metrics as sk_metrics
 
 from experiments import train_auc
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import ranker as ranker_lib
 from experiments.runs import checkpoints as checkpointing
 from experiments.runs import errors
@@ -106,7 +107,7 @@ def test_the_model_scores_again_as_it_did(finished):
   config = train_auc.Config(
       **SMALL, init_from=str(workdir), slice_by="age")
   # A warm start stands before its first step where the earlier run ended.
-  inputs = train_auc.read_inputs(config, workdir)
+  inputs = inputs_lib.read_inputs(config, workdir)
   task = train_auc.make_task(config, inputs)
   state = task.init()
   _, found = task.evaluate(state, 0)
@@ -122,7 +123,7 @@ def test_the_model_scores_again_as_it_did(finished):
 def test_the_score_is_the_mean_of_the_members(finished):
   workdir, _ = finished
   config = train_auc.Config(**SMALL, slice_by="age")
-  inputs = train_auc.read_inputs(config, workdir)
+  inputs = inputs_lib.read_inputs(config, workdir)
   task = train_auc.make_task(config, inputs)
   params = best_params(workdir).best_params
   rows = inputs.validation._replace(**{
@@ -151,7 +152,7 @@ def test_rows_of_ones_own_to_test_on_need_no_truth(finished, tmp_path):
   keep = [name for name in table.column_names if not name.startswith("true_")]
   pq.write_table(table.select(keep), tmp_path / "eval.parquet")
   config = train_auc.Config(**SMALL, eval_data=str(tmp_path / "eval.parquet"))
-  test = train_auc.read_test(config, train_auc.read_inputs(config, tmp_path))
+  test = inputs_lib.read_test(config, inputs_lib.read_inputs(config, tmp_path))
   assert test.truth is None and len(test.batch.labels) == table.num_rows
 
 
@@ -296,7 +297,7 @@ def test_one_class_in_a_part_is_warned_about(tmp_path, frame, capsys):
   frame["click"][:38] = 0
   pq.write_table(pa.table(frame), tmp_path / "log.parquet")
   config = train_auc.Config(data=str(tmp_path / "log.parquet"), batch_size=4)
-  train_auc.read_inputs(config, tmp_path)
+  inputs_lib.read_inputs(config, tmp_path)
   assert "'click' has one class only in the rows to train on" in (
       capsys.readouterr().err)
 
@@ -306,9 +307,9 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, frame):
 
   def begin():
     pq.write_table(pa.table(frame), tmp_path / "log.parquet")
-    inputs = train_auc.read_inputs(config, tmp_path)
-    train_auc._check_same_data(
-        tmp_path, inputs, train_auc.read_test(config, inputs))
+    inputs = inputs_lib.read_inputs(config, tmp_path)
+    inputs_lib.check_same_data(
+        tmp_path, inputs, inputs_lib.read_test(config, inputs))
 
   begin()
   begin()
@@ -317,10 +318,10 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, frame):
     begin()
 
 
-@pytest.mark.parametrize("texts", [["1", "x"], ["-1"], ["nan"], ["0", "0"]])
-def test_weights_are_numbers(texts):
-  with pytest.raises(errors.UserError, match="objective_weights"):
-    train_auc._weights(texts)
+def test_weights_are_not_all_0(tmp_path):
+  config = train_auc.Config(**SMALL, objective_weights=(0.0,) * 6)
+  with pytest.raises(errors.UserError, match="objective_weights are all 0"):
+    inputs_lib.read_inputs(config, tmp_path)
 
 
 # Slow: other heads, losses and lists; other processes.
@@ -395,7 +396,7 @@ def assert_same_run(one, other):
 def best_params(workdir):
   config = json.loads((workdir / "config.json").read_text())
   config = train_auc.Config(**config)
-  task = train_auc.make_task(config, train_auc.read_inputs(config, workdir))
+  task = train_auc.make_task(config, inputs_lib.read_inputs(config, workdir))
   checkpoints = checkpointing.Checkpoints(workdir / "checkpoints")
   state = checkpoints.restore(task.init())[1]
   checkpoints.close()

@@ -1,0 +1,184 @@
+"""What a ranker is trained, validated and tested on."""
+
+import dataclasses
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.ranker import config as config_lib
+from experiments.ranker import ranker as ranker_lib
+from experiments.runs import configs
+from experiments.runs import errors
+from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.ensemble import network
+
+# More passes learn profiles by heart where these tell users apart.
+_DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
+# Rows that are calibrated on, and rows that are validated on, at most.
+_MAX_ROWS = 2_000_000
+
+
+class Inputs(NamedTuple):
+  """What is trained and evaluated on.
+
+  Attributes:
+    model: network, schema and features.
+    log: to train on, with its split.
+    split: of `log`.
+    eval_log: to test on; `log` where its last part is held out.
+    batch_size: rows of a step.
+    num_steps: of training.
+    objective_weights: `[M]` float32.
+    sample: training rows, or some of very many.
+    validation: rows to choose by.
+  """
+
+  model: ranker_lib.Model
+  log: parquet.ParquetLog
+  split: logs.Split
+  eval_log: parquet.ParquetLog
+  batch_size: int
+  num_steps: int
+  objective_weights: np.ndarray
+  sample: features_lib.Batch
+  validation: features_lib.Batch
+
+
+class Test(NamedTuple):
+  """Held-out rows.
+
+  Attributes:
+    batch: the rows.
+    truth: `[N, M]` true probabilities, of the embedded log only.
+    slices: the column asked for and `[N]` values as text, or None.
+  """
+
+  batch: features_lib.Batch
+  truth: np.ndarray | None
+  slices: tuple[str, np.ndarray] | None
+
+
+def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
+  """Reads the held-out rows."""
+  schema = inputs.model.schema
+  keep = None if config.eval_data else inputs.split.rows(logs.TEST)
+  is_embedded = config.data is None and config.eval_data is None
+  true = tuple(f"true_{name}" for name in schema.names if is_embedded)
+  table = logs.read_rows(inputs.eval_log, (*schema.columns, *true), keep)
+  truth, slices = None, None
+  if is_embedded:
+    truth = np.stack([table[name].to_numpy() for name in true], axis=1)
+  if config.slice_by:
+    slices = (config.slice_by, logs.as_slices(
+        table[config.slice_by], config.slice_by in schema.numeric))
+  batch = features_lib.encode(inputs.model.features, schema, table)
+  return Test(batch, truth, slices)
+
+
+def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
+  """Opens, checks and splits the logs; fits the features."""
+  log, schema = logs.open_scored_log(
+      workdir, config.data, config.schema, config.objectives,
+      config.embedded)
+  _check_config(config, schema)
+  parquet.check_log(log, schema)
+  eval_log = logs.open_eval_log(config.eval_data, log, schema)
+  split = logs.split_log(log, schema, hold_out=config.eval_data is None)
+  logs.announce(schema, split)
+  num_train = split.num_rows[logs.TRAIN]
+  if config.batch_size and config.batch_size > num_train:
+    raise errors.UserError(
+        f"--batch_size={config.batch_size} is larger than the data: "
+        f"{num_train:,} rows to train on.")
+  model = _make_model(config, schema, log, split)
+
+  def read(part: int) -> features_lib.Batch:
+    """The rows of a part, or some of very many."""
+    stride = -(-split.num_rows[part] // _MAX_ROWS)
+    keep = lambda table: split.rows(part)(table) & (
+        np.arange(table.num_rows) % stride == 0)
+    return features_lib.encode(
+        model.features, schema, logs.read_rows(log, schema.columns, keep))
+
+  sample, validation = read(logs.TRAIN), read(logs.VALIDATION)
+  logs.warn_of_one_class(schema, sample.labels, "train")
+  logs.warn_of_one_class(schema, validation.labels, "validate")
+  batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
+  passes = -(-_DEFAULT_PASSES * num_train // batch_size)
+  return Inputs(
+      model, log, split, eval_log, batch_size,
+      config.num_steps or min(passes, _MAX_DEFAULT_STEPS),
+      np.asarray(config.objective_weights or [1.0] * len(schema.objectives),
+                 np.float32),
+      sample, validation)
+
+
+def _check_config(config: config_lib.Config, schema: schema_lib.Schema) -> None:
+  """Flags against the columns there are."""
+  for role in ("user", "request"):
+    if config.lists == role and getattr(schema, role) is None:
+      raise errors.UserError(
+          f"--lists={role} needs a column of {role}s; the data has none.")
+  weights = config.objective_weights
+  if weights is not None and len(weights) != len(schema.objectives):
+    raise errors.UserError(
+        f"--objective_weights has {len(weights)} values; there are "
+        f"{len(schema.objectives)} objectives: {', '.join(schema.names)}.")
+  if weights is not None and not any(weights):
+    raise errors.UserError(
+        "--objective_weights are all 0; one of them must be worth something.")
+  profile = (*schema.categorical, *schema.numeric)
+  if config.slice_by and config.slice_by not in profile:
+    raise errors.UserError(
+        f"--slice_by={config.slice_by} is no profile column"
+        f"{schema_lib.nearest(config.slice_by, profile)}; there are "
+        f"{', '.join(profile) or 'none'}.")
+
+
+def _make_model(
+    config: config_lib.Config, schema: schema_lib.Schema,
+    log: parquet.ParquetLog, split: logs.Split,
+) -> ranker_lib.Model:
+  """The model to be trained; features of a warm start are the earlier ones."""
+  names = [field.name for field in dataclasses.fields(network.HarmonRankConfig)
+           if hasattr(config, field.name)]
+  try:
+    network_config = network.HarmonRankConfig(
+        len(schema.objectives),
+        **{name: getattr(config, name) for name in names})
+  except ValueError as error:
+    raise errors.UserError(str(error)) from None
+  if config.init_from is None:
+    features = features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
+    return ranker_lib.Model(network_config, schema, features)
+  folder = pathlib.Path(config.init_from)
+  earlier = ranker_lib.read_model(folder)
+  model = ranker_lib.Model(network_config, schema, earlier.features)
+  for what, ours, theirs in (
+      ("number of members", config.num_members,
+       workdir_lib.read_config(folder).get("num_members")),
+      ("network", model.config, earlier.config),
+      ("objectives", schema.names, earlier.schema.names),
+      ("categorical columns", schema.categorical, earlier.schema.categorical),
+      ("numeric columns", schema.numeric, earlier.schema.numeric)):
+    if ours != theirs:
+      raise errors.UserError(
+          f"--init_from={config.init_from}: {what}: {theirs} there, {ours} "
+          "here.")
+  return model
+
+
+def check_same_data(
+    workdir: pathlib.Path, inputs: Inputs, test: Test
+) -> None:
+  """By its rows, of very many by some, and what their columns mean."""
+  features = json.dumps(inputs.model.features.to_json()).encode()
+  workdir_lib.check_same_data(workdir, [
+      np.frombuffer(features, np.uint8), np.asarray(inputs.split.num_rows),
+      *inputs.sample, *inputs.validation, *test.batch])
