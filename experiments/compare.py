@@ -27,7 +27,6 @@ import numpy as np
 from experiments.comparison import studies as contenders
 from experiments.comparison import tables as comparison
 from experiments.comparison import text as tables
-from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.runs import configs
@@ -38,7 +37,9 @@ from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import splits
 from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import ranker as ranker_lib
 
 # Seeds that choose the learning rate; they are among those that are shown.
 _NUM_SEARCHED = 2
@@ -170,27 +171,27 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
   study = _study(config, schema)
   parquet.check_log(log, schema)
   test_log = logs.open_eval_log(config.eval_data, log, schema)
-  splits = (logs.temporal_blocks(log, schema, config.blocks)
-            if config.blocks > 1 else
-            [logs.split_log(log, schema, hold_out=config.eval_data is None)])
-  logs.announce(schema, splits[-1])
+  cuts = (splits.temporal_blocks(log, schema, config.blocks)
+          if config.blocks > 1 else
+            [splits.split_log(log, schema, hold_out=config.eval_data is None)])
+  logs.announce(schema, cuts[-1])
   is_embedded = config.data is None and config.eval_data is None
   true = tuple(f"true_{name}" for name in schema.names if is_embedded)
-  fitted = [features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
-            for split in splits]
+  fitted = [features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
+            for split in cuts]
   # Entries that are in no row of a block stay as they began: networks of all
   # blocks have one shape, and are compiled once.
   sizes = tuple(max(column) for column in zip(*(
       features.vocabulary_sizes for features in fitted), strict=True))
   blocks = []
-  for split, features in zip(splits, fitted, strict=True):
-    read = lambda source, keep, columns=schema.columns: logs.read_rows(
+  for split, features in zip(cuts, fitted, strict=True):
+    read = lambda source, keep, columns=schema.columns: splits.read_rows(
         source, columns, keep)
     train, validation = (
         features_lib.encode(features, schema, read(log, split.rows(part)))
-        for part in (logs.TRAIN, logs.VALIDATION))
-    table = read(test_log, None if config.eval_data else split.rows(logs.TEST),
-                 (*schema.columns, *true))
+        for part in (splits.TRAIN, splits.VALIDATION))
+    keep = None if config.eval_data else split.rows(splits.TEST)
+    table = read(test_log, keep, (*schema.columns, *true))
     test = features_lib.encode(features, schema, table)
     truth = None
     if is_embedded:

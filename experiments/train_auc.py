@@ -17,13 +17,13 @@ import pathlib
 from typing import Any
 
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import task as auc_task
 from experiments.ranker.config import Config
 from experiments.runs import flags
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.serving import bundle
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     inputs = inputs_lib.read_inputs(config, workdir)
     test = inputs_lib.read_test(config, inputs)
   inputs_lib.check_same_data(workdir, inputs, test)
-  ranker_lib.write_model(workdir, inputs.model)
+  bundle.write_model(workdir, inputs.model)
   task = make_task(config, inputs)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,

@@ -10,14 +10,37 @@ LIBRARY = "harmonrank_jax"
 # What the modules of a room may import of the other rooms.
 ARROWS = {
     "native": set(),
+    "logistic": set(),
+    "sharding": set(),
     "ordering": {"native"},
     "data": set(),
-    "predictor": {"data"},
-    "sharding": set(),
-    "ensemble": {"ordering", "sharding"},
+    "predictor": set(),
+    "ensemble": {"logistic", "ordering", "sharding"},
     "diversity": {"native", "ordering", "sharding"},
     "evaluation": {"ordering"},
-    "reranker": {"diversity", "ordering", "sharding"},
+    "reranker": {"diversity", "logistic", "ordering", "sharding"},
+    "serving": {"data", "diversity", "ensemble", "native", "predictor"},
+}
+# What the binaries may import of the packages of experiments beside `runs`.
+BINARIES = {
+    "train_predictor": {"predictor"},
+    "train_auc": {"ranker"},
+    "select_slates": {"slates"},
+    "train_reranker": {"reranker"},
+    "compare": {"comparison", "ranker"},
+    "sweep_tradeoff": {"ranker", "tradeoff"},
+    "benchmark": {"benchmarks", "ranker"},
+}
+# What the packages may import beside `runs`: what they measure or time.
+PACKAGES = {
+    "runs": set(),
+    "predictor": set(),
+    "ranker": set(),
+    "slates": set(),
+    "reranker": set(),
+    "comparison": {"ranker"},
+    "tradeoff": {"ranker"},
+    "benchmarks": {"ranker", "reranker"},
 }
 
 
@@ -97,6 +120,29 @@ def test_rooms_import_only_along_the_arrows(name):
   assert others <= ARROWS[room] | {room}
 
 
+@pytest.mark.parametrize("name", [
+    name for name in TREES if is_in(name, "experiments") and "." in name])
+def test_experiments_import_only_along_the_arrows(name):
+  room = name.split(".")[1]
+  if room == "conftest":
+    return
+  allowed = {**BINARIES, **PACKAGES}[room] | {room, "runs"}
+  others = {other.split(".")[1] for other in imports_of(TREES[name])
+            if other.startswith("experiments.")}
+  assert others <= allowed
+
+
+def test_the_library_starts_without_what_serves():
+  assert "harmonrank_jax.serving" not in reached_by_import(LIBRARY)
+
+
+def test_files_are_written_in_few_rooms():
+  for package in ("pyarrow", "absl", "orbax", "rich"):
+    rooms = {room_of(name) for name in importers(package)
+             if name in LIBRARY_TREES}
+    assert rooms <= ({"data"} if package == "pyarrow" else set())
+
+
 def test_the_library_imports_no_experiment_and_no_test():
   assert not importers("experiments") & set(LIBRARY_TREES)
   assert not importers("tests")
@@ -128,8 +174,9 @@ def test_the_library_does_not_print(name):
       assert node.func.id != "print", f"line {node.lineno}"
 
 
-def test_importing_the_package_is_light():
-  reached, waiting = set(), [LIBRARY]
+def reached_by_import(package):
+  """Modules that run when a package is imported, and packages outside."""
+  reached, waiting = set(), [package]
   while waiting:
     name = waiting.pop()
     # A module runs after the packages that it is in.
@@ -140,8 +187,12 @@ def test_importing_the_package_is_light():
         reached.add(module)
         waiting += imports_of(TREES[module], in_functions=False)
     reached.add(parts[0])
+  return reached
+
+
+def test_importing_the_package_is_light():
+  reached = reached_by_import(LIBRARY)
   assert {"jax", "harmonrank_jax.ordering.isotonic",
           "harmonrank_jax.ensemble.losses"} <= reached
   assert not reached & {
-      "matplotlib", "optax", "orbax", "pyarrow", "rich", "sklearn",
-      "tensorboardX"}
+      "matplotlib", "orbax", "pyarrow", "rich", "sklearn", "tensorboardX"}

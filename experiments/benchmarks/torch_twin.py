@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 import torchsort
 
-from experiments.ranker import ranker as ranker_lib
 from harmonrank_jax.ensemble import network
+from harmonrank_jax.ensemble import ranker as ranker_lib
 
 
 class Rows(NamedTuple):

@@ -11,9 +11,11 @@ import numpy as np
 
 from experiments.benchmarks import timing as benchmarking
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import objectives
 from experiments.ranker import task as auc_task
 from experiments.runs import errors
+from harmonrank_jax.ensemble import ranker as ranker_lib
+from harmonrank_jax.ensemble import training
 
 SIZES: tuple[int, ...] = (4096, 16_384, 65_536, 262_144)
 # Until the learning rate is 0: not while it is measured.
@@ -39,7 +41,7 @@ def run(
     UserError: if the twins do not compute the same.
   """
   task = auc_task.AucTask(recipe, inputs)
-  params, opt_state = task.begin(jax.random.key(seed))
+  state = task.begin(jax.random.key(seed))
   clock = benchmarking.Clock(repeats, seed)
   left_out: list[str] = []
   twins = agreement = None
@@ -50,15 +52,15 @@ def run(
                     "requirements-bench.txt, as it says there.")
   if twins:
     agreement = twins.compare(
-        params, make_rows(inputs, min(sizes), seed), seed)
+        state.params, make_rows(inputs, min(sizes), seed), seed)
   measurements = []
   for size in sorted(sizes):
     began = time.perf_counter()
     rows = make_rows(inputs, size, seed)
-    steps = {name: _step(task, params, opt_state, rows, trace)
+    steps = {name: _step(task, state, rows, trace)
              for name, trace in benchmarking.forms().items()}
     if twins:
-      steps |= twins.steps(params, rows)
+      steps |= twins.steps(state.params, rows)
     steps = {name: step for name, step in steps.items()
              if clock.is_worth_it(name, size)}
     _check_losses(steps, left_out)
@@ -88,17 +90,17 @@ def make_rows(
 
 
 def _step(
-    task: auc_task.AucTask, params: Any, opt_state: Any,
+    task: auc_task.AucTask, state: training.TrainState,
     rows: ranker_lib.Rows, trace: Callable[[], Any],
 ) -> Callable[[], Any]:
   """The step that `train_auc` takes, on the same rows again and again."""
   with trace():
-    executable = task.update.lower(params, opt_state, rows).compile()
+    executable = task.update_one.lower(state, rows).compile()
 
   def step():
-    nonlocal params, opt_state
-    params, opt_state, measured = executable(params, opt_state, rows)
-    jax.block_until_ready(params)
+    nonlocal state
+    state, measured = executable(state, rows)
+    jax.block_until_ready(state)
     return measured["loss"]
 
   return step
@@ -153,9 +155,12 @@ class Twins:
     self._torch_twin = torch_twin
     self._ranker = inputs.model.ranker
     self._weights = inputs.objective_weights
-    self._loss_and_gradient = jax.jit(jax.value_and_grad(ranker_lib.make_loss(
-        self._ranker, recipe.loss, self._weights, task.platt,
-        relative_strength=recipe.relative_strength), has_aux=True))
+    objective = objectives.objective_of(
+        inputs.model.config.head, recipe.loss, recipe.relative_strength)
+    self._loss_and_gradient = jax.jit(jax.value_and_grad(
+        lambda params, rows: objective(
+            self._ranker, params, rows, platt=task.platt,
+            objective_weights=jnp.asarray(self._weights)), has_aux=True))
     self._recipe = torch_twin.Recipe(
         torch.from_numpy(np.array(self._weights)),
         torch.from_numpy(np.array(task.platt.unit)),

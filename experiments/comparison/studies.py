@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import objectives
 from harmonrank_jax.ensemble import network
 
 CEILING = "ceiling"
@@ -44,14 +44,14 @@ class Method:
 
 def _methods() -> dict[str, Method]:
   result = {}
-  for loss in ranker_lib.LOSSES:
+  for loss in objectives.LOSSES:
     is_ours = loss == "soft_auc"
     result[f"score_{loss}"] = Method(
         "ours" if is_ours else "baseline", "score", loss)
   result["mixture_of_experts"] = Method(
       "baseline", "score", "balanced_bce",
       (("fusion", "mixture_of_experts"),))
-  for loss in ranker_lib.LOSSES:
+  for loss in objectives.LOSSES:
     result[f"aligned_{loss}"] = Method("ours", "aligned", loss)
   for part in ("relation_aware", "relation_agnostic", "self_attention"):
     result[f"without_{part}"] = Method(
@@ -98,7 +98,7 @@ class Study:
   def home(self, condition: Condition, name: str) -> Condition:
     """Where a method is trained: once, if its loss takes no lists."""
     if (condition.lists == "batch"
-        or METHODS[name].loss in ranker_lib.RANK_LOSSES):
+        or METHODS[name].loss in objectives.RANK_LOSSES):
       return condition
     return next(
         other for other in self.conditions if other == dataclasses.replace(

@@ -1,17 +1,22 @@
 """What comes of a predictor: a log with scores, and how good they are."""
 
 from collections.abc import Sequence
+import dataclasses
+import pathlib
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+from scipy import special
 
-from experiments.predictor import task as out_of_fold
+from experiments.predictor import inputs as inputs_lib
+from experiments.predictor import task as task_lib
+from experiments.predictor.config import Config
 from experiments.runs import console
-from experiments.runs import errors
-from harmonrank_jax.data import features as features_lib
-from harmonrank_jax.data import schema as schema_lib
+from experiments.runs import loop
+from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import scored_logs
 from harmonrank_jax.evaluation import bootstrap as evaluation
 
 COLUMNS = ("objective", "positives", "AUC", "log-loss", "of base rate")
@@ -37,79 +42,6 @@ class Measures(NamedTuple):
   base_log_loss: np.ndarray
 
 
-def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
-  """Checks that the scored log will be understood by the names of columns.
-
-  Raises:
-    UserError: if a name would be there twice, or would be taken for a score.
-  """
-  names = [schema_lib.ROLES[role] for role in schema.ids]
-  for name in schema.names:
-    names += [name, schema_lib.SCORE_PREFIX + name]
-  for name in profile:
-    if name.startswith(schema_lib.SCORE_PREFIX):
-      raise errors.UserError(
-          f"profile column {name!r} would be taken for a score; leave it out "
-          "or rename it.")
-  for name in (*names, *profile):
-    if [*names, *profile].count(name) > 1 or (
-        name in schema_lib.ROLES.values()
-        and name in (*schema.names, *profile)):
-      raise errors.UserError(
-          f"the scored log would have {name!r} in two roles; rename it.")
-
-
-def scored_table(
-    table: pa.Table,
-    schema: schema_lib.Schema,
-    profile: tuple[str, ...],
-    scores: np.ndarray,
-) -> pa.Table:
-  """The log as the ensemble reads it, by the names of its columns.
-
-  Args:
-    table: rows.
-    schema: their roles.
-    profile: columns that go along: categorical ones as text, missing values
-      stay missing; others as floats.
-    scores: `[N, M]` float32 probabilities.
-
-  Returns:
-    Ids and time by their names, then the label and `score_<objective>` of
-    each objective, then the profile. Nothing else.
-  """
-  columns: dict[str, pa.ChunkedArray | np.ndarray] = {}
-  for role, column in schema.ids.items():
-    columns[schema_lib.ROLES[role]] = (
-        features_lib.times(table, column) if role == "time"
-        else features_lib.plain(table[column]))
-  for m, objective in enumerate(schema.objectives):
-    kind = np.float32 if objective.is_value else np.int8
-    columns[objective.name] = schema_lib.numbers_of(
-        table[objective.label]).astype(kind)
-    columns[schema_lib.SCORE_PREFIX + objective.name] = scores[:, m]
-  for name in profile:
-    values = features_lib.plain(table[name])
-    if name in schema.categorical:
-      columns[name] = pc.cast(values, pa.string())
-    else:
-      columns[name] = pc.cast(values, pa.float64(), safe=False)
-  return pa.table(columns)
-
-
-def scored_schema(
-    schema: schema_lib.Schema, profile: tuple[str, ...]
-) -> schema_lib.Schema:
-  """Roles of the columns of `scored_table`."""
-  return schema_lib.Schema(
-      tuple(schema_lib.Objective(
-          o.name, o.name, schema_lib.SCORE_PREFIX + o.name, o.is_value)
-            for o in schema.objectives),
-      **{role: schema_lib.ROLES[role] for role in schema.ids},
-      categorical=tuple(n for n in profile if n in schema.categorical),
-      numeric=tuple(n for n in profile if n not in schema.categorical))
-
-
 def measure(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -124,7 +56,7 @@ def measure(
     users: `[N]` integers, or None.
     base_rates: `[M]` in (0, 1), of the training rows.
   """
-  losses = out_of_fold.log_losses(logits, labels)
+  losses = task_lib.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
   # Of all scores against all labels, each against its own.
   _, replicates = evaluation.bootstrap_auc(
@@ -132,11 +64,11 @@ def measure(
   own = np.diagonal(replicates, axis1=1, axis2=2)
   return Measures(
       positives=labels.sum(axis=0),
-      auc=out_of_fold.own_auc(logits, labels),
+      auc=task_lib.own_auc(logits, labels),
       auc_error=np.ma.masked_invalid(own).std(axis=0, ddof=1).filled(np.nan),
       log_loss=losses.mean(axis=0),
       log_loss_error=_clustered_error(losses, users),
-      base_log_loss=out_of_fold.log_losses(rows, labels).mean(axis=0))
+      base_log_loss=task_lib.log_losses(rows, labels).mean(axis=0))
 
 
 def table_rows(
@@ -170,3 +102,51 @@ def _clustered_error(
   residuals = losses - losses.mean(axis=0)
   sums = np.stack([np.bincount(groups, column) for column in residuals.T])
   return np.sqrt(np.sum(sums**2, axis=1)) / len(losses)
+
+
+def summary(
+    config: Config, inputs: inputs_lib.Inputs, task: task_lib.FoldTask,
+    fitted: loop.Fitted, logits: np.ndarray, test: Measures,
+) -> dict[str, Any]:
+  names = inputs.source.schema.names
+  by_name = lambda values: dict(
+      zip(names, np.asarray(values).tolist(), strict=True))
+  judged, validation = task.judged(fitted.state.best_params)
+  return {
+      "objectives": list(names),
+      **{name: by_name(values) for name, values in test._asdict().items()},
+      "auc_sum": np.nansum(test.auc),
+      "out_of_fold_auc": by_name(
+          task_lib.own_auc(logits, inputs.rows.labels > 0)),
+      "validation_auc": by_name(
+          task_lib.own_auc(judged, validation.labels)),
+      "validation_relative_log_loss": fitted.state.best_value,
+      "train_rows": len(logits), "validation_rows": len(judged),
+      "test_rows": len(inputs.test.labels),
+      "num_steps": config.num_steps, "best_step": fitted.state.best_step,
+      "examples_per_second": (
+          fitted.steps_per_second * task.recipe.batch_size),
+      "config": dataclasses.asdict(config)}
+
+
+def write_scored_logs(
+    folder: pathlib.Path, inputs: inputs_lib.Inputs, logits: np.ndarray,
+    test_logits: np.ndarray,
+) -> None:
+  """Writes the rows with their scores, and the roles of the columns.
+
+  Args:
+    folder: gets `train.parquet`, `eval.parquet` and `schema.json`.
+    inputs: the rows.
+    logits: `[N, M]` out-of-fold log-odds of the rows that were trained on.
+    test_logits: those of the held-out rows.
+  """
+  schema, profile = inputs.source.schema, inputs.source.profile
+  for name, table, values in (("train", inputs.table, logits),
+                              ("eval", inputs.test_table, test_logits)):
+    scores = special.expit(values).astype(np.float32)
+    parquet.write_parquet(
+        scored_logs.scored_table(table, schema, profile, scores),
+        folder / f"{name}.parquet")
+  workdir_lib.write_json(folder / "schema.json", scored_logs.scored_schema(
+      schema, profile).to_json())

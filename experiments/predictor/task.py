@@ -7,7 +7,6 @@ network with a leading axis of models, trained on the same batches; what a
 model leaves out is masked in its loss.
 """
 
-from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -17,14 +16,23 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from experiments.predictor import inputs as inputs_lib
+from experiments.predictor.config import Config
+from experiments.runs import configs
 from experiments.runs import errors
 from experiments.runs import loop
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.predictor import pepnet
+from harmonrank_jax.predictor import training
 
+# Chosen on validation rows: of the KuaiRand log, whose history columns say
+# what embeddings would, and of the embedded log, which has no other way.
+_EMBEDDING_LEARNING_RATES = {"kuairand": 3e-5, None: 1e-2}
+_NETWORK: dict[str, Any] = {
+    "shared_sizes": (128,), "tower_sizes": (32,), "dropout_rate": 0.2,
+    "unknown_rate": 0.1}
 # Places of the models that are of no fold.
 FULL, JUDGED = -2, -1
 # Rows that are scored at once.
@@ -77,18 +85,59 @@ class Recipe:
   Attributes:
     network: its configuration.
     batch_size: rows of a step.
-    num_steps: over which the learning rates fall to 0.
-    learning_rate: of Adam.
-    embedding_learning_rate: of Adam for the embeddings.
+    rates: of Adam.
     seed: of parameters, batches and what is dropped.
   """
 
   network: pepnet.PepNetConfig
   batch_size: int
-  num_steps: int
-  learning_rate: float
-  embedding_learning_rate: float
+  rates: training.LearningRates
   seed: int
+
+
+class Batch(NamedTuple):
+  """The rows of a step.
+
+  Attributes:
+    indices: `[B]` int32.
+    step: from 0.
+  """
+
+  indices: jax.Array
+  step: np.uint32
+
+
+class Batches:
+  """Batches of rows in memory: a function of seed and step.
+
+  Its cursor holds the number of steps, and a checksum of the rows.
+  """
+
+  def __init__(
+      self, num_rows: int, batch_size: int, *, seed: int, step: int,
+      checksum: int,
+  ):
+    self._num_rows, self._batch_size = num_rows, batch_size
+    self._seed, self._step, self._checksum = seed, step, checksum
+    self._order: tuple[int, np.ndarray] | None = None
+
+  def __next__(self) -> Batch:
+    places = np.arange(self._batch_size) + self._step * self._batch_size
+    indices = np.empty(self._batch_size, np.int64)
+    for epoch in np.unique(places // self._num_rows):
+      if self._order is None or self._order[0] != epoch:
+        # Seeded by [seed, epoch], epoch 0 would be dealt like the folds.
+        rng = np.random.default_rng([self._seed, int(epoch) + 1])
+        self._order = int(epoch), rng.permutation(self._num_rows)
+      inside = places // self._num_rows == epoch
+      indices[inside] = self._order[1][places[inside] % self._num_rows]
+    batch = Batch(jnp.asarray(indices, jnp.int32), np.uint32(self._step))
+    self._step += 1
+    return batch
+
+  @property
+  def cursor(self) -> list[int]:
+    return [self._step, self._checksum]
 
 
 class FoldTask:
@@ -116,65 +165,61 @@ class FoldTask:
     self.recipe, self._folds, self._names = recipe, folds, names
     self._rows = rows._replace(labels=rows.labels > 0)
     self.base_rates = self._rates()
-    self._arrays = tuple(jnp.asarray(array) for array in (
-        rows.categorical, rows.numeric, self._rows.labels, folds.trains))
+    self._arrays = training.Rows(*(jnp.asarray(array) for array in (
+        rows.categorical, rows.numeric, self._rows.labels)))
+    self._trains = jnp.asarray(folds.trains)
     judged = ~folds.trains[:, JUDGED]
     self._validation = features_lib.Batch(*(x[judged] for x in self._rows))
-    self._order: tuple[int, np.ndarray] | None = None
-    self._next, self._checksum = 0, 0
-    for array in self._arrays:
+    self._checksum = 0
+    for array in (*self._arrays, self._trains):
       self._checksum = zlib.crc32(np.asarray(array).data, self._checksum)
 
   def init(self) -> loop.State:
     """Each model its own draw, at the base rates of its own rows."""
-    one = tuple(array[:1] for array in self._arrays[:2])
-    params, opt_state = _init(self.recipe, one, jnp.asarray(self.base_rates))
+    one = training.Rows(*(array[:1] for array in self._arrays))
+    models = _init(self.recipe, one, jnp.asarray(self.base_rates))
     return loop.State(
-        params, opt_state, params, np.float32(np.inf), np.int32(0))
+        models, models.params, np.float32(np.inf), np.int32(0))
 
-  def step(self, state: loop.State) -> tuple[loop.State, dict[str, Any]]:
-    """One batch, the same for all models."""
-    indices = jnp.asarray(self._indices(self._next), jnp.int32)
-    params, opt_state, loss = _update(
-        self.recipe, state.params, state.opt_state, self._arrays, indices,
-        np.uint32(self._next))
-    self._next += 1
-    return state._replace(params=params, opt_state=opt_state), {"loss": loss}
+  def batches(self, cursor: list[int] | None) -> Batches:
+    """Batches from a cursor on, the same for all models.
+
+    Raises:
+      UserError: if the rows are not those that the cursor was made with.
+    """
+    step, checksum = cursor or (0, self._checksum)
+    if checksum != self._checksum:
+      raise errors.UserError(
+          "the data has changed since this workdir was begun; name another "
+          "--workdir.")
+    return Batches(len(self._rows.labels), self.recipe.batch_size,
+                   seed=self.recipe.seed, step=step, checksum=checksum)
+
+  def update(
+      self, state: loop.State, batch: Batch
+  ) -> tuple[loop.State, dict[str, Any]]:
+    """One step of all models on the same batch."""
+    models, loss = _update(
+        self.recipe, state.train, self._arrays, self._trains, batch)
+    return state._replace(train=models), {"loss": loss}
 
   def evaluate(
       self, state: loop.State, step: int
   ) -> tuple[loop.State, dict[str, Any]]:
     """Judges by log-loss over that of the base rate, averaged."""
     labels = self._validation.labels
-    logits = self._logits(state.params, JUDGED, self._validation)
+    logits = self._logits(state.train.params, JUDGED, self._validation)
     losses = log_losses(logits, labels).mean(axis=0)
     rates = self.base_rates[JUDGED].astype(np.float64)
     entropy = -rates * np.log(rates) - (1 - rates) * np.log1p(-rates)
     value = np.float32(np.mean(losses / entropy))
     if value < state.best_value:
-      state = state._replace(best_params=state.params, best_value=value,
+      state = state._replace(best_params=state.train.params, best_value=value,
                              best_step=np.int32(step))
     by_name = lambda values: dict(zip(self._names, values, strict=True))
     return state, {"validation": {
         "auc": by_name(own_auc(logits, labels)), "log_loss": by_name(losses),
         "relative_log_loss": value}}
-
-  @property
-  def cursor(self) -> list[int]:
-    """Steps taken, and a checksum of the rows."""
-    return [self._next, self._checksum]
-
-  def seek(self, cursor: list[int]) -> None:
-    """Goes on from there.
-
-    Raises:
-      UserError: if the rows are not those of then.
-    """
-    self._next, checksum = cursor
-    if checksum != self._checksum:
-      raise errors.UserError(
-          "the data has changed since this workdir was begun; name another "
-          "--workdir.")
 
   def out_of_fold(self, params: Any) -> np.ndarray:
     """`[N, M]` log-odds of each row by the model that left it out."""
@@ -213,26 +258,39 @@ class FoldTask:
           self.recipe.network, params, number, *padded))[:count])
     return np.concatenate(parts)
 
-  def _indices(self, step: int) -> np.ndarray:
-    """Rows of a batch: a function of seed and step."""
-    num_rows, size = len(self._rows.labels), self.recipe.batch_size
-    places = np.arange(size) + step * size
-    result = np.empty(size, np.int64)
-    for epoch in np.unique(places // num_rows):
-      if self._order is None or self._order[0] != epoch:
-        # Not [seed, epoch]: the rows of epoch 0 would be dealt like folds.
-        rng = np.random.default_rng([self.recipe.seed, int(epoch) + 1])
-        self._order = int(epoch), rng.permutation(num_rows)
-      inside = places // num_rows == epoch
-      result[inside] = self._order[1][places[inside] % num_rows]
-    return result
-
   def _rates(self) -> np.ndarray:
     """`[K + 2, M]` rates of the rows of each model, never 0 or 1."""
     trains = self._folds.trains.astype(np.float64)
     positives = trains.T @ self._rows.labels
     count = trains.sum(axis=0)[:, None]
     return ((positives + 0.5) / (count + 1)).astype(np.float32)
+
+
+def make_task(config: Config, inputs: inputs_lib.Inputs) -> FoldTask:
+  """The training of all models."""
+  schema, num_rows = inputs.source.schema, len(inputs.is_validation)
+  for name in ("batch_size", "num_folds"):
+    if (getattr(config, name) or 0) > num_rows:
+      raise errors.UserError(
+          f"--{name}={getattr(config, name)} is larger than the data: "
+          f"{num_rows:,} rows to train and validate on.")
+  positions = lambda columns: tuple(map(schema.categorical.index, columns))
+  network = pepnet.PepNetConfig(
+      len(schema.objectives), inputs.features.vocabulary_sizes,
+      domain=positions(inputs.source.domain),
+      personal=positions(inputs.source.personal),
+      epnet=config.epnet, ppnet=config.ppnet, **_NETWORK)
+  folds = deal(
+      inputs.is_validation, num_folds=config.num_folds, seed=config.seed)
+  embedding_learning_rate = config.embedding_learning_rate
+  if embedding_learning_rate is None:
+    embedding_learning_rate = _EMBEDDING_LEARNING_RATES[config.format]
+  recipe = Recipe(
+      network, config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_rows),
+      training.LearningRates(
+          config.learning_rate, embedding_learning_rate, config.num_steps),
+      config.seed)
+  return FoldTask(recipe, inputs.rows, folds, schema.names)
 
 
 def own_auc(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -248,43 +306,30 @@ def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(
-    recipe: Recipe, columns: Sequence[jax.Array], base_rates: jax.Array
-) -> tuple[Any, Any]:
-  """Parameters and state of the optimizer of all models."""
+    recipe: Recipe, rows: training.Rows, base_rates: jax.Array
+) -> training.TrainState:
+  """All models before their first step."""
   keys = jax.random.split(jax.random.key(recipe.seed), len(base_rates))
-  params = jax.vmap(lambda key, rates: pepnet.with_base_rates(
-      dict(pepnet.PepNet(recipe.network).init(key, *columns)), rates))(
+  return jax.vmap(lambda key, rates: training.init(
+      key, rows, rates, config=recipe.network, rates=recipe.rates))(
           keys, base_rates)
-  return params, jax.vmap(_optimizer(recipe).init)(params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _update(
-    recipe: Recipe, params: Any, opt_state: Any, arrays: Sequence[jax.Array],
-    indices: jax.Array, step: jax.Array,
-) -> tuple[Any, Any, jax.Array]:
+    recipe: Recipe, state: training.TrainState, rows: training.Rows,
+    trains: jax.Array, batch: Batch,
+) -> tuple[training.TrainState, jax.Array]:
   """One step of all models on the same batch."""
-  *batch, trains = (array[indices] for array in arrays)
-  key = jax.random.fold_in(jax.random.key(recipe.seed), step)
+  rows = jax.tree.map(lambda x: x[batch.indices], rows)
+  key = jax.random.fold_in(jax.random.key(recipe.seed), batch.step)
   keys = jax.random.split(key, trains.shape[1])
-  params, opt_state, losses = jax.vmap(
-      functools.partial(_update_one, recipe), in_axes=(0, 0, 0, 1, None))(
-          params, opt_state, keys, trains, batch)
-  return params, opt_state, jnp.mean(losses)
-
-
-def _update_one(recipe, params, opt_state, key, where, batch):
-  categorical, numeric, labels = batch
-
-  def loss_fn(params):
-    logits = jnp.asarray(pepnet.PepNet(recipe.network).apply(
-        params, categorical, numeric, is_training=True, rngs={"dropout": key}))
-    return pepnet.multi_task_loss(
-        logits, labels, where=jnp.broadcast_to(where[:, None], labels.shape))
-
-  loss, gradients = jax.value_and_grad(loss_fn)(params)
-  updates, opt_state = _optimizer(recipe).update(gradients, opt_state)
-  return optax.apply_updates(params, updates), opt_state, loss
+  state, losses = jax.vmap(
+      lambda state, key, where: training.update(
+          state, rows, key, where=where, config=recipe.network,
+          rates=recipe.rates), in_axes=(0, 0, 1))(
+              state, keys, trains[batch.indices])
+  return state, jnp.mean(losses)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -293,17 +338,4 @@ def _predict(
     categorical: jax.Array, numeric: jax.Array,
 ) -> jax.Array:
   params = jax.tree.map(lambda x: x[number], params)
-  return jnp.asarray(
-      pepnet.PepNet(network).apply(params, categorical, numeric))
-
-
-def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
-  """Adam with two rates, both falling to 0 by a cosine."""
-  adam = lambda rate: optax.adam(
-      optax.cosine_decay_schedule(rate, recipe.num_steps))
-  is_embedding = lambda path: jax.tree_util.DictKey("embedding") in path
-  label = lambda path, _: "embeddings" if is_embedding(path) else "rest"
-  return optax.multi_transform(
-      {"embeddings": adam(recipe.embedding_learning_rate),
-       "rest": adam(recipe.learning_rate)},
-      lambda params: jax.tree_util.tree_map_with_path(label, params))
+  return training.predict(params, categorical, numeric, config=network)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import objectives
 from experiments.runs import configs
 from experiments.runs import flags
 from harmonrank_jax.ensemble import network
@@ -19,7 +19,7 @@ class Config(configs.LogConfig):
       "aligned", "What the network puts out: corrections to calibrated scores, "
       "or one score.", choices=network.HEADS)
   loss: str = flags.field(
-      "soft_auc", "What is trained on.", choices=tuple(ranker_lib.LOSSES))
+      "soft_auc", "What is trained on.", choices=tuple(objectives.LOSSES))
   lists: str = flags.field(
       "batch", "What is ranked against what in a rank loss. Of lists the last "
       "step is kept.", choices=LISTS)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.ranker import config as config_lib
-from experiments.ranker import ranker as ranker_lib
 from experiments.runs import configs
 from experiments.runs import errors
 from experiments.runs import logs
@@ -16,7 +15,9 @@ from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import splits
 from harmonrank_jax.ensemble import network
+from harmonrank_jax.serving import bundle
 
 # More passes learn profiles by heart where these tell users apart.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
@@ -39,9 +40,9 @@ class Inputs(NamedTuple):
     validation: rows to choose by.
   """
 
-  model: ranker_lib.Model
+  model: bundle.Model
   log: parquet.ParquetLog
-  split: logs.Split
+  split: splits.Split
   eval_log: parquet.ParquetLog
   batch_size: int
   num_steps: int
@@ -67,10 +68,10 @@ class Test(NamedTuple):
 def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
   """Reads the held-out rows."""
   schema = inputs.model.schema
-  keep = None if config.eval_data else inputs.split.rows(logs.TEST)
+  keep = None if config.eval_data else inputs.split.rows(splits.TEST)
   is_embedded = config.data is None and config.eval_data is None
   true = tuple(f"true_{name}" for name in schema.names if is_embedded)
-  table = logs.read_rows(inputs.eval_log, (*schema.columns, *true), keep)
+  table = splits.read_rows(inputs.eval_log, (*schema.columns, *true), keep)
   truth, slices = None, None
   if is_embedded:
     truth = np.stack([table[name].to_numpy() for name in true], axis=1)
@@ -89,9 +90,9 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
   _check_config(config, schema)
   parquet.check_log(log, schema)
   eval_log = logs.open_eval_log(config.eval_data, log, schema)
-  split = logs.split_log(log, schema, hold_out=config.eval_data is None)
+  split = splits.split_log(log, schema, hold_out=config.eval_data is None)
   logs.announce(schema, split)
-  num_train = split.num_rows[logs.TRAIN]
+  num_train = split.num_rows[splits.TRAIN]
   if config.batch_size and config.batch_size > num_train:
     raise errors.UserError(
         f"--batch_size={config.batch_size} is larger than the data: "
@@ -104,9 +105,9 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
     keep = lambda table: split.rows(part)(table) & (
         np.arange(table.num_rows) % stride == 0)
     return features_lib.encode(
-        model.features, schema, logs.read_rows(log, schema.columns, keep))
+        model.features, schema, splits.read_rows(log, schema.columns, keep))
 
-  sample, validation = read(logs.TRAIN), read(logs.VALIDATION)
+  sample, validation = read(splits.TRAIN), read(splits.VALIDATION)
   logs.warn_of_one_class(schema, sample.labels, "train")
   logs.warn_of_one_class(schema, validation.labels, "validate")
   batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
@@ -143,8 +144,8 @@ def _check_config(config: config_lib.Config, schema: schema_lib.Schema) -> None:
 
 def _make_model(
     config: config_lib.Config, schema: schema_lib.Schema,
-    log: parquet.ParquetLog, split: logs.Split,
-) -> ranker_lib.Model:
+    log: parquet.ParquetLog, split: splits.Split,
+) -> bundle.Model:
   """The model to be trained; features of a warm start are the earlier ones."""
   names = [field.name for field in dataclasses.fields(network.HarmonRankConfig)
            if hasattr(config, field.name)]
@@ -155,11 +156,11 @@ def _make_model(
   except ValueError as error:
     raise errors.UserError(str(error)) from None
   if config.init_from is None:
-    features = features_lib.fit_features(log, schema, split.rows(logs.TRAIN))
-    return ranker_lib.Model(network_config, schema, features)
+    features = features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
+    return bundle.Model(network_config, schema, features)
   folder = pathlib.Path(config.init_from)
-  earlier = ranker_lib.read_model(folder)
-  model = ranker_lib.Model(network_config, schema, earlier.features)
+  earlier = bundle.read_model(folder)
+  model = bundle.Model(network_config, schema, earlier.features)
   for what, ours, theirs in (
       ("number of members", config.num_members,
        workdir_lib.read_config(folder).get("num_members")),

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ranker import ranker
 from experiments.runs import console
 from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
@@ -17,6 +16,7 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import ranker
 from harmonrank_jax.evaluation import bootstrap as evaluation
 
 ENSEMBLE, CEILING = "harmonrank", "ceiling"

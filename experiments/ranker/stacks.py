@@ -15,13 +15,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import objectives
 from experiments.runs import configs
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import ranker as ranker_lib
+from harmonrank_jax.ensemble import training as training_lib
 
 # Looks at the validation rows, the last step among them.
 _NUM_LOOKS = 6
@@ -46,7 +47,7 @@ class Training:
   """What a stack has in common.
 
   Attributes:
-    loss: one of `ranker.LOSSES`.
+    loss: one of `objectives.LOSSES`.
     lists: "batch", or "user" or "request": what is ranked against what.
     relative_strength: of the soft rank.
     batch_size: rows of a step; as many as there are, at most.
@@ -113,12 +114,13 @@ def fit(
   held = _padded(held, capacity)
   where = jnp.arange(_size(len(validation.labels))) < len(validation.labels)
   checked = _padded(checked)
-  start, train, look = _functions(
-      ranker, training.loss, training.relative_strength)
-  state = start(members, jax.tree.map(lambda x: x[:2], held), platt)
-  look_at = lambda params: np.asarray(
-      look(params, members.objective_weights, checked, where))
-  best = look_at(state.params)
+  objective = objectives.objective_of(
+      ranker.config.head, training.loss, training.relative_strength)
+  state = _start(
+      members, jax.tree.map(lambda x: x[:2], held), platt, ranker=ranker)
+  validate = lambda params: np.asarray(_validate(
+      params, members.objective_weights, checked, where, ranker=ranker))
+  best = validate(state.params)
   best_params, best_step = state.params, np.zeros(len(members.seeds), int)
   is_finite = np.full(len(members.seeds), True)
   seconds = 0.0
@@ -128,9 +130,10 @@ def fit(
     index = jnp.asarray(chosen.reshape(len(orders), between, size))
     began = time.perf_counter()
     state, losses = jax.block_until_ready(
-        train(state, members, index, held, platt, total))
+        _train(state, members, index, held, platt, total, ranker=ranker,
+               objective=objective))
     seconds += time.perf_counter() - began
-    value = look_at(state.params)
+    value = validate(state.params)
     is_finite &= np.isfinite(losses).all(axis=1)
     # Within lists a few positives decide, whose chance is larger than what
     # steps differ by: not the best on validation rows, but the last, at which
@@ -254,60 +257,52 @@ def _order(
   return part
 
 
-class _State(NamedTuple):
-  """A member between two steps."""
+@functools.partial(jax.jit, static_argnames="ranker")
+def _start(
+    members: Members, rows: ranker_lib.Rows, platt: calibration.Platt, *,
+    ranker: ranker_lib.Ranker,
+) -> training_lib.TrainState:
+  """Members before their first step."""
+  return jax.vmap(lambda seed: training_lib.init(
+      jax.random.key(seed), rows, ranker=ranker, platt=platt))(
+          jnp.asarray(members.seeds))
 
-  params: Any
-  opt_state: Any
-  step: Any
+
+@functools.partial(jax.jit, static_argnames=("ranker", "objective"))
+def _train(
+    state: training_lib.TrainState, members: Members, index: jax.Array,
+    rows: ranker_lib.Rows, platt: calibration.Platt, num_steps: jax.Array, *,
+    ranker: ranker_lib.Ranker, objective: Callable[..., Any],
+) -> tuple[training_lib.TrainState, jax.Array]:
+  """Steps on the rows `[S, steps, batch]`; the losses are `[S, steps]`."""
+
+  def train_one(state, member, index):
+    def step(state, chosen):
+      state, measured = training_lib.update(
+          state, jax.tree.map(lambda x: x[chosen], rows), ranker=ranker,
+          objective=objective, objective_weights=member.objective_weights,
+          platt=platt, learning_rate=member.learning_rates,
+          num_steps=num_steps)
+      return state, measured["loss"]
+
+    return jax.lax.scan(step, state, index)
+
+  return jax.vmap(train_one)(state, members, index)
 
 
-@functools.lru_cache(8)
-def _functions(
-    ranker: ranker_lib.Ranker, loss: str, relative_strength: float
-):
-  """What begins, trains and judges a stack; compiled once for each."""
-  optimizer = optax.chain(
-      optax.clip_by_global_norm(1.0), optax.scale_by_adam())
+@functools.partial(jax.jit, static_argnames="ranker")
+def _validate(
+    params: Any, weights: jax.Array, rows: ranker_lib.Rows, where: jax.Array,
+    *, ranker: ranker_lib.Ranker,
+) -> jax.Array:
+  """`[S]` weighted AUC on rows, within lists if they have any."""
 
-  @jax.jit
-  def start(members, rows, platt):
-    def one(seed):
-      params = ranker.init(jax.random.key(seed), rows, platt)
-      return _State(params, optimizer.init(params), 0)
-    return jax.vmap(one)(jnp.asarray(members.seeds))
+  def validate_one(each):
+    params, weights = each
+    scores = ranker.score(params, rows, weights)
+    auc = (metrics.auc(scores, rows.labels, where=where)
+           if rows.lists is None else metrics.group_auc(
+               scores, rows.labels, rows.lists, where=where).value)
+    return jnp.nansum(weights * auc)
 
-  @jax.jit
-  def train(state, members, index, rows, platt, total):
-    def one(state, member, index):
-      loss_fn = ranker_lib.make_loss(
-          ranker, loss, member.objective_weights, platt,
-          relative_strength=relative_strength)
-
-      def step(state, chosen):
-        part = jax.tree.map(lambda x: x[chosen], rows)
-        (value, _), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, part)
-        updates, opt_state = optimizer.update(gradients, state.opt_state)
-        done = state.step / total
-        rate = member.learning_rates * 0.5 * (1 + jnp.cos(jnp.pi * done))
-        updates = jax.tree.map(lambda x: -rate * x, updates)
-        return _State(optax.apply_updates(state.params, updates), opt_state,
-                      state.step + 1), value
-
-      return jax.lax.scan(step, state, index)
-
-    return jax.vmap(one)(state, members, index)
-
-  @jax.jit
-  def look(params, weights, rows, where):
-    def one(each):
-      scores = ranker.score(each[0], rows, each[1])
-      found = (
-          metrics.auc(scores, rows.labels, where=where)
-          if rows.lists is None else metrics.group_auc(
-              scores, rows.labels, rows.lists, where=where).value)
-      return jnp.nansum(each[1] * found)
-    return jax.lax.map(one, (params, weights))
-
-  return start, train, look
+  return jax.lax.map(validate_one, (params, weights))

@@ -96,8 +96,16 @@ class PageTask:
     keys = jax.random.split(jax.random.key(self._seed), self._num_seeds)
     return self._init(keys, self._params, self._recipe.settings)
 
-  def step(self, state: ppo.Learner) -> tuple[ppo.Learner, dict[str, Any]]:
+  def batches(self, cursor: list[int] | None) -> loop.NoBatches:
+    """Days are simulated inside the update."""
+    del cursor
+    return loop.NoBatches()
+
+  def update(
+      self, state: ppo.Learner, batch: None
+  ) -> tuple[ppo.Learner, dict[str, Any]]:
     """One update of all."""
+    del batch
     state, found = self._update(state, self._params, self._recipe.settings)
     return state, {"loss": jnp.mean(found.policy_loss), **found._asdict()}
 
@@ -109,14 +117,6 @@ class PageTask:
     found = jax.device_get(self._outcome(state, jax.random.key(self._seed)))
     return state, {"validation": {
         "ctr": found["ctr"].tolist(), "cost": found["cost"].tolist()}}
-
-  @property
-  def cursor(self) -> list[int]:
-    """Nothing is read."""
-    return []
-
-  def seek(self, cursor: list[int]) -> None:
-    """Nothing is read."""
 
 
 def train(

@@ -19,34 +19,56 @@ _NUM_EVALUATIONS = 10
 _NUM_LOGGED_STEPS = 100
 
 
+class Batches(Protocol):
+  """An iterator without end that can go on from where it stood."""
+
+  def __next__(self) -> Any:
+    """The batch of the next step."""
+
+  @property
+  def cursor(self) -> list[int]:
+    """Where it stands, for the checkpoint."""
+
+
+class NoBatches:
+  """For a task that makes its own data."""
+
+  cursor: list[int] = []  # noqa: RUF012, there is nowhere else to stand.
+
+  def __next__(self) -> None:
+    return None
+
+
 class Task(Protocol):
-  """What is trained. A state is any tree of arrays."""
+  """What is trained: functions of a state, which is any tree of arrays."""
 
   def init(self) -> Any:
     """The state before the first step."""
 
-  def step(self, state: Any) -> tuple[Any, dict[str, Any]]:
-    """The state after one more step, and what was measured in it.
+  def batches(self, cursor: list[int] | None) -> Batches:
+    """What is trained on, from a cursor on; from the beginning if None."""
+
+  def update(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
+    """The state after a step on a batch, and what was measured in it.
 
     The state and the measurements may still be under computation.
     """
 
   def evaluate(self, state: Any, step: int) -> tuple[Any, dict[str, Any]]:
-    """The state (which may remember the best so far), and what was found."""
-
-  @property
-  def cursor(self) -> list[int]:
-    """Where the reader of batches stands."""
-
-  def seek(self, cursor: list[int]) -> None:
-    """Goes on reading there."""
+    """The state (which may remember the best so far), and the measurements."""
 
 
 class State(NamedTuple):
-  """What most tasks train, with the best on validation rows so far."""
+  """What most tasks train, with the best on validation rows so far.
 
-  params: Any
-  opt_state: Any
+  Attributes:
+    train: state of the training, with `params`.
+    best_params: of the best evaluation so far.
+    best_value: of that evaluation.
+    best_step: at which it was.
+  """
+
+  train: Any
   best_params: Any
   best_value: np.float32
   best_step: np.int32
@@ -100,12 +122,13 @@ def _fit(
   if restored is None:
     step = 0
     writer = metric_writer.MetricWriter(workdir, -1)
-    state, found = task.evaluate(state, 0)
-    writer.write(0, found)
-    checkpoints.save(0, state, {"cursor": task.cursor, **clock.notes})
+    batches = task.batches(None)
+    state, measured = task.evaluate(state, 0)
+    writer.write(0, measured)
+    checkpoints.save(0, state, {"cursor": batches.cursor, **clock.notes})
   else:
     step, state, notes = restored
-    task.seek(notes["cursor"])
+    batches = task.batches(notes["cursor"])
     clock = _Clock(notes["timed_steps"], notes["seconds"])
     writer = metric_writer.MetricWriter(workdir, step)
     print(f"resuming from step {step}", flush=True)
@@ -113,7 +136,7 @@ def _fit(
   is_due = lambda count: (
       step % max(1, num_steps // count) == 0 or step == num_steps)
   while step < num_steps and not signals:
-    state, measured = task.step(state)
+    state, measured = task.update(state, next(batches))
     step += 1
     clock.tick(state)
     bar.update(step)
@@ -122,9 +145,9 @@ def _fit(
     if is_due(_NUM_EVALUATIONS) or signals:
       clock.stop(state)
       if is_due(_NUM_EVALUATIONS):
-        state, found = task.evaluate(state, step)
-        writer.write(step, found)
-      checkpoints.save(step, state, {"cursor": task.cursor, **clock.notes})
+        state, measured = task.evaluate(state, step)
+        writer.write(step, measured)
+      checkpoints.save(step, state, {"cursor": batches.cursor, **clock.notes})
   bar.close()
   writer.close()
   checkpoints.close()

@@ -15,6 +15,8 @@ from experiments.runs import errors
 from harmonrank_jax.data import files
 
 CONFIG = "config.json"
+# Of what stands in a workdir; a run is gone on with by the same format only.
+FORMAT = 2
 
 
 def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
@@ -47,7 +49,7 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
       raise errors.UserError(
           f"workdir {path} is not empty and has no {CONFIG}; name an empty or "
           "new folder with --workdir.")
-    write_json(file, config)
+    write_json(file, {"format_version": FORMAT, **config})
     return False
   known = read_config(path)
   config = json.loads(json.dumps(config))
@@ -66,9 +68,14 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
   """The configuration of a workdir.
 
   Raises:
-    UserError: if it cannot be read.
+    UserError: if it cannot be read, or is of an earlier version.
   """
-  return read_json(path / CONFIG)
+  content = read_json(path / CONFIG)
+  if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT:
+    raise errors.UserError(
+        f"workdir {path} was begun by another version of this program, which "
+        "cannot go on with it; name another --workdir.")
+  return content
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.runs import console
@@ -25,6 +24,7 @@ from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import files
 from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.evaluation import bootstrap as evaluation
 from harmonrank_jax.evaluation import front
 

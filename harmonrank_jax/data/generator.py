@@ -29,11 +29,22 @@ import numpy as np
 import pyarrow as pa
 from scipy import special
 
+from harmonrank_jax.data import schema as schema_lib
+
 # Rates per exposure. Click, long view and the four rare ones together as
 # KuaiRand publishes for its standard policy: 45.1 %, 31.8 % and 2.1 % (Gao et
 # al., CIKM 2022); within the rare ones like outnumbers comment, follow and
 # buy, the last one in a thousand.
 OBJECTIVES = ("click", "long_view", "like", "comment", "follow", "buy")
+# Roles of the columns. The true probabilities, and the position, which is not
+# known before the page is made, are no features.
+SCHEMA = schema_lib.Schema(
+    objectives=tuple(
+        schema_lib.Objective(name, name, schema_lib.SCORE_PREFIX + name)
+        for name in OBJECTIVES),
+    user="user_id", item="item_id", time="time_ms", request="request_id",
+    categorical=("age", "device", "region", "activity"),
+    numeric=("tenure_days", "visits_per_day"))
 RATES = (0.45, 0.32, 0.015, 0.004, 0.002, 0.001)
 # Regulars are shown much: clicks and long views as in KuaiRand's random log.
 RATES_OF_REGULARS = (0.176, 0.085, *RATES[2:])

@@ -19,15 +19,14 @@ from experiments.comparison import report as report
 from experiments.comparison import studies as contenders
 from experiments.comparison import tables as comparison
 from experiments.comparison import text as tables
-from experiments.ranker import ranker as ranker_lib
+from experiments.ranker import objectives
 from experiments.ranker import stacks
 from experiments.runs import errors
-from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
-from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import network
+from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.evaluation import bootstrap as evaluation
 
 SCHEMA = schema_lib.Schema(
@@ -543,7 +542,7 @@ def test_studies_name_what_there_is():
     names = [condition.name for condition in study.conditions]
     assert len(set(names)) == len(names)
   for name, method in contenders.METHODS.items():
-    assert method.loss in ranker_lib.LOSSES
+    assert method.loss in objectives.LOSSES
     assert method.network(3).num_objectives == 3
     assert contenders.kind_of(name) in ("ours", "baseline", "ablation")
   # Each ablation lacks one part of the default, and nothing else.
@@ -583,53 +582,6 @@ def test_lists_change_no_loss_that_ranks_nothing():
   thinned = contenders.STUDIES["skew"]
   assert all(thinned.home(condition, name) == condition
              for condition in thinned.conditions for name in thinned.methods)
-
-
-# Blocks.
-
-
-def times_log(tmp_path, times):
-  parquet.write_parquet(
-      pa.table({"user_id": np.zeros(len(times), int), "time_ms": times,
-                "request_id": np.arange(len(times)),
-                **{name: np.arange(len(times)) % 2 == 0
-                   for name in SCHEMA.names},
-                **{f"score_{name}": np.full(len(times), 0.5)
-                   for name in SCHEMA.names}}),
-      tmp_path / "log.parquet", row_group_size=300)
-  return parquet.ParquetLog(tmp_path / "log.parquet")
-
-
-def test_blocks_are_tested_on_what_came_before(tmp_path):
-  # Neither sorted nor even, and with rows of the same moment.
-  times = (np.random.default_rng(0).random(2000)**3 * 1000).astype(int)
-  log = times_log(tmp_path, times)
-  table = logs.read_rows(log, SCHEMA.columns)
-  splits = logs.temporal_blocks(log, SCHEMA, 4)
-  parts = [split.part(table) for split in splits]
-  assert len(splits) == 4
-  for split, part in zip(splits, parts, strict=True):
-    assert split.num_rows == tuple(np.bincount(part, minlength=3)[:3])
-    of = [times[part == k] for k in (logs.TRAIN, logs.VALIDATION, logs.TEST)]
-    assert of[0].max() < of[1].min() and of[1].max() < of[2].min()
-    assert len(of[1]) / (len(of[0]) + len(of[1])) == pytest.approx(
-        0.2, abs=0.02)
-  tested = np.sum([part == logs.TEST for part in parts], axis=0)
-  # Every row of the later half once, the last moment too; the others never.
-  np.testing.assert_array_equal(tested, times >= np.sort(times)[1000])
-  for earlier, later in itertools.pairwise(parts):
-    seen = later <= logs.VALIDATION
-    np.testing.assert_array_equal(seen, earlier <= logs.TEST)
-  sizes = [split.num_rows[logs.TEST] for split in splits]
-  np.testing.assert_allclose(sizes, 250, atol=30)
-
-
-def test_blocks_need_times_that_differ(tmp_path):
-  log = times_log(tmp_path, np.repeat([1, 2, 3], 20))
-  with pytest.raises(errors.UserError, match="too few different times"):
-    logs.temporal_blocks(log, SCHEMA, 2)
-  with pytest.raises(errors.UserError, match="cut by time; the data has none"):
-    logs.temporal_blocks(log, dataclasses.replace(SCHEMA, time=None), 2)
 
 
 # Stacks.
@@ -676,42 +628,16 @@ def fit(problem, seeds, rates, worth=1.0, training=TRAINING):
       np.full((3, 3), worth, np.float32)), *problem)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lists", ["batch", "user"])
-def test_what_the_rank_loss_trains(problem, lists):
-  rows, _, platt = problem
-  held = ranker_lib.rows_of(rows, rows.user if lists == "user" else None)
-  params = TINY.init(jax.random.key(0), held, platt)
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-      lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params)
-
-  def gradient(name):
-    loss_fn = ranker_lib.make_loss(
-        TINY, name, np.ones(3, np.float32), platt, relative_strength=2.0)
-    return jax.grad(lambda params: loss_fn(params, held)[0])(params)
-
-  # Cross-entropy is a part of both.
-  moved = jax.tree.leaves_with_path(jax.tree.map(
-      lambda both, entropy: float(np.abs(both - entropy).max()),
-      gradient("soft_auc"), gradient("bce")))
-  of = {path[-1].key: value for path, value in moved}
-  assert of.pop("gain") > 1e-5
-  # Of lists everything; of batches nothing else.
-  assert (of["scale"] > 1e-5) == (of["embedding"] > 1e-5) == (lists == "user")
-  assert lists == "user" or max(of.values()) < 1e-6
-
-
 def plain_fit(problem, seeds, rates, lists):
   """Rankers one by one, a loop over their steps: parameters, value, step."""
   rows, validation, platt = problem
   held, checked = (
       ranker_lib.rows_of(part, part.user if lists == "user" else None)
       for part in (rows, validation))
-  loss_fn = ranker_lib.make_loss(
-      TINY, TRAINING.loss, np.ones(3, np.float32), platt,
-      relative_strength=TRAINING.relative_strength)
-  gradient = jax.jit(jax.grad(lambda *args: loss_fn(*args)[0]))
+  objective = objectives.objective_of(
+      "aligned", TRAINING.loss, TRAINING.relative_strength)
+  gradient = jax.jit(jax.grad(lambda params, rows: objective(
+      TINY, params, rows, objective_weights=jnp.ones(3), platt=platt)[0]))
   score = jax.jit(lambda params: TINY.score(params, checked, jnp.ones(3)))
 
   def value(params):
@@ -903,11 +829,14 @@ def test_flags_that_do_not_fit(tmp_path, config, said):
 @pytest.mark.parametrize("drop, config, said", [
     (("user_id", "request_id"), {"study": "lists"}, "of users or of requests"),
     (("score_like",), {"objectives": ("like",)}, "'like' has no score column"),
-    (("time_ms",), {"blocks": 2}, "--blocks=2 are cut by time")])
+    (("time_ms",), {"blocks": 2}, "blocks are cut by time")])
 def test_columns_that_are_not_there(tmp_path, drop, config, said):
-  times_log(tmp_path, np.arange(60))
-  table = pq.read_table(tmp_path / "log.parquet").drop_columns(drop)
-  pq.write_table(table, tmp_path / "less.parquet")
+  table = pa.table({
+      "user_id": np.zeros(60, int), "time_ms": np.arange(60),
+      "request_id": np.arange(60),
+      **{name: np.arange(60) % 2 == 0 for name in SCHEMA.names},
+      **{f"score_{name}": np.full(60, 0.5) for name in SCHEMA.names}})
+  pq.write_table(table.drop_columns(drop), tmp_path / "less.parquet")
   roles = json.dumps(SCHEMA.to_json())
   for name in drop:
     roles = roles.replace(f'"{name}"', "null")

@@ -583,7 +583,7 @@ def test_a_second_run_replaces_the_results(finished):
 def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path):
   for argument, said in (("--method=dpq", "method"), ("--theta=nan", "theta"),
                          ("--theta=1.5", "theta"), ("--window=0", "window"),
-                         ("--schema=x", "--schema is no flag"),
+                         ("--schema=x", "schema"),
                          ("--data=/nowhere", "no such file")):
     ended = run(f"--workdir={tmp_path / 'run'}", argument)
     assert ended.returncode == 2

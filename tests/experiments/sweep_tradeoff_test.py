@@ -18,13 +18,14 @@ from sklearn import metrics as sk_metrics
 from experiments import sweep_tradeoff
 from experiments import train_auc
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import ranker as ranker_lib
 from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.runs import errors
+from experiments.runs import workdir as workdir_lib
 from experiments.tradeoff import front as tradeoff_lib
 from experiments.tradeoff import page as tradeoff_page
 from experiments.tradeoff import report as report
+from harmonrank_jax.ensemble import ranker as ranker_lib
 from tests import browser as browser_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -379,7 +380,7 @@ def test_a_sweep_leaves_everything_and_trains_nothing_twice(finished):
 @pytest.mark.slow
 def test_one_network_takes_weights_when_it_scores(finished):
   workdir, _, _ = finished
-  content = json.loads((workdir / "config.json").read_text())
+  content = workdir_lib.read_config(workdir)
   content["objectives"] = tuple(content["objectives"])
   del content["num_weights"]
   config = train_auc.Config(**content)

@@ -17,12 +17,14 @@ from sklearn import metrics as sk_metrics
 
 from experiments import train_auc
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import ranker as ranker_lib
 from experiments.runs import checkpoints as checkpointing
 from experiments.runs import errors
 from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import splits
+from harmonrank_jax.serving import bundle
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = {"num_exposures": 3000, "batch_size": 512, "num_steps": 20,
@@ -50,10 +52,10 @@ def test_a_workdir_holds_everything(finished):
 def test_the_summary_agrees_with_scikit_learn(finished):
   workdir, summary = finished
   table = pq.read_table(workdir / "embedded_log.parquet")
-  split = logs.split_log(
-      *logs.open_log(workdir / "embedded_log.parquet", logs.EMBEDDED_SCHEMA),
+  split = splits.split_log(
+      *logs.open_log(workdir / "embedded_log.parquet", generator.SCHEMA),
       hold_out=True)
-  test = table.filter(pa.array(split.part(table) == logs.TEST))
+  test = table.filter(pa.array(split.part(table) == splits.TEST))
   assert test.num_rows == summary["test_rows"]
   sums = {"equal_sum": sum(test[f"score_{name}"].to_numpy()
                            for name in generator.OBJECTIVES)}
@@ -103,7 +105,7 @@ def test_the_report_is_one_file(finished):
 
 def test_the_model_scores_again_as_it_did(finished):
   workdir, summary = finished
-  model = ranker_lib.read_model(workdir)
+  model = bundle.read_model(workdir)
   config = train_auc.Config(
       **SMALL, init_from=str(workdir), slice_by="age")
   # A warm start stands before its first step where the earlier run ended.
@@ -394,7 +396,7 @@ def assert_same_run(one, other):
 
 
 def best_params(workdir):
-  config = json.loads((workdir / "config.json").read_text())
+  config = workdir_lib.read_config(workdir)
   config = train_auc.Config(**config)
   task = train_auc.make_task(config, inputs_lib.read_inputs(config, workdir))
   checkpoints = checkpointing.Checkpoints(workdir / "checkpoints")

@@ -13,13 +13,15 @@ import pytest
 from sklearn import metrics as sk_metrics
 
 from experiments import train_predictor
-from experiments.predictor import results as scored
-from experiments.predictor import task as out_of_fold
+from experiments.predictor import inputs as inputs_lib
+from experiments.predictor import results
+from experiments.predictor import task as task_lib
 from experiments.runs import errors
 from experiments.runs import logs
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import scored_logs
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = train_predictor.Config(
@@ -36,7 +38,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def inputs(finished):
   """What that run was trained on."""
-  return train_predictor.read_inputs(SMALL, finished[0])
+  return inputs_lib.read_inputs(SMALL, finished[0])
 
 
 def scores_of(workdir, name):
@@ -67,7 +69,7 @@ def test_a_scored_log_is_what_the_ensemble_reads(finished):
     log, schema = logs.open_log(workdir / "scored" / f"{name}.parquet", None)
     parquet.check_log(log, schema)
     assert log.num_rows == rows
-    assert schema == logs.EMBEDDED_SCHEMA
+    assert schema == generator.SCHEMA
     assert schema == schema_lib.read_schema(
         workdir / "scored" / "schema.json")
     assert set(log.arrow_schema.names) == set(schema.columns)
@@ -118,15 +120,15 @@ def test_a_second_run_changes_nothing(finished):
 @pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(
     finished, tmp_path, monkeypatch):
-  step = out_of_fold.FoldTask.step
+  update = task_lib.FoldTask.update
 
-  def killed_at_13(task, state):
-    if task.cursor[0] == 13:
+  def killed_at_13(task, state, batch):
+    if batch.step == 13:
       raise InterruptedError
-    return step(task, state)
+    return update(task, state, batch)
 
   with monkeypatch.context() as patched, pytest.raises(InterruptedError):
-    patched.setattr(out_of_fold.FoldTask, "step", killed_at_13)
+    patched.setattr(task_lib.FoldTask, "update", killed_at_13)
     train_predictor.train(SMALL, tmp_path / "killed")
   train_predictor.train(SMALL, tmp_path / "killed")
   for name in ("scored/train.parquet", "scored/eval.parquet",
@@ -136,33 +138,35 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
 
 def test_resuming_on_other_data_is_refused(inputs):
-  task = train_predictor.make_task(SMALL, inputs)
+  task = task_lib.make_task(SMALL, inputs)
   rows = inputs.rows._replace(labels=~inputs.rows.labels)
-  other = train_predictor.make_task(SMALL, inputs._replace(rows=rows))
-  task.seek([5, task.cursor[1]])
+  other = task_lib.make_task(SMALL, inputs._replace(rows=rows))
+  cursor = task.batches(None).cursor
+  assert task.batches([5, cursor[1]]).cursor == [5, cursor[1]]
   with pytest.raises(errors.UserError, match="the data has changed"):
-    other.seek(task.cursor)
+    other.batches(cursor)
 
 
 def trained(inputs, num_steps=4):
   """A task and parameters of all models after some steps."""
-  task = train_predictor.make_task(SMALL, inputs)
+  task = task_lib.make_task(SMALL, inputs)
   state = task.init()
+  batches = task.batches(None)
   for _ in range(num_steps):
-    state, _ = task.step(state)
-  return task, state.params
+    state, _ = task.update(state, next(batches))
+  return task, state.train.params
 
 
 def test_labels_of_a_fold_do_not_change_its_scores(inputs):
-  folds = out_of_fold.deal(
+  folds = task_lib.deal(
       inputs.is_validation, num_folds=SMALL.num_folds, seed=SMALL.seed)
   task, params = trained(inputs)
-  before = task.out_of_fold(params)
+  before = task.task_lib(params)
   mine = folds.fold == 1
   labels = np.where(mine[:, None], ~inputs.rows.labels, inputs.rows.labels)
   task, params = trained(
       inputs._replace(rows=inputs.rows._replace(labels=labels)))
-  after = task.out_of_fold(params)
+  after = task.task_lib(params)
   np.testing.assert_array_equal(after[mine], before[mine])
   # While every other fold has seen them.
   for fold in (0, 2):
@@ -190,7 +194,7 @@ def test_a_value_that_a_model_has_not_met_is_unknown_to_it(inputs):
   rows = inputs.rows.categorical.copy()
   gone = rows[0, 0]
   rows[rows[:, 0] == gone, 0] = 0
-  other = train_predictor.make_task(
+  other = task_lib.make_task(
       SMALL, inputs._replace(rows=inputs.rows._replace(categorical=rows)))
   unknown = test.categorical.copy()
   unknown[unknown[:, 0] == gone, 0] = 0
@@ -201,31 +205,33 @@ def test_a_value_that_a_model_has_not_met_is_unknown_to_it(inputs):
 
 def test_rows_are_dealt_evenly():
   is_validation = np.arange(23) % 4 == 0
-  folds = out_of_fold.deal(is_validation, num_folds=5, seed=3)
+  folds = task_lib.deal(is_validation, num_folds=5, seed=3)
   assert sorted(np.bincount(folds.fold)) == [4, 4, 5, 5, 5]
   for fold in range(5):
     np.testing.assert_array_equal(folds.trains[:, fold], folds.fold != fold)
-  assert folds.trains[:, out_of_fold.FULL].all()
+  assert folds.trains[:, task_lib.FULL].all()
   np.testing.assert_array_equal(
-      folds.trains[:, out_of_fold.JUDGED], ~is_validation)
-  again = out_of_fold.deal(is_validation, num_folds=5, seed=3)
+      folds.trains[:, task_lib.JUDGED], ~is_validation)
+  again = task_lib.deal(is_validation, num_folds=5, seed=3)
   np.testing.assert_array_equal(again.fold, folds.fold)
-  other = out_of_fold.deal(is_validation, num_folds=5, seed=4)
+  other = task_lib.deal(is_validation, num_folds=5, seed=4)
   assert (other.fold != folds.fold).any()
 
 
 def test_an_epoch_takes_every_row_once(inputs):
-  task = train_predictor.make_task(SMALL, inputs)
+  task = task_lib.make_task(SMALL, inputs)
   num_rows = len(inputs.is_validation)
   steps = -(-2 * num_rows // SMALL.batch_size)
-  drawn = np.concatenate([task._indices(step) for step in range(steps)])
+  batches = task.batches(None)
+  drawn = np.concatenate([next(batches).indices for _ in range(steps)])
   for epoch in range(2):
     np.testing.assert_array_equal(
         np.sort(drawn[epoch * num_rows:(epoch + 1) * num_rows]),
         np.arange(num_rows))
   # A function of the step alone.
+  later = task.batches([3, task.batches(None).cursor[1]])
   np.testing.assert_array_equal(
-      task._indices(0), drawn[:SMALL.batch_size])
+      next(later).indices, drawn[3 * SMALL.batch_size:4 * SMALL.batch_size])
 
 
 @pytest.fixture(scope="module")
@@ -260,12 +266,12 @@ def test_a_log_with_a_schema_is_scored_under_the_names_of_roles(
     own_log, tmp_path):
   config = train_predictor.Config(
       data=str(own_log / "log.parquet"), schema=str(own_log / "roles.json"))
-  inputs = train_predictor.read_inputs(config, tmp_path)
+  inputs = inputs_lib.read_inputs(config, tmp_path)
   source = inputs.source
   assert source.profile == ("tier", "is_new", "age")
   assert source.personal == ("who",)
   scores = np.full((inputs.table.num_rows, 2), 0.25, np.float32)
-  table = scored.scored_table(
+  table = scored_logs.scored_table(
       inputs.table, source.schema, source.profile, scores)
   assert table.column_names == [
       "user_id", "item_id", "time_ms", "buy", "score_buy", "watch",
@@ -276,7 +282,7 @@ def test_a_log_with_a_schema_is_scored_under_the_names_of_roles(
   assert by_name.categorical == ("tier", "is_new")
   assert by_name.numeric == ("age",)
   # Values are no labels of 0 and 1, which is for a schema to say.
-  schema = scored.scored_schema(source.schema, source.profile)
+  schema = scored_logs.scored_schema(source.schema, source.profile)
   parquet.check_log(log, schema)
   for name in ("tier", "age"):
     assert table[name].null_count == inputs.table[name].null_count > 0
@@ -308,10 +314,10 @@ def test_the_public_log_is_prepared(tmp_path):
   config = train_predictor.Config(
       format="kuairand", data=str(tmp_path / "log.parquet"),
       users=str(tmp_path / "users.parquet"))
-  inputs = train_predictor.read_inputs(config, tmp_path / "work")
+  inputs = inputs_lib.read_inputs(config, tmp_path / "work")
   source = inputs.source
   scores = np.full((inputs.table.num_rows, 3), 0.25, np.float32)
-  table = scored.scored_table(
+  table = scored_logs.scored_table(
       inputs.table, source.schema, source.profile, scores)
   # Nothing of the item, and no outcome but the labels.
   assert table.column_names == [
@@ -322,9 +328,9 @@ def test_the_public_log_is_prepared(tmp_path):
   assert source.domain == ("hour",)
   # A log to evaluate on that was once prepared is not taken for one now.
   with_evaluation = dataclasses.replace(config, eval_data=config.data)
-  assert train_predictor.read_inputs(
+  assert inputs_lib.read_inputs(
       with_evaluation, tmp_path / "work").test.labels.shape == (300, 3)
-  assert len(train_predictor.read_inputs(
+  assert len(inputs_lib.read_inputs(
       config, tmp_path / "work").test.labels) < 300
 
 
@@ -361,22 +367,22 @@ def test_names_that_would_be_misread_are_refused(profile, message):
   schema = schema_lib.Schema(
       (schema_lib.Objective("click", "is_click"),), user="who",
       numeric=profile)
-  with pytest.raises(errors.UserError, match=message):
-    scored.check_names(schema, profile)
+  with pytest.raises(schema_lib.DataError, match=message):
+    scored_logs.check_names(schema, profile)
 
 
 def test_errors_of_log_loss_are_those_of_the_mean():
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(500, 2)), rng.random((500, 2)) < 0.3
   users = np.arange(500) // 5
-  found = scored.measure(logits, labels, None, np.asarray([0.3, 0.3]))
+  found = results.measure(logits, labels, None, np.asarray([0.3, 0.3]))
   losses = np.where(labels, np.logaddexp(0, -logits), np.logaddexp(0, logits))
   np.testing.assert_allclose(found.log_loss, losses.mean(axis=0))
   np.testing.assert_allclose(
       found.log_loss_error, losses.std(axis=0) / np.sqrt(500))
   by_user = losses.reshape(100, 5, 2).mean(axis=1)
   np.testing.assert_allclose(
-      scored.measure(logits, labels, users, np.asarray([0.3, 0.3]))
+      results.measure(logits, labels, users, np.asarray([0.3, 0.3]))
       .log_loss_error, by_user.std(axis=0) / 10)
   np.testing.assert_allclose(found.base_log_loss, -(
       labels.mean(axis=0) * np.log(0.3)

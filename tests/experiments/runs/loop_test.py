@@ -20,19 +20,37 @@ class Killed(BaseException):
   """What a SIGKILL would do to the process, as far as a test can."""
 
 
+class Places:
+  """Counts from 1 on."""
+
+  def __init__(self, place):
+    self._place = place
+
+  def __next__(self):
+    self._place += 1
+    return self._place
+
+  @property
+  def cursor(self):
+    return [self._place]
+
+
 class Walk:
   """A state that depends on every step, every batch and every evaluation."""
 
   def __init__(self, *, kill_at=None, signal_at=None, bad_at=None):
     self.kill_at, self.signal_at, self.bad_at = kill_at, signal_at, bad_at
-    self.seek([0])
+    self._place = 0
 
   def init(self):
     return {"x": jnp.zeros(3), "key": jax.random.key(7),
             "best": np.float32(-1), "seen": np.int32(0)}
 
-  def step(self, state):
-    self._place += 1
+  def batches(self, cursor):
+    return Places(*(cursor or [0]))
+
+  def update(self, state, batch):
+    self._place = batch
     if self.kill_at == self._place:
       raise Killed
     self._signal()
@@ -52,13 +70,6 @@ class Walk:
     best = np.float32(max(state["best"], state["x"].max()))
     state = {**state, "best": best, "seen": np.int32(state["seen"] + 1)}
     return state, {"validation": {"best": best}}
-
-  @property
-  def cursor(self):
-    return [self._place]
-
-  def seek(self, cursor):
-    self._place = cursor[0]
 
 
 def fit(task, workdir):

@@ -22,8 +22,19 @@ def test_another_configuration_is_refused_flag_by_flag(tmp_path):
     workdir_lib.open_workdir(tmp_path / "run", {"seed": 2, "data": "x"})
   assert "--seed was 1, now 2" in str(caught.value)
   assert '--data was not set, now "x"' in str(caught.value)
-  assert json.loads((tmp_path / "run" / "config.json").read_text()) == {
+  assert workdir_lib.read_config(tmp_path / "run") == {
       "seed": 1, "data": None}
+
+
+@pytest.mark.parametrize("content", [
+    {"seed": 1}, {"format_version": workdir_lib.FORMAT + 1, "seed": 1}, [1]],
+    ids=["without a format", "a later format", "no configuration"])
+def test_a_workdir_of_another_version_is_refused_in_one_line(
+    tmp_path, content):
+  (tmp_path / "config.json").write_text(json.dumps(content))
+  with pytest.raises(errors.UserError, match="another version") as caught:
+    workdir_lib.open_workdir(tmp_path, {"seed": 1})
+  assert "\n" not in str(caught.value)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -1,0 +1,178 @@
+"""What a predictor is trained, validated and tested on."""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from experiments.predictor.config import Config
+from experiments.runs import errors
+from experiments.runs import logs
+from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import kuairand
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import scored_logs
+from harmonrank_jax.data import splits
+
+
+class Source(NamedTuple):
+  """Where rows come from.
+
+  Attributes:
+    log: to train on.
+    eval_log: to test on; None where the last part of `log` is held out.
+    schema: roles of the columns, without scores.
+    profile: columns that go along with the scores.
+    domain: categorical columns that say in which domain a row is.
+    personal: categorical columns that identify user, item and author.
+  """
+
+  log: parquet.ParquetLog
+  eval_log: parquet.ParquetLog | None
+  schema: schema_lib.Schema
+  profile: tuple[str, ...]
+  domain: tuple[str, ...]
+  personal: tuple[str, ...]
+
+
+class Inputs(NamedTuple):
+  """What is trained and tested on, in memory.
+
+  Attributes:
+    source: where it comes from.
+    features: fitted on the rows to train and validate on.
+    table: these rows.
+    rows: these rows as arrays.
+    is_validation: `[N]` bool, which of them to validate on.
+    test_table: the rows to test on.
+    test: these rows as arrays.
+  """
+
+  source: Source
+  features: features_lib.Features
+  table: pa.Table
+  rows: features_lib.Batch
+  is_validation: np.ndarray
+  test_table: pa.Table
+  test: features_lib.Batch
+
+
+def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
+  """Opens, checks and splits the logs; fits the features.
+
+  Args:
+    config: what is read.
+    workdir: for logs that are generated or prepared.
+  """
+  source = read_source(config, workdir)
+  schema = source.schema
+  if config.objectives:
+    schema = schema.with_objectives(config.objectives)
+    source = source._replace(schema=schema)
+  _check_columns(source)
+  parquet.check_log(source.log, schema)
+  if source.eval_log:
+    parquet.check_log(source.eval_log, schema)
+  split = splits.split_log(source.log, schema, hold_out=source.eval_log is None)
+  logs.announce(schema, split)
+  keep = split.rows(splits.TRAIN, splits.VALIDATION)
+  features = features_lib.fit_features(source.log, schema, keep)
+  table = splits.read_rows(source.log, schema.columns, keep)
+  test_table = splits.read_rows(
+      source.eval_log or source.log, schema.columns,
+      None if source.eval_log else split.rows(splits.TEST))
+  return Inputs(
+      source, features, table, features_lib.encode(features, schema, table),
+      split.part(table) == splits.VALIDATION, test_table,
+      features_lib.encode(features, schema, test_table))
+
+
+def read_source(config: Config, workdir: pathlib.Path) -> Source:
+  """Generates, prepares or opens the logs."""
+  if config.format is None and (config.users or config.items):
+    raise errors.UserError("--users and --items need --format.")
+  if config.format and config.schema:
+    raise errors.UserError("--format and --schema exclude each other.")
+  if config.format and not config.data:
+    raise errors.UserError(f"--format={config.format} needs --data.")
+  if config.data is None and config.schema:
+    raise errors.UserError("--schema needs --data.")
+  if config.format:
+    source = _prepared(config, workdir / "prepared")
+  elif config.data:
+    source = _opened(config)
+  else:
+    source = _embedded(config, workdir)
+  if config.domain is not None:
+    source = source._replace(domain=config.domain)
+  return source
+
+
+def _prepared(config: Config, folder: pathlib.Path) -> Source:
+  """A public log."""
+  assert config.data is not None
+  prepared = kuairand.prepare(
+      config.data, folder, evaluation=config.eval_data, users=config.users,
+      items=config.items)
+  return Source(
+      parquet.ParquetLog(prepared.train),
+      parquet.ParquetLog(prepared.evaluation) if prepared.evaluation else None,
+      prepared.schema, prepared.profile, prepared.domain, prepared.personal)
+
+
+def _opened(config: Config) -> Source:
+  """A log of the user's: its scores, if it has any, are not looked at."""
+  assert config.data is not None
+  log, schema = logs.open_log(config.data, config.schema)
+  ids = tuple(column for column in (schema.user, schema.item) if column)
+  by_name = () if config.schema else ids
+  schema = dataclasses.replace(
+      schema, categorical=(*by_name, *schema.categorical),
+      objectives=tuple(dataclasses.replace(objective, score=None)
+                       for objective in schema.objectives))
+  profile = tuple(column for column in (*schema.categorical, *schema.numeric)
+                  if column not in ids)
+  return Source(
+      log, _evaluation(config, schema), schema, profile, (),
+      tuple(column for column in ids if column in schema.categorical))
+
+
+def _embedded(config: Config, workdir: pathlib.Path) -> Source:
+  """The embedded log, without its scores."""
+  path = logs.write_embedded_log(workdir, config.embedded)
+  given = generator.SCHEMA
+  schema = dataclasses.replace(
+      given, categorical=("user_id", "item_id", "category", *given.categorical),
+      objectives=tuple(dataclasses.replace(objective, score=None)
+                       for objective in given.objectives))
+  return Source(
+      parquet.ParquetLog(path), _evaluation(config, schema), schema,
+      (*given.categorical, *given.numeric), ("category", "device"),
+      ("user_id", "item_id"))
+
+
+def _evaluation(
+    config: Config, schema: schema_lib.Schema
+) -> parquet.ParquetLog | None:
+  if config.eval_data is None:
+    return None
+  return logs.open_log(config.eval_data, schema)[0]
+
+
+def _check_columns(source: Source) -> None:
+  """The roles of columns, before anything long begins."""
+  schema = source.schema
+  if not schema.categorical and not schema.numeric:
+    raise errors.UserError(
+        "there is no categorical and no numeric column to predict from.")
+  for name in source.domain:
+    if name not in schema.categorical:
+      raise errors.UserError(
+          f"--domain: {name!r} is no categorical column"
+          f"{schema_lib.nearest(name, schema.categorical)}; there are "
+          f"{', '.join(schema.categorical) or 'none'}.")
+  scored_logs.check_names(schema, source.profile)

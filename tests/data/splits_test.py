@@ -1,0 +1,121 @@
+"""Splits: a function of a row alone, and every row in one part."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import splits
+
+SCHEMA = schema_lib.Schema(
+    (schema_lib.Objective("click", "click", "score_click"),),
+    user="user_id", time="time_ms", categorical=("group",))
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+  rng = np.random.default_rng(0)
+  table = pa.table({
+      "user_id": [f"u{i}" for i in rng.integers(0, 300, 3000)],
+      "time_ms": 10 * np.sort(rng.integers(0, 1000, 3000)) + 5,
+      "click": rng.random(3000) < 0.5, "score_click": rng.random(3000),
+      "group": pa.array(["a", None, "b"] * 1000)})
+  path = tmp_path_factory.mktemp("log") / "log.parquet"
+  parquet.write_parquet(table, path, row_group_size=700)
+  return parquet.ParquetLog(path)
+
+
+def parts_of(log, schema, **kwargs):
+  split = splits.split_log(log, schema, **kwargs)
+  table = splits.read_rows(log, schema.columns)
+  return split, table, split.part(table)
+
+
+def test_by_time_each_part_is_later_than_the_one_before(log):
+  split, table, part = parts_of(log, SCHEMA, hold_out=True)
+  assert split.kind == "time"
+  assert split.num_rows == tuple(np.bincount(part, minlength=3))
+  times = table["time_ms"].to_numpy()
+  # The last fifth of the range 5..9995, and the last fifth of the rest.
+  np.testing.assert_array_equal(part, np.digitize(times, [6400, 8000]))
+
+
+@pytest.mark.parametrize("drop, kind", [
+    (("time",), "user"), (("time", "user"), "row")])
+def test_without_a_time_users_or_rows_are_dealt_out(log, drop, kind):
+  schema = dataclasses.replace(SCHEMA, **dict.fromkeys(drop))
+  split, table, part = parts_of(log, schema, hold_out=True)
+  assert split.kind == kind
+  share = np.bincount(part, minlength=3) / len(part)
+  np.testing.assert_allclose(share, [0.64, 0.16, 0.2], atol=0.06)
+  if kind == "user":
+    _, groups = np.unique(table["user_id"].to_numpy(), return_inverse=True)
+    of_user = np.full(groups.max() + 1, -1)
+    of_user[groups] = part
+    np.testing.assert_array_equal(of_user[groups], part)
+  # A row's part does not depend on the rows around it.
+  np.testing.assert_array_equal(split.part(table.slice(100, 9)), part[100:109])
+
+
+def test_nothing_is_held_out_where_there_are_rows_to_test_on(log):
+  split, _, part = parts_of(log, SCHEMA, hold_out=False)
+  assert split.num_rows[splits.TEST] == 0 and splits.TEST not in part
+
+
+def test_a_part_without_rows_is_an_error(tmp_path):
+  table = pa.table({"user_id": ["a"] * 5, "time_ms": [7] * 5,
+                    "click": [1] * 5, "score_click": [0.5] * 5,
+                    "group": ["x"] * 5})
+  parquet.write_parquet(table, tmp_path / "log.parquet")
+  log = parquet.ParquetLog(tmp_path)
+  with pytest.raises(schema_lib.DataError, match="leaves none to validate"):
+    splits.split_log(log, SCHEMA, hold_out=True)
+
+
+def times_log(tmp_path, times):
+  """A log of these times alone."""
+  num_rows = len(times)
+  parquet.write_parquet(pa.table({
+      "user_id": ["a"] * num_rows, "time_ms": times,
+      "click": np.arange(num_rows) % 2, "score_click": np.full(num_rows, 0.5),
+      "group": ["x"] * num_rows}),
+                        tmp_path / "log.parquet", row_group_size=300)
+  return parquet.ParquetLog(tmp_path / "log.parquet")
+
+
+def test_blocks_are_tested_on_what_came_before(tmp_path):
+  # Neither sorted nor even, and with rows of the same moment.
+  times = (np.random.default_rng(0).random(2000)**3 * 1000).astype(int)
+  log = times_log(tmp_path, times)
+  table = splits.read_rows(log, SCHEMA.columns)
+  cuts = splits.temporal_blocks(log, SCHEMA, 4)
+  parts = [split.part(table) for split in cuts]
+  assert len(cuts) == 4
+  for split, part in zip(cuts, parts, strict=True):
+    assert split.num_rows == tuple(np.bincount(part, minlength=3)[:3])
+    of = [times[part == k]
+          for k in (splits.TRAIN, splits.VALIDATION, splits.TEST)]
+    assert of[0].max() < of[1].min() and of[1].max() < of[2].min()
+    assert len(of[1]) / (len(of[0]) + len(of[1])) == pytest.approx(
+        0.2, abs=0.02)
+  tested = np.sum([part == splits.TEST for part in parts], axis=0)
+  # Every row of the later half once, the last moment too; the others never.
+  np.testing.assert_array_equal(tested, times >= np.sort(times)[1000])
+  for earlier, later in itertools.pairwise(parts):
+    seen = later <= splits.VALIDATION
+    np.testing.assert_array_equal(seen, earlier <= splits.TEST)
+  sizes = [split.num_rows[splits.TEST] for split in cuts]
+  np.testing.assert_allclose(sizes, 250, atol=30)
+
+
+def test_blocks_need_times_that_differ(tmp_path):
+  log = times_log(tmp_path, np.repeat([1, 2, 3], 20))
+  with pytest.raises(schema_lib.DataError, match="too few different times"):
+    splits.temporal_blocks(log, SCHEMA, 2)
+  with pytest.raises(
+      schema_lib.DataError, match="cut by time; the log has none"):
+    splits.temporal_blocks(log, dataclasses.replace(SCHEMA, time=None), 2)
