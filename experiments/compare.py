@@ -352,12 +352,7 @@ def _train(
         lambda params: comparison.calibration_errors(
             stacks.probabilities(ranker, params, block.test),
             block.test.labels / np.asarray(platt.unit))))
-  if method != contenders.METHODS[contenders.DOCUMENT_NETWORK]:
-    return cell
-  weights = gather(
-      lambda params: stacks.gate_weights(ranker, params, block.test))
-  return cell._replace(log_gate=np.log(
-      np.maximum(weights, np.finfo(np.float32).tiny)).mean(axis=0))
+  return cell
 
 
 def main(config: Config) -> None:

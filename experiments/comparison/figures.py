@@ -372,37 +372,3 @@ def calibration_figure(
 
 def _condition_color(number: int) -> str:
   return (page.OURS, *_COLORS)[number % (len(_COLORS) + 1)]
-
-
-def gate_figure(
-    found: Sequence[tuple[int, comparison.Found, comparison.Gates]]
-) -> mpl_figure.Figure:
-  """A panel for each objective, a colour for each condition."""
-  names = found[0][1].objectives
-  wide = min(len(names), 3)
-  high = -(-len(names) // wide)
-  figure = mpl_figure.Figure(
-      figsize=(10, 0.5 + high * (2.3 + 0.18 * len(found))))
-  grid = figure.subplots(high, wide, squeeze=False).flat
-  for axes in grid[len(names):]:
-    axes.set_visible(False)
-  for m, (name, axes) in enumerate(zip(names, grid, strict=False)):
-    title = [name]
-    for c, table, gates in found:
-      axes.plot(
-          gates.learnt[:, m] - gates.learnt[:, m].mean(),
-          gates.ideal[:, m] - gates.ideal[:, m].mean(), "o", ms=4,
-          color=_condition_color(c))
-      title.append(f"{label(table)}: {gates.correlation[m]:+.2f} "
-                   f"[{gates.low[m]:+.2f}, {gates.high[m]:+.2f}]")
-    axes.margins(0.1)
-    axes.axline((0, 0), slope=1, color="#222222", lw=0.6, ls="--")
-    axes.set_title("\n".join(title), fontsize=9)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(4))
-    axes.grid(alpha=0.25, lw=0.5)
-    axes.set_xlabel("log weight of the gate")
-  for axes in grid[:len(names):wide]:
-    axes.set_ylabel("log weight asked for")
-  _legend(figure, grid[0], {label(table): _condition_color(c)
-                            for c, table, _ in found})
-  return figure

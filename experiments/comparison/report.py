@@ -15,9 +15,6 @@ from experiments.comparison import text as tables
 from experiments.runs import console
 from experiments.runs import html as page
 
-# Logarithms of weights that differ by less are one weight.
-_SAME = 1e-6
-
 
 def write_report(
     workdir: pathlib.Path, content: dict[str, Any],
@@ -59,7 +56,6 @@ def write_report(
         "that give probabilities: how far these are from the rates of rows of "
         "similar probability.</p>",
         page.svg(figures.calibration_figure(found))]
-  parts += _gate_parts(found)
   for table in found:
     parts += [f"<h2>Numbers{_in_condition(table, found)}</h2>", _table(table)]
   parts += ["<h2>Configuration</h2>", "<pre>"
@@ -127,36 +123,6 @@ def _sentence_of_ceiling(found: Sequence[comparison.Found]) -> str:
     return ""
   return (" Outside the figure: the ceiling, which knows the true "
           f"probabilities ({html.escape(', '.join(leads))}).")
-
-
-def _gate_parts(found: Sequence[comparison.Found]) -> list[str]:
-  """What the gate learns from lists of users, and from batches beside."""
-  if all(table.condition.lists == "batch" for table in found):
-    return []
-  drawn, same = [], []
-  for c, table in enumerate(found):
-    if table.gates is None:
-      continue
-    if np.ptp(table.gates.learnt, axis=0).max() > _SAME:
-      drawn.append((c, table, table.gates))
-    else:
-      same.append(figures.label(table))
-  if not drawn:
-    return []
-  parts = [
-      "<h2>What an objective is worth to a user</h2>",
-      "<p>Within the rows of a user, the log-odds of an objective are worth "
-      "the chance that both classes are among these rows, which differs from "
-      "user to user. Users are in ten groups by the weight that the gate of "
-      f"{contenders.DOCUMENT_NETWORK} gives an objective, up is what their own "
-      "rates ask for (logarithms, less the mean over objectives and that of "
-      "the groups): a gate that learnt this rises along the dashed line. "
-      "Above, Spearman's correlation over users with its 95 % interval. The "
-      "other branch of the network adds to the score as well.</p>"]
-  if same:
-    parts.append("<p>Not shown, as all users came to share one weight of each "
-                 f"objective: {html.escape(', '.join(same))}.</p>")
-  return [*parts, page.svg(figures.gate_figure(drawn))]
 
 
 def _table(table: comparison.Found) -> str:

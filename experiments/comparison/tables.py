@@ -7,7 +7,6 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from experiments.comparison import studies as contenders
 from harmonrank_jax.data import features as features_lib
@@ -17,8 +16,6 @@ from harmonrank_jax.evaluation import bootstrap as evaluation
 
 _REPLICATES = 200
 _BINS = 15
-# Users are shown in so many groups of as many users.
-_GROUPS = 10
 
 
 class Cell(NamedTuple):
@@ -29,8 +26,6 @@ class Cell(NamedTuple):
     validation: `[S]` what the networks were chosen by: the sum of AUCs of
       validation rows, within lists where a network trains on them.
     calibration_error: `[S, M]`, of methods that give probabilities.
-    log_gate: `[N, M]` logarithms of what the gate of the document's network
-      weighs log-odds by, mean of the seeds.
     learning_rate: chosen.
     seconds: of training, the search for the learning rate with it.
     left_out: `[S, N]`, of an average: the same without one of the seeds.
@@ -39,7 +34,6 @@ class Cell(NamedTuple):
   scores: np.ndarray
   validation: np.ndarray | None = None
   calibration_error: np.ndarray | None = None
-  log_gate: np.ndarray | None = None
   learning_rate: float | None = None
   seconds: float | None = None
   left_out: np.ndarray | None = None
@@ -153,7 +147,6 @@ class Found(NamedTuple):
     validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
     learning_rate: `[K]` mean over blocks; NaN for formulas.
     seconds: `[K]` of training, all blocks; NaN for formulas.
-    gates: what users' gates say, or None.
     clusters: "users" or "rows", what was resampled.
   """
 
@@ -172,33 +165,11 @@ class Found(NamedTuple):
   validation: np.ndarray
   learning_rate: np.ndarray
   seconds: np.ndarray
-  gates: "Gates | None"
   clusters: str
 
   def kind(self, k: int) -> str:
     """Of a method, by its number."""
     return contenders.kind_of(self.names[k])
-
-
-class Gates(NamedTuple):
-  """What the gate weighs objectives by for users, and what it should.
-
-  Both are logarithms, less their mean over objectives: what scales all
-  objectives of a user alike ranks nothing.
-
-  Attributes:
-    correlation: `[M]` Spearman's, over users.
-    low: `[M]` end of its 95 % interval.
-    high: `[M]`.
-    learnt: `[G, M]` mean learnt weight of groups of users.
-    ideal: `[G, M]` what lists of the users of a group ask for: see `_gates`.
-  """
-
-  correlation: np.ndarray
-  low: np.ndarray
-  high: np.ndarray
-  learnt: np.ndarray
-  ideal: np.ndarray
 
 
 def evaluate(
@@ -280,7 +251,6 @@ def evaluate(
       validation=of_cells(lambda cell: number(cell.validation)),
       learning_rate=of_cells(lambda cell: number(cell.learning_rate)),
       seconds=len(cells) * of_cells(lambda cell: number(cell.seconds)),
-      gates=_gates(condition, schema, cells, tests, seed),
       clusters="users" if schema.user else "rows")
 
 
@@ -363,70 +333,3 @@ def _seed_error(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     if len(rows) > 1:
       result[k] = rows.std(axis=0, ddof=1) / np.sqrt(len(rows))
   return result
-
-
-def _gates(
-    condition: contenders.Condition, schema: schema_lib.Schema,
-    cells: Sequence[dict[str, Cell]], tests: Sequence[features_lib.Batch],
-    seed: int,
-) -> Gates | None:
-  """The gate of the document's network beside users' rates in test rows.
-
-  A pair of a list of P positives and N negatives counts by `1 / (P N)`. Of n
-  rows of one rate r, ranking i above j gains `(p_i - p_j) E[1 / (P N)]`, over
-  what else is drawn, and that is `(1 - r^n - (1 - r)^n) / (n (n - 1) r (1 -
-  r))`. A step of log-odds is one of `r (1 - r)` in the probability: log-odds
-  are worth the chance that a list has both classes.
-  """
-  cell = cells[-1].get(contenders.DOCUMENT_NETWORK)
-  # Rows of requests are other lists than those of users.
-  if (schema.user is None or condition.lists == "request" or cell is None
-      or cell.log_gate is None):
-    return None
-  test = tests[-1]
-  _, users, counts = np.unique(
-      test.user, return_inverse=True, return_counts=True)
-  per_user = lambda array: np.stack([
-      np.bincount(users, weights=column) for column in array.T], axis=1)
-  learnt = _centred(per_user(cell.log_gate) / counts[:, None])
-  positives = per_user(test.labels > 0)
-  rate = (test.labels > 0).mean(axis=0)
-
-  def asked_for(positives, rows, count):
-    # As many rows of the average user as make rates of single users finite.
-    own = (positives + 2 * rate) / (rows[:, None] + 2)
-    count = np.maximum(count, 2)[:, None]
-    return _centred(np.log(1 - own**count - (1 - own)**count))
-
-  ideal = asked_for(positives, counts, counts)
-  rng = np.random.default_rng(seed)
-  drawn = rng.integers(len(counts), size=(_REPLICATES, len(counts)))
-  correlation, low, high = (np.empty(len(rate)) for _ in range(3))
-  for m in range(len(rate)):
-    # Weights that are the same for all users say nothing.
-    if np.ptp(learnt[:, m]) < 1e-6:
-      correlation[m] = low[m] = high[m] = 0
-      continue
-    pair = stats.rankdata(learnt[:, m]), stats.rankdata(ideal[:, m])
-    correlation[m] = np.corrcoef(*pair)[0, 1]
-    found = [np.corrcoef(pair[0][rows], pair[1][rows])[0, 1] for rows in drawn]
-    low[m], high[m] = np.quantile(found, [0.025, 0.975])
-  groups = [np.array_split(np.argsort(column, kind="stable"), _GROUPS)
-            for column in learnt.T]
-  of_groups = lambda array: np.stack([
-      [array[rows].sum(axis=0) for rows in of] for of in groups])  # [M, G...]
-  size = np.array([[len(rows) for rows in of] for of in groups])
-  rows = of_groups(counts)
-  pooled = np.stack([
-      asked_for(*of) for of in zip(
-          of_groups(positives), rows, rows / np.maximum(size, 1),
-          strict=True)])
-  return Gates(
-      correlation, low, high,
-      np.stack([[learnt[chosen, m].mean() for chosen in of]
-                for m, of in enumerate(groups)], axis=1),
-      np.stack([pooled[m, :, m] for m in range(len(rate))], axis=1))
-
-
-def _centred(array: np.ndarray) -> np.ndarray:
-  return array - array.mean(axis=-1, keepdims=True)

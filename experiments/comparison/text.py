@@ -47,8 +47,7 @@ def summary(
     content: dict[str, Any] = {
         "methods": {name: method(table, k)
                     for k, name in enumerate(table.names)},
-        "resampled": table.clusters,
-        "gates": table.gates._asdict() if table.gates else None}
+        "resampled": table.clusters}
     for kind, sums in _kinds(table).items():
       content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
       content[f"{kind}_leads"] = {

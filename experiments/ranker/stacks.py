@@ -180,15 +180,6 @@ def take(params: Any, members: np.ndarray | slice) -> Any:
   return jax.tree.map(lambda x: x[members], params)
 
 
-def gate_weights(
-    ranker: ranker_lib.Ranker, params: Any, batch: features_lib.Batch
-) -> np.ndarray:
-  """`[S, N, M]` weights of the objectives in the gate of the scalar head."""
-  rows = _padded(ranker_lib.rows_of(batch))
-  return np.asarray(_gate_weights(ranker, params, rows))[
-      :, :len(batch.labels)]
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _score(ranker, params, weights, rows):
   return jax.lax.map(
@@ -199,11 +190,6 @@ def _score(ranker, params, weights, rows):
 def _probabilities(ranker, params, rows):
   return jax.lax.map(
       lambda each: jax.nn.sigmoid(ranker.objective_logits(each, rows)), params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _gate_weights(ranker, params, rows):
-  return jax.lax.map(lambda each: ranker.gate_weights(each, rows), params)
 
 
 def _rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:

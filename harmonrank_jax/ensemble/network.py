@@ -20,9 +20,8 @@ from harmonrank_jax.ensemble import calibration
 
 HEADS = ("aligned", "score")
 FUSIONS = ("relations", "mixture_of_experts")
-# Names of the parameter of the gains of the aligned head, and of what the gate
-# of the scalar head weighs each objective by: `[..., M]`, an intermediate.
-GAIN, GATE_WEIGHTS = "gain", "gate_weights"
+# Name of the parameter of the gains of the aligned head.
+GAIN = "gain"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,7 +302,6 @@ class RelationAgnostic(nn.Module):
       # Positive weights that start at one. Not by an exponential: a rank loss
       # does not change with the scale of the score, so nothing holds it.
       weight = jax.nn.softplus(gate + math.log(math.e - 1))
-      self.sow("intermediates", GATE_WEIGHTS, weight)
       weighted = weight * lift / config.num_objectives
       return jnp.sum(jnp.where(present, weighted, 0), axis=-1)
     offset = nn.Dense(

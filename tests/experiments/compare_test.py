@@ -1,7 +1,6 @@
 """Methods beside methods: tables by other means, stacks, what is refused."""
 
 import dataclasses
-import itertools
 import json
 
 import jax
@@ -27,7 +26,6 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import network
 from harmonrank_jax.ensemble import ranker as ranker_lib
-from harmonrank_jax.evaluation import bootstrap as evaluation
 
 SCHEMA = schema_lib.Schema(
     tuple(schema_lib.Objective(name, name, f"score_{name}")
@@ -300,94 +298,10 @@ def test_without_users_default_or_a_class(blocks):
   assert np.isnan(table.auc[:, 2]).all() and np.isfinite(total).all()
   np.testing.assert_allclose(total, table.auc[:, :2].sum(axis=1))
   assert all(np.isfinite(lead).all() for lead in table.overall.leads)
-  assert table.clusters == "rows" and table.gates is None
+  assert table.clusters == "rows"
   assert table.within_users is table.without_one is table.by_truth is None
   assert table.overall.rivals == {}
   assert "not among the methods" in tables.verdict(table)
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_gates_that_follow_users_rates(blocks, sign):
-  _, (rows, _) = blocks
-  users = rows._replace(user=np.repeat(np.arange(24), 10))
-  rate = users.labels.mean(axis=0)
-  positives = np.stack([users.labels[users.user == u].sum(axis=0)
-                        for u in range(24)])
-  own = (positives + 2 * rate) / 12
-  gate = sign * np.log(1 - own**10 - (1 - own)**10)
-  # What scales all objectives of a user alike says nothing.
-  gate += np.random.default_rng(0).normal(size=(24, 1))
-  cell = comparison.Cell(rows.scores.sum(axis=1)[None],
-                         log_gate=gate[users.user])
-  gates = evaluate([{"closed_form": cell, contenders.DOCUMENT_NETWORK: cell}],
-                   [users]).gates
-  # Users of the same rates are ties that rounding breaks.
-  np.testing.assert_allclose(gates.correlation, sign, atol=0.01)
-  assert (gates.low <= gates.correlation).all()
-  assert (gates.correlation <= gates.high).all()
-  assert gates.learnt.shape == gates.ideal.shape == (10, 3)
-  assert (np.diff(gates.learnt, axis=0) >= -1e-12).all()
-  # What the groups ask for follows as well.
-  for learnt, ideal in zip(gates.learnt.T, gates.ideal.T, strict=True):
-    assert sign * np.corrcoef(learnt, ideal)[0, 1] > 0.9
-  # The groups by click hold the users of the least weight first.
-  centred = gate - gate.mean(axis=1, keepdims=True)
-  order = np.sort(centred[:, 0])
-  np.testing.assert_allclose(
-      gates.learnt[:, 0], [part.mean() for part in np.array_split(order, 10)],
-      atol=1e-12)
-
-
-def test_gates_of_all_users_alike_have_no_correlation(blocks):
-  _, (rows, _) = blocks
-  cell = comparison.Cell(rows.scores.sum(axis=1)[None],
-                         log_gate=np.tile([[0.5, 0.25, 0]], (240, 1)))
-  gates = evaluate([{"closed_form": cell, contenders.DOCUMENT_NETWORK: cell}],
-                   [rows]).gates
-  assert gates.correlation.tolist() == gates.high.tolist() == [0, 0, 0]
-
-
-def test_what_log_odds_are_worth_in_a_list():
-  """As `_gates` has it: swapping two rows of a list, over all that is drawn."""
-  rate, count, first, second = 0.3, 5, 0.35, 0.25
-  chances = np.array([first, second, *[rate] * (count - 2)])
-  gained = 0.0
-  for drawn in itertools.product((0, 1), repeat=count):
-    labels, positives = np.array(drawn), sum(drawn)
-    if 0 < positives < count:
-      chance = np.prod(np.where(labels, chances, 1 - chances))
-      gained += chance * (labels[0] - labels[1]) / (
-          positives * (count - positives))
-  both = 1 - rate**count - (1 - rate)**count
-  assert gained == pytest.approx(
-      (first - second) * both / (count * (count - 1) * rate * (1 - rate)))
-
-
-@pytest.mark.slow
-def test_own_rates_are_worth_little_within_users(tmp_path):
-  """By true probabilities, of which nothing better can be had."""
-  _, _, (block,) = compare.read_inputs(
-      compare.Config(num_exposures=100_000), tmp_path)
-  _, users, counts = np.unique(
-      block.test.user, return_inverse=True, return_counts=True)
-  total = np.stack([np.bincount(users, weights=column)
-                    for column in block.truth.T], axis=1)
-  rate, own = block.truth.mean(axis=0), total / counts[:, None]
-  has_both = 1 - (1 - own)**counts[:, None] - own**counts[:, None]
-  inverse = 1 / (own * (1 - own))
-  # Objectives of which few users have both classes have a mean over few.
-  weights = {
-      "all": 1 / (rate * (1 - rate)), "own": inverse[users],
-      "within": (has_both * inverse / (counts @ has_both))[users]}
-  scores = [(of * block.truth).sum(axis=1) for of in weights.values()]
-  value, _ = evaluation.bootstrap_group_auc(
-      [evaluation.Part(np.stack(scores), block.truth, users)],
-      num_replicates=1, are_probabilities=True)
-  found = dict(zip(weights, value.sum(axis=1), strict=True))
-  # The inverse of own rates, right for long lists, is worse than that of all;
-  # what short lists ask for is better, by next to nothing.
-  assert found["own"] + 0.003 < found["all"] < found["within"]
-  assert found["within"] < found["all"] + 0.01
 
 
 # Parts of a table.
@@ -430,7 +344,7 @@ def test_the_average_is_of_scores_in_units_of_their_spread():
 def test_a_cell_is_read_as_it_was_written(tmp_path):
   cell = comparison.Cell(
       np.arange(6, dtype=np.float32).reshape(2, 3), np.array([4.5, 4.25]),
-      np.full((2, 1), 0.1), np.zeros((3, 1), np.float32), 0.03, 1.5)
+      np.full((2, 1), 0.1), 0.03, 1.5)
   for written in (cell, comparison.Cell(cell.scores)):
     comparison.write_cell(tmp_path / "one.npz", written)
     for value, known in zip(
@@ -759,11 +673,6 @@ def test_what_is_far_behind_is_at_the_edge(tmp_path, table):
 
 @pytest.mark.slow
 def test_a_report_of_several_conditions(tmp_path, table):
-  rng = np.random.default_rng(0)
-  learnt = np.sort(rng.normal(size=(10, 3)), axis=0)
-  gates = comparison.Gates(*np.array([[0.5] * 3, [0.25] * 3, [0.75] * 3]),
-                           learnt, learnt + 0.1 * rng.normal(size=(10, 3)))
-  same = gates._replace(learnt=np.ones((10, 3)))
   conditions = contenders.STUDIES["lists"].conditions
   # Without lists: one trained method less.
   less = [k for k, name in enumerate(table.names) if name != "score_bce"]
@@ -777,15 +686,11 @@ def test_a_report_of_several_conditions(tmp_path, table):
           "validation")},
       **{field: of_few(getattr(table, field)) for field in (
           "overall", "without_one", "within_users")})
-  found = [part._replace(condition=condition, gates=given)
-           for part, condition, given in zip(
-               (table, few, few), conditions, (same, gates, None),
-               strict=True)]
+  found = [part._replace(condition=condition) for part, condition in zip(
+      (table, few, few), conditions, strict=True)]
   page = page_of(tmp_path, found)
-  assert page.count("<svg") == 5 and page.count("<table") == 3
+  assert page.count("<svg") == 4 and page.count("<table") == 3
   assert "From condition to condition" in page
-  assert "one weight of each objective: lists batch." in page
-  assert "<!-- lists user: +0.50 [+0.25, +0.75] -->" in page
   for condition in conditions:
     assert f"Numbers, {condition.name.replace('_', ' ')}" in page
 
@@ -926,11 +831,6 @@ def test_a_study_of_lists(tmp_path):
       for method in ("score_bce", "aligned_soft_auc"))
   assert alike[0] == alike[1] == alike[2]
   assert ranked[0] != ranked[1] != ranked[2] != ranked[0]
-  # Requests are other lists than those of users.
-  assert conditions["lists_request"]["gates"] is None
-  for name in ("lists_batch", "lists_user"):
-    assert set(conditions[name]["gates"]) == {
-        "correlation", "low", "high", "learnt", "ideal"}
   for condition in conditions.values():
     assert condition["group_auc_leads"]["closed_form"]
     assert condition["expected_group_auc_leads"]["score_bce"]
