@@ -27,7 +27,6 @@ import numpy as np
 from experiments.comparison import studies as contenders
 from experiments.comparison import tables as comparison
 from experiments.comparison import text as tables
-from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.runs import configs
 from experiments.runs import errors
@@ -38,6 +37,7 @@ from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
+from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import ranker as ranker_lib
 
@@ -291,7 +291,7 @@ def _formulas(
     platt: calibration.Platt, worth: np.ndarray,
 ) -> dict[str, comparison.Cell]:
   """What needs no network."""
-  scores = results.baseline_scores(
+  scores = baselines.formula_scores(
       platt, worth, train, block.validation, block.test, seed=config.seed)
   cells = {name: comparison.Cell(row[None].astype(np.float32))
            for name, row in scores.items()}

@@ -20,8 +20,6 @@ from harmonrank_jax.ensemble import ranker
 from harmonrank_jax.evaluation import bootstrap as evaluation
 
 ENSEMBLE, CEILING = "harmonrank", "ceiling"
-# Validation rows that weights of baselines are tuned on, at most.
-_TUNING_ROWS = 50_000
 
 
 class Run(NamedTuple):
@@ -84,7 +82,7 @@ def evaluate(run: Run) -> Results:
   methods = {
       ENSEMBLE: run.score(run.test),
       **own_scores(schema.names, run.sample, run.test),
-      **baseline_scores(
+      **baselines.formula_scores(
           run.platt, run.objective_weights, run.sample, run.validation,
           run.test, seed=run.config["seed"])}
   if run.truth is not None:
@@ -107,67 +105,12 @@ def evaluate(run: Run) -> Results:
                  _slice_sums(run, methods))
 
 
-def baseline_scores(
-    platt: calibration.Platt,
-    objective_weights: np.ndarray,
-    sample: features_lib.Batch,
-    validation: features_lib.Batch,
-    test: features_lib.Batch,
-    *,
-    seed: int,
-) -> dict[str, np.ndarray]:
-  """Name to `[N]` scores of the held-out rows, by every fusion by formula.
-
-  Args:
-    platt: fitted on training rows.
-    objective_weights: `[M]`.
-    sample: training rows: means stand where a score is missing.
-    validation: rows that weights are tuned on.
-    test: the held-out rows.
-    seed: of the tuning.
-  """
-  filled = _Filled(sample)
-  tested, tuned_on = filled(test), filled(validation)
-  stride = -(-len(tuned_on) // _TUNING_ROWS)
-
-  def tuned(function):
-    weights = _tuned_weights(
-        function(tuned_on[::stride]), validation.labels[::stride],
-        key=jax.random.key(seed),
-        objective_weights=jnp.asarray(objective_weights))
-    return function(tested) @ np.asarray(weights)
-
-  return {
-      "equal_sum": tested.sum(axis=1),
-      "tuned_sum": tuned(lambda scores: scores),
-      "tuned_product": tuned(np.log),
-      "closed_form": np.asarray(calibration.platt_score(
-          platt, jnp.asarray(test.scores), jnp.asarray(objective_weights),
-          where=jnp.asarray(test.has_score)))}
-
-
 def own_scores(
     names: Sequence[str], sample: features_lib.Batch, test: features_lib.Batch
 ) -> dict[str, np.ndarray]:
   """Name to `[N]` scores of the held-out rows: each objective's own score."""
-  tested = _Filled(sample)(test)
+  tested = baselines.fill_scores(test, baselines.mean_scores(sample))
   return {f"own_{name}": tested[:, m] for m, name in enumerate(names)}
-
-
-_tuned_weights = jax.jit(baselines.tune_weights)
-
-
-class _Filled:
-  """Scores with the training mean of the objective where one is missing."""
-
-  def __init__(self, sample: features_lib.Batch):
-    count = np.maximum(sample.has_score.sum(axis=0), 1)
-    self._mean = np.where(sample.has_score, sample.scores, 0).sum(axis=0)
-    self._mean = (self._mean / count).clip(1e-7, 1 - 1e-7)
-
-  def __call__(self, batch: features_lib.Batch) -> np.ndarray:
-    return np.where(batch.has_score, batch.scores, self._mean).astype(
-        np.float32)
 
 
 def _slice_sums(

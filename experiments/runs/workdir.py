@@ -71,7 +71,8 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     UserError: if it cannot be read, or is of an earlier version.
   """
   content = read_json(path / CONFIG)
-  if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT:
+  version = content.pop("format_version", 1) if isinstance(content, dict) else 0
+  if version != FORMAT:
     raise errors.UserError(
         f"workdir {path} was begun by another version of this program, which "
         "cannot go on with it; name another --workdir.")

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.runs import console
 from experiments.runs import errors
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import files
+from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.evaluation import bootstrap as evaluation
@@ -30,7 +30,7 @@ from harmonrank_jax.evaluation import front
 
 ONE, SEPARATE = "one network", "separate networks"
 CLOSED_FORM, CEILING = "closed form", "ceiling"
-# Name, and what `results.baseline_scores` calls it.
+# Name, and what `baselines.formula_scores` calls it.
 _TUNED = {"tuned sum": "tuned_sum", "tuned product": "tuned_product"}
 # Weights that the one network is asked for, for each network of the separate
 # ones: asking costs nothing, where each of these costs a training.
@@ -240,7 +240,7 @@ class Trainer:
 
     def tune():
       print(f"tuned: tuning at {len(weights)} weights", flush=True)
-      each = [results.baseline_scores(
+      each = [baselines.formula_scores(
           self._platt, row, inputs.sample, inputs.validation, self._test,
           seed=self._seed) for row in weights]
       return {name: np.stack([scores[name] for scores in each])

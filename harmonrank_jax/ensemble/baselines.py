@@ -1,14 +1,22 @@
-"""Tuned weighted sums: what a learned ensemble has to beat.
+"""Formulas of the scores: what a learned ensemble has to beat.
 
-Beside the closed form of `calibration`. A weighted product of scores is a
-weighted sum of their logarithms: it ranks the same.
+The equal sum, the tuned weighted sum and product, and the closed form of
+`calibration`. A weighted product of scores is a weighted sum of their
+logarithms: it ranks the same.
 """
+
+from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
+from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
+
+# Validation rows that weights are tuned on, at most.
+_TUNING_ROWS = 50_000
 
 
 def tune_weights(
@@ -70,3 +78,64 @@ def tune_weights(
     return tried[jnp.argmax(lax.map(value, tried))]
 
   return unit * lax.fori_loop(0, 2, search, middle[0])
+
+
+def formula_scores(
+    platt: calibration.Platt,
+    objective_weights: np.ndarray,
+    train: Any,
+    validation: Any,
+    test: Any,
+    *,
+    seed: int,
+) -> dict[str, np.ndarray]:
+  """Scores of held-out rows by every formula.
+
+  Rows are NumPy arrays by the names `scores` `[N, M]`, `has_score` `[N, M]`
+  and `labels` `[N, M]`, as `data.features.encode` makes them.
+
+  Args:
+    platt: fitted on training rows.
+    objective_weights: `[M]`, what the AUC of each objective is worth.
+    train: training rows, whose mean stands where a score is missing.
+    validation: rows that weights are tuned on.
+    test: rows to score.
+    seed: of the tuning.
+
+  Returns:
+    `[N]` scores by name: `equal_sum`, `tuned_sum`, `tuned_product` and
+    `closed_form`.
+  """
+  means = mean_scores(train)
+  tested, tuned_on = fill_scores(test, means), fill_scores(validation, means)
+  stride = -(-len(tuned_on) // _TUNING_ROWS)
+
+  def tuned(function):
+    weights = _tuned_weights(
+        function(tuned_on[::stride]), validation.labels[::stride],
+        key=jax.random.key(seed),
+        objective_weights=jnp.asarray(objective_weights))
+    return function(tested) @ np.asarray(weights)
+
+  return {
+      "equal_sum": tested.sum(axis=1),
+      "tuned_sum": tuned(lambda scores: scores),
+      "tuned_product": tuned(np.log),
+      "closed_form": np.asarray(calibration.platt_score(
+          platt, jnp.asarray(test.scores), jnp.asarray(objective_weights),
+          where=jnp.asarray(test.has_score)))}
+
+
+def mean_scores(rows: Any) -> np.ndarray:
+  """`[M]` means of the scores that are there, inside (0, 1)."""
+  count = np.maximum(rows.has_score.sum(axis=0), 1)
+  mean = np.where(rows.has_score, rows.scores, 0).sum(axis=0)
+  return (mean / count).clip(1e-7, 1 - 1e-7)
+
+
+def fill_scores(rows: Any, means: np.ndarray) -> np.ndarray:
+  """`[N, M]` float32 scores, with a mean `[M]` where one is missing."""
+  return np.where(rows.has_score, rows.scores, means).astype(np.float32)
+
+
+_tuned_weights = jax.jit(tune_weights)

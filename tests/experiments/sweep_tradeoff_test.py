@@ -18,13 +18,13 @@ from sklearn import metrics as sk_metrics
 from experiments import sweep_tradeoff
 from experiments import train_auc
 from experiments.ranker import inputs as inputs_lib
-from experiments.ranker import results
 from experiments.ranker import stacks
 from experiments.runs import errors
 from experiments.runs import workdir as workdir_lib
 from experiments.tradeoff import front as tradeoff_lib
 from experiments.tradeoff import page as tradeoff_page
 from experiments.tradeoff import report as report
+from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import ranker as ranker_lib
 from tests import browser as browser_lib
 
@@ -304,8 +304,9 @@ def test_stacks_are_kept(tmp_path, log, monkeypatch):
 
   monkeypatch.setattr(stacks, "fit", fit)
   monkeypatch.setattr(stacks, "score", score)
-  monkeypatch.setattr(results, "baseline_scores", lambda platt, row, *_, seed: (
-      dict.fromkeys(("tuned_sum", "tuned_product"), test.scores @ row)))
+  monkeypatch.setattr(
+      baselines, "formula_scores", lambda platt, row, *_, seed: dict.fromkeys(
+          ("tuned_sum", "tuned_product"), test.scores @ row))
   weights = tradeoff_lib.simplex_weights(2, 3, seed=0)
   once = families()
   np.testing.assert_allclose(trained[0].objective_weights, [[1, 1]])
