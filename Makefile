@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_FLAGS ?=
+PYTEST_FLAGS ?=
 # Two processes, each with whole files, whose fixtures are costly.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -17,10 +18,10 @@ train: $(VENV)/.native
 test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
+	$(PYTEST) $(PYTEST_FLAGS)
 
 test-slow: $(VENV)/.installed-dev $(VENV)/.native
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(PYTEST_FLAGS)
 
 # The fast forms for the CPU, built beside their source; without a compiler
 # there is nothing to build, and the library works all the same.
