@@ -1,10 +1,15 @@
-"""Strict numerics for every test, and float64 for those that ask."""
+"""Strict numerics for every test, float64 for those that ask, and no skip."""
 
 import jax
 import pytest
 
+from tests import skips
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 8)
+
+pytest_sessionfinish = skips.pytest_sessionfinish
+pytest_terminal_summary = skips.pytest_terminal_summary
 
 
 @pytest.fixture
