@@ -48,13 +48,13 @@ from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.slates import comparison as slate_comparison
 from experiments.slates import page as slate_page
-from experiments.slates import selection as slates
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import items as item_columns
 from harmonrank_jax.data import kuairand
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.serving import selector as slates
 
 FORMATS = ("kuairand",)
 RELEVANCES = ("log", "raw")

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from experiments.runs import console
-from experiments.slates import selection as slates
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.diversity import metrics
+from harmonrank_jax.serving import selector as slates
 
 # At 1 every method is top-K.
 THETAS = np.linspace(0, 1, 21).round(2)

@@ -19,12 +19,12 @@ import pytest
 from experiments import select_slates
 from experiments.runs import errors
 from experiments.slates import comparison as slate_comparison
-from experiments.slates import selection as slates
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import items as item_columns
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.diversity import flow_pool
 from harmonrank_jax.diversity import greedy
+from harmonrank_jax.serving import selector as slates
 from tests import browser
 
 ROOT = pathlib.Path(__file__).parents[2]
