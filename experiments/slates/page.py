@@ -1,7 +1,7 @@
-"""A page on which theta is dragged and slates change; see slates.html.
+"""A page on which the user drags theta and the slates change; see page.html.
 
-The slates are those of the library, made beforehand for every method and
-every step of the knob: the page shows them and computes nothing.
+The slates are selected beforehand, for every method and every step of theta:
+the page only shows them.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from experiments.runs import workdir as workdir_lib
-from experiments.slates import comparison as slate_comparison
+from experiments.slates import comparison as comparison_lib
 from harmonrank_jax.data import candidates as candidates_lib
 
 _NUM_REQUESTS = 4
 _PLACE_OF_DATA = "DATA_OF_THE_PAGE"
-# Name, and what it does, in a sentence.
+# Name and description of each method.
 _METHODS = {
     "dpp": ("DPP", "Determinantal point process: an item counts by what it "
             "adds to all items above it together."),
@@ -30,29 +30,25 @@ _METHODS = {
               "does nothing.")}
 
 
-def write(
-    path: pathlib.Path,
-    comparison: slate_comparison.Comparison,
-    categories: Sequence[str],
-    method: str,
-    limits: str,
-) -> None:
-  """Writes the page, one file.
+def make_content(
+    comparison: comparison_lib.Comparison, categories: Sequence[str], *,
+    method: str, limits: str,
+) -> dict[str, Any]:
+  """What the page shows, as JSON.
 
   Args:
-    path: where.
-    comparison: slates of some requests, of which the first that have enough
-      candidates are shown.
-    categories: names.
-    method: the one that is shown first.
-    limits: what is said below the slates.
+    comparison: slates of some requests; those with enough candidates for a
+      choice come first.
+    categories: names of the categories.
+    method: the method that is shown first.
+    limits: the text below the slates.
   """
   sizes = np.diff(comparison.chunk.starts)
   num_slots = comparison.rows[method].shape[-1]
-  enough = np.argsort(sizes < 2 * num_slots, kind="stable")
-  shown = np.sort(enough[:_NUM_REQUESTS])
-  content = workdir_lib.finite({
-      "thetas": slate_comparison.THETAS, "theta": comparison.theta,
+  by_choice = np.argsort(sizes < 2 * num_slots, kind="stable")
+  shown = np.sort(by_choice[:_NUM_REQUESTS])
+  return workdir_lib.finite({
+      "thetas": comparison_lib.THETAS, "theta": comparison.theta,
       "method": method, "limits": limits, "num_slots": num_slots,
       "num_requests": len(sizes),
       "methods": [
@@ -61,15 +57,24 @@ def write(
           for name in comparison.rows],
       "requests": [_request(comparison, categories, place)
                    for place in shown]})
+
+
+def write(path: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes the page, one file that needs no other.
+
+  Args:
+    path: the HTML file.
+    content: from `make_content`.
+  """
   page = (importlib.resources.files("experiments.slates") / "page.html"
           ).read_text()
-  # No end of the script can stand in the data.
+  # Escaped, so that no text of the data can end the script element.
   data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
   workdir_lib.write_text(path, page.replace(_PLACE_OF_DATA, data))
 
 
 def _curve(
-    curves: dict[str, list[slate_comparison.Value]]
+    curves: dict[str, list[comparison_lib.Value]]
 ) -> list[tuple[float, float]]:
   """Intra-list distance and mean score for each theta."""
   return [(distance.mean, score.mean) for distance, score in zip(
@@ -77,10 +82,10 @@ def _curve(
 
 
 def _request(
-    comparison: slate_comparison.Comparison, categories: Sequence[str],
+    comparison: comparison_lib.Comparison, categories: Sequence[str],
     place: int,
 ) -> dict[str, Any]:
-  """A request: the items that any slate has, and the slates of them."""
+  """A request: the items of its slates, and the slates as places of items."""
   chunk = comparison.chunk
   slates = {method: rows[:, place] for method, rows in comparison.rows.items()}
   items = np.unique(np.concatenate(
@@ -98,7 +103,7 @@ def _request(
 def _slate(
     chunk: candidates_lib.Chunk, items: np.ndarray, rows: np.ndarray
 ) -> dict[str, Any]:
-  """Places of the slate's items, and how near each is to those above it."""
+  """A slate: places of its items, their nearest item above, the distance."""
   rows = rows[rows >= 0]
   features = chunk.features[rows].astype(np.float64)
   features /= np.linalg.norm(features, axis=1, keepdims=True)

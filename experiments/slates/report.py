@@ -1,29 +1,27 @@
-"""The report of slates."""
+"""The report of slates: what diversity costs, and where exposure goes."""
 
-from collections.abc import Sequence
 import html
 import json
 import pathlib
-from typing import Any
 
 from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.runs import html as page
-from experiments.slates import comparison as slate_comparison
+from experiments.slates import results
 
 _COLORS = {"dpp": page.OURS, "mmr": "#d9742b", "ssd": page.TRUTH,
            "top_k": "#222222"}
-_MAX_CATEGORIES = 20
 
 
-def write_report(
-    workdir: pathlib.Path,
-    comparison: slate_comparison.Comparison,
-    categories: Sequence[str],
-    summary: dict[str, Any],
-) -> None:
-  """Writes `report.html` of slates."""
+def write_report(path: pathlib.Path, record: results.Record) -> None:
+  """Writes the report of a run.
+
+  Args:
+    path: the HTML file.
+    record: what the report shows.
+  """
+  summary = record.summary
   config = summary["config"]
   shown = (f"{summary['num_compared']:,} of {summary['num_requests']:,} "
            "requests, drawn at random")
@@ -41,44 +39,43 @@ def write_report(
       "something else to each method: compare curves, then choose the theta "
       "whose price is right. MMR works on distances, the DPP on the log "
       "det.</p>",
-      page.svg(_slate_figure(comparison, config["relevance"])),
+      page.svg(_tradeoff_figure(record)),
       f"<h2>At theta {config['theta']:g}</h2>",
       "<p>Means over requests ± standard errors; log det counts what is left "
       "of a copy as 1e-5; a near-duplicate has a cosine of 0.95 or more to an "
       "item above it; the Gini coefficient is of the slots of all requests by "
       "category, 0 where all categories have as many.</p>",
-      page.html_table(slate_comparison.HEADER,
-                 slate_comparison.table_rows(comparison)),
+      page.html_table(results.HEADER, record.rows),
       "<h2>Exposure by category</h2>",
       "<p>Share of all slots; the bar is the share of all candidates.</p>",
-      page.svg(_exposure_figure(comparison, categories)),
+      page.svg(_exposure_figure(record)),
       "<h2>Configuration</h2>",
       f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>"]
-  page.write_page(workdir / "report.html", "Slates", parts)
+  page.write_page(path, "Slates", parts)
 
 
-def _slate_figure(
-    comparison: slate_comparison.Comparison, relevance: str
-) -> mpl_figure.Figure:
-  """Relevance against diversity, by what people and by what DPPs mean."""
+def _tradeoff_figure(record: results.Record) -> mpl_figure.Figure:
+  """Relevance against diversity, each measured in two ways."""
   figure = mpl_figure.Figure(figsize=(10, 4.4))
-  at = int(np.argmin(np.abs(slate_comparison.THETAS - comparison.theta)))
-  for axes, (x, x_label), (y, y_label) in zip(
-      figure.subplots(1, 2),
-      (("distance", "intra-list distance"), ("log_det", "log det")),
-      (("score", "mean score"),
-       ("relevance", "mean relevance, log(score)" if relevance == "log"
-        else "mean relevance, the score")), strict=True):
-    for method, curves in comparison.curves.items():
-      across, up = np.asarray(curves[x]).T, np.asarray(curves[y]).T
+  is_log = record.summary["config"]["relevance"] == "log"
+  axes_labels = (
+      (("distance", "intra-list distance"), ("score", "mean score")),
+      (("log_det", "log det"),
+       ("relevance", "mean relevance, "
+        f"{'log(score)' if is_log else 'the score'}")))
+  for axes, ((x, x_label), (y, y_label)) in zip(
+      figure.subplots(1, 2), axes_labels, strict=True):
+    for method, curves in record.curves.items():
+      across, up = curves[x], curves[y]
       style = {"color": _COLORS[method], "lw": 1.2}
       if method == "top_k":
+        # Top-K ignores theta: its curve is one point.
         style |= {"fmt": "s", "ms": 6, "zorder": 3}
         across, up = across[:, -1:], up[:, -1:]
       else:
         style |= {"fmt": "o-", "ms": 2.5}
-        axes.plot(across[0, at], up[0, at], "o", ms=10, mfc="none",
-                  color=style["color"])
+        axes.plot(across[0, record.nearest], up[0, record.nearest], "o",
+                  ms=10, mfc="none", color=style["color"])
       axes.errorbar(across[0], up[0], xerr=2 * across[1], yerr=2 * up[1],
                     elinewidth=0.6, label=method, **style)
     axes.set_xlabel(x_label)
@@ -88,29 +85,19 @@ def _slate_figure(
   return figure
 
 
-def _exposure_figure(
-    comparison: slate_comparison.Comparison, categories: Sequence[str]
-) -> mpl_figure.Figure:
-  """A row for each of the largest categories, the others together."""
-  def gathered(shares: np.ndarray) -> np.ndarray:
-    if len(shares) <= _MAX_CATEGORIES:
-      return shares
-    return np.append(shares[:_MAX_CATEGORIES], shares[_MAX_CATEGORIES:].sum())
-
-  exposure = {name: 100 * gathered(shares)
-              for name, shares in comparison.exposure.items()}
-  offered = exposure.pop("candidates")
-  names = [*categories[:_MAX_CATEGORIES],
-           *([f"{len(categories) - _MAX_CATEGORIES} others"]
-             * (len(offered) > _MAX_CATEGORIES))]
-  figure = mpl_figure.Figure(figsize=(8, 1.2 + 0.24 * len(names)))
+def _exposure_figure(record: results.Record) -> mpl_figure.Figure:
+  """A bar of the candidates and a mark of each method for each category."""
+  num_categories = len(record.categories)
+  figure = mpl_figure.Figure(figsize=(8, 1.2 + 0.24 * num_categories))
   axes = figure.subplots()
-  places = np.arange(len(names))[::-1]
-  axes.barh(places, offered, color="#e4e4e4", label="candidates")
-  for method, shares in exposure.items():
-    axes.plot(shares, places, "s" if method == "top_k" else "o", ms=5,
+  places = np.arange(num_categories)[::-1]
+  axes.barh(places, record.exposure["candidates"], color="#e4e4e4",
+            label="candidates")
+  for method in record.curves:
+    axes.plot(record.exposure[method], places,
+              "s" if method == "top_k" else "o", ms=5,
               color=_COLORS[method], label=method, alpha=0.85)
-  axes.set_yticks(places, names)
+  axes.set_yticks(places, record.categories)
   axes.set_xlabel("share of slots, %")
   axes.legend(fontsize=8, frameon=False, loc="lower right")
   return figure

@@ -19,6 +19,8 @@ import pytest
 from experiments import select_slates
 from experiments.runs import errors
 from experiments.slates import comparison as slate_comparison
+from experiments.slates import inputs as inputs_lib
+from experiments.slates import selection
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import items as item_columns
 from harmonrank_jax.data import schema as schema_lib
@@ -292,20 +294,20 @@ def slates_by_category(workdir, frame):
   return np.stack(list(counts.values()))
 
 
-def test_quotas_are_kept(tmp_path, frame, monkeypatch):
-  monkeypatch.setattr(slate_comparison, "compare", lambda *args: None)
-  monkeypatch.setattr(select_slates, "publish", lambda *args: None)
-  data = write(frame, tmp_path / "data.parquet")
-  select_slates.select(
-      config(data, quota=("2", "toys=0")), tmp_path / "run")
-  counts = slates_by_category(tmp_path / "run", frame)
+def test_quotas_are_kept(tmp_path, frame):
+  settings = config(
+      write(frame, tmp_path / "data.parquet"), quota=("2", "toys=0"))
+  inputs = inputs_lib.read_inputs(settings, tmp_path)
+  selection.select(
+      settings, inputs, np.arange(2), tmp_path / "slates.parquet")
+  counts = slates_by_category(tmp_path, frame)
   assert counts.max(axis=0).tolist() == [2, 2, 0]
 
 
 def test_a_pool_comes_before_the_slate(tmp_path, frame):
   path = write(frame, tmp_path / "data.parquet")
   chunk, facts = read(path)
-  rules = select_slates.make_rules(
+  rules = inputs_lib.make_rules(
       config(path, pool_quota=("phones=3", "books=2")), facts)
   assert rules.pool_quotas.tolist() == [3, 2, 0]
   picks = slates.Selector("dpp", rules)(
@@ -329,14 +331,15 @@ def test_a_pool_comes_before_the_slate(tmp_path, frame):
 
 def test_methods_are_compared_on_a_sample():
   facts = candidates_lib.Facts(1000, 10**6, 5000, {"a": 1})
-  places = slate_comparison.draw(facts, 10, 0)
+  places = slate_comparison.draw(facts, num_selected=10, seed=0)
   assert len(places) == 2**18 // 8192 and len(set(places)) == len(places)
   assert list(places) == sorted(places) and places.max() < 1000
   few = candidates_lib.Facts(3, 30, 10, {"a": 1})
-  assert slate_comparison.draw(few, 10, 0).tolist() == [0, 1, 2]
+  assert slate_comparison.draw(
+      few, num_selected=10, seed=0).tolist() == [0, 1, 2]
   huge = candidates_lib.Facts(9, 10**8, 10**7, {"a": 1})
-  assert len(slate_comparison.draw(huge, 10, 0)) == 1
-  assert len(slate_comparison.draw(facts, 2**17, 0)) == 2
+  assert len(slate_comparison.draw(huge, num_selected=10, seed=0)) == 1
+  assert len(slate_comparison.draw(facts, num_selected=2**17, seed=0)) == 2
 
 
 # Reading.

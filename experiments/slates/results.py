@@ -1,0 +1,132 @@
+"""The summary of a run of `select_slates`, and what its report shows."""
+
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.runs import console
+from experiments.runs import workdir as workdir_lib
+from experiments.slates import comparison as comparison_lib
+from experiments.slates import config as config_lib
+from experiments.slates import inputs as inputs_lib
+from experiments.slates import selection
+
+HEADER = ("", *comparison_lib.METRICS.values(), "Gini of exposure")
+_DIGITS = {"score": 4, "relevance": 4, "num_categories": 2, "log_det": 2}
+_MAX_CATEGORIES = 20
+
+
+class Record(NamedTuple):
+  """What the report shows.
+
+  Attributes:
+    summary: content of `summary.json`.
+    rows: texts of the table under `HEADER`, a row for each method.
+    curves: for each method and metric `[2, T]`, means and standard errors over
+      theta.
+    nearest: place of the theta that is nearest to that of the run.
+    categories: names of the largest categories; the last name stands for all
+      others if there are more.
+    exposure: for each method, and for "candidates", the share of `categories`
+      in percent.
+  """
+
+  summary: dict[str, Any]
+  rows: list[list[str]]
+  curves: dict[str, dict[str, np.ndarray]]
+  nearest: int
+  categories: list[str]
+  exposure: dict[str, np.ndarray]
+
+
+def make_record(
+    config: config_lib.Config, inputs: inputs_lib.Inputs,
+    selected: selection.Selected, comparison: comparison_lib.Comparison,
+) -> Record:
+  """Brings the results of a run into the form in which they are shown."""
+  curves = {
+      method: {name: np.asarray(values).T for name, values in by_name.items()}
+      for method, by_name in comparison.curves.items()}
+  names = list(inputs.facts.categories)
+  return Record(
+      summary=_summary(config, inputs, selected, comparison),
+      rows=[[method, *(_text(value, _DIGITS.get(name, 3))
+                       for name, value in values.items())]
+            for method, values in comparison.table.items()],
+      curves=curves,
+      nearest=int(np.argmin(
+          np.abs(comparison_lib.THETAS - comparison.theta))),
+      categories=_largest(names),
+      exposure={method: 100 * _with_others(shares)
+                for method, shares in comparison.exposure.items()})
+
+
+def print_counts(summary: dict[str, Any]) -> None:
+  """Prints how many slates were selected and how many slots are empty."""
+  if summary["num_repeated"]:
+    print(f"{summary['num_repeated']:,} candidates left out: their request has "
+          "the item already, with a score that is better or as good")
+  sizes = summary["compiled_sizes"]
+  print(f"{summary['num_requests']:,} slates in {summary['seconds']:.1f} s, "
+        f"{len(sizes)} compiled (requests padded to "
+        f"{', '.join(map(str, sizes))})")
+  if summary["num_empty_slots"]:
+    num_slots = summary["num_empty_slots"] + summary["num_slots"]
+    print(f"{summary['num_empty_slots']:,} of {num_slots:,} slots are "
+          "empty: no candidate was left for them")
+
+
+def print_table(record: Record) -> None:
+  """Prints the comparison of methods at the theta of the run."""
+  summary = record.summary
+  console.show(
+      f"{summary['num_compared']:,} requests at theta "
+      f"{summary['config']['theta']:g}, ± one standard error", HEADER,
+      record.rows)
+
+
+def _summary(
+    config: config_lib.Config, inputs: inputs_lib.Inputs,
+    selected: selection.Selected, comparison: comparison_lib.Comparison,
+) -> dict[str, Any]:
+  facts = inputs.facts
+  num_slots = facts.num_requests * config.num_selected
+  return workdir_lib.finite({
+      "num_requests": facts.num_requests, "num_candidates": facts.num_rows,
+      "num_repeated": selected.num_repeated, "largest": facts.largest,
+      "num_categories": len(facts.categories),
+      "num_features": inputs.candidates.num_features,
+      "num_slots": selected.num_slots,
+      "num_empty_slots": num_slots - selected.num_slots,
+      "compiled_sizes": selected.compiled,
+      "num_compared": len(comparison.chunk.request_ids),
+      "thetas": comparison_lib.THETAS,
+      "methods": {
+          method: {name: value._asdict() for name, value in values.items()}
+          for method, values in comparison.table.items()},
+      "seconds": selected.seconds, "limits": inputs.limits,
+      "config": dataclasses.asdict(config)})
+
+
+def _largest(names: list[str]) -> list[str]:
+  """The first names, and one that counts the others."""
+  num_others = len(names) - _MAX_CATEGORIES
+  if num_others <= 0:
+    return names
+  return [*names[:_MAX_CATEGORIES], f"{num_others} others"]
+
+
+def _with_others(shares: np.ndarray) -> np.ndarray:
+  """Shares `[C]` of the names that `_largest` keeps."""
+  if len(shares) <= _MAX_CATEGORIES:
+    return shares
+  return np.append(shares[:_MAX_CATEGORIES], shares[_MAX_CATEGORIES:].sum())
+
+
+def _text(value: comparison_lib.Value, digits: int) -> str:
+  if not np.isfinite(value.mean):
+    return "-"
+  return (f"{console.number(value.mean, digits)} ± "
+          f"{console.number(value.error, digits)}")
