@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import chunks as chunks_lib
 from harmonrank_jax.diversity import metrics
 from harmonrank_jax.serving import selector as selector_lib
 
@@ -44,7 +45,7 @@ class Comparison(NamedTuple):
       at `theta`; for "candidates", its share in all candidates.
   """
 
-  chunk: candidates_lib.Chunk
+  chunk: chunks_lib.Chunk
   rows: dict[str, np.ndarray]
   curves: dict[str, dict[str, list[Value]]]
   theta: float
@@ -68,7 +69,7 @@ def draw(
 
 
 def compare(
-    chunk: candidates_lib.Chunk,
+    chunk: chunks_lib.Chunk,
     relevance: np.ndarray,
     *,
     num_categories: int,
@@ -108,7 +109,7 @@ class _Slates:
   """Slates of the same requests by any method at any theta."""
 
   def __init__(
-      self, chunk: candidates_lib.Chunk, relevance: np.ndarray,
+      self, chunk: chunks_lib.Chunk, relevance: np.ndarray,
       rules: selector_lib.Rules,
   ):
     self._chunk, self._relevance = chunk, relevance
@@ -120,15 +121,15 @@ class _Slates:
   def __call__(self, method: str, theta: float) -> np.ndarray:
     """Rows of the chunk, `[S, K]`; -1 in empty slots."""
     selector = self._selectors["top_k" if theta == 1 else method]
-    return selector(
-        self._chunk, self._relevance, theta, least_size=self._size).rows
+    return selector(self._chunk, self._relevance, theta=theta,
+                    least_size=self._size).rows
 
 
 class _Measure:
   """Metrics of slates of the same requests."""
 
   def __init__(
-      self, chunk: candidates_lib.Chunk, relevance: np.ndarray,
+      self, chunk: chunks_lib.Chunk, relevance: np.ndarray,
       num_categories: int,
   ):
     self._chunk, self._relevance = chunk, relevance

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.runs import workdir as workdir_lib
 from experiments.slates import comparison as comparison_lib
-from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import chunks as chunks_lib
 
 _NUM_REQUESTS = 4
 _PLACE_OF_DATA = "DATA_OF_THE_PAGE"
@@ -101,7 +101,7 @@ def _request(
 
 
 def _slate(
-    chunk: candidates_lib.Chunk, items: np.ndarray, rows: np.ndarray
+    chunk: chunks_lib.Chunk, items: np.ndarray, rows: np.ndarray
 ) -> dict[str, Any]:
   """A slate: places of its items, their nearest item above, the distance."""
   rows = rows[rows >= 0]

@@ -9,7 +9,8 @@ import numpy as np
 from experiments.runs import progress as progress_lib
 from experiments.slates import config as config_lib
 from experiments.slates import inputs as inputs_lib
-from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import chunks as chunks_lib
+from harmonrank_jax.data import slates
 from harmonrank_jax.serving import selector as selector_lib
 
 
@@ -24,7 +25,7 @@ class Selected(NamedTuple):
     seconds: time of selection, with reading and writing.
   """
 
-  sample: candidates_lib.Chunk
+  sample: chunks_lib.Chunk
   num_repeated: int
   num_slots: int
   compiled: list[int]
@@ -49,13 +50,14 @@ def select(
   progress = progress_lib.Progress(
       inputs.facts.num_requests, 0, examples_per_step=1)
   try:
-    with selector_lib.slate_file(path) as write:
+    with slates.slate_file(path) as write:
       for chunk in inputs.candidates.chunks(inputs.facts):
         picks = selector(
-            chunk, inputs_lib.relevance(config, chunk.scores), config.theta)
-        write(chunk, picks)
+            chunk, inputs_lib.relevance(config, chunk.scores),
+            theta=config.theta)
+        write(chunk, picks.rows, picks.gains)
         end = done + len(chunk.request_ids)
-        sample.append(candidates_lib.requests_of(
+        sample.append(chunks_lib.requests_of(
             chunk, drawn[(drawn >= done) & (drawn < end)] - done))
         num_repeated += chunk.num_repeated
         num_slots += int((picks.rows >= 0).sum())
@@ -64,5 +66,5 @@ def select(
   finally:
     progress.close()
   return Selected(
-      candidates_lib.joined_chunks(sample), num_repeated, num_slots,
+      chunks_lib.joined_chunks(sample), num_repeated, num_slots,
       sorted(selector.compiled), time.perf_counter() - began)

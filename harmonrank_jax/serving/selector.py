@@ -1,45 +1,44 @@
-"""Slates of many requests, large and small, by a few compiled calls.
+"""Slates of many requests of any size by a few compiled calls.
 
-Requests are put together by size, padded, and always as many in a call.
+Requests are grouped by size and padded to powers of two, and every call takes
+the same number of candidates: the number of compilations grows with the
+logarithm of the largest request, not with the number of requests.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
-import contextlib
-import pathlib
+import dataclasses
 from typing import Any
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from harmonrank_jax.data import candidates as candidates_lib
-from harmonrank_jax.data import files
+from harmonrank_jax.data import chunks
 from harmonrank_jax.diversity import flow_pool
 from harmonrank_jax.diversity import greedy
 
 METHODS = ("dpp", "mmr", "ssd", "top_k")
-FILLS = ("none", "relevance")
-# Sizes are rounded up to powers of two, this the least; what is selected from
-# in one call are this many candidates, or one request.
+# The smallest padded size, and the candidates of a call of small requests. A
+# request of more candidates has a call of its own.
 _LEAST_SIZE = 16
 _CALL_CANDIDATES = 16_384
 
 
-class Rules(NamedTuple):
-  """What holds for the slates of all requests.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Rules:
+  """Rules that the slates of all requests follow.
 
   Attributes:
     num_selected: K, slots of a slate.
-    window: of the methods that have one, or None.
-    quotas: `[C]` int32, or None: at most so many of a category.
-    pool_quotas: `[C]` int32, or None: what of each category comes into the
-      pool that a slate is then made from.
-    ridge: of the DPP, or None.
-    fill: of the DPP.
+    window: diversity against the last `window - 1` picks only; None for all.
+      Not used by top-K.
+    quotas: `[C]` int32, at most so many items of each category in a slate;
+      None for no limit.
+    pool_quotas: `[C]` int32, candidates of each category in the pool that the
+      slate is selected from, as in `flow_pool`; None for no pool.
+    ridge: of the DPP, as in `greedy_dpp`; other methods do not use it.
+    fill: of the DPP, as in `greedy_dpp`; other methods do not use it.
   """
 
   num_selected: int
@@ -51,11 +50,12 @@ class Rules(NamedTuple):
 
 
 class Picks(NamedTuple):
-  """Slates of R requests; both `[R, K]`.
+  """Slates of R requests.
 
   Attributes:
-    rows: candidates, counted through the whole chunk; -1 where none is.
-    gains: their keys.
+    rows: `[R, K]` int64, rows of the chunk; -1 in empty slots.
+    gains: `[R, K]` float32, keys by which the rows were picked; 0 in empty
+      slots.
   """
 
   rows: np.ndarray
@@ -63,123 +63,172 @@ class Picks(NamedTuple):
 
 
 class Selector:
-  """Makes slates by one method.
+  """Selects the slates of chunks by one method.
 
   Attributes:
-    compiled: sizes a compile was made for, in order.
+    compiled: padded sizes of requests that were compiled, in the order of
+      their compilation.
+
+  >>> import pyarrow as pa
+  >>> chunk = chunks.Chunk(
+  ...     request_ids=pa.array(["a", "b"]), item_ids=pa.array([7, 8, 9, 7]),
+  ...     starts=np.array([0, 3, 4]), scores=np.array([0.9, 0.8, 0.1, 0.5]),
+  ...     categories=np.zeros(4, np.int32), num_repeated=0,
+  ...     features=np.array([[1, 0], [1, 0.1], [0, 1], [1, 0]], np.float32))
+  >>> select = Selector("dpp", Rules(num_selected=2))
+  >>> select(chunk, chunk.scores, theta=0.5).rows
+  array([[ 0,  2],
+         [ 3, -1]])
   """
 
   def __init__(self, method: str, rules: Rules):
+    """Nothing is compiled before the first call.
+
+    Args:
+      method: one of `METHODS`.
+      rules: rules of the slates.
+
+    Raises:
+      ValueError: if there is no such method.
+    """
+    if method not in METHODS:
+      raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
     self.compiled: list[int] = []
     self._num_selected = rules.num_selected
 
-    def select(features, relevance, where, categories, theta):
-      self.compiled.append(relevance.shape[-1])  # When traced, only.
-      return _slates(method, rules, features, relevance, where, categories,
-                     theta)
+    def select(features, relevance, category_ids, where, theta):
+      self.compiled.append(relevance.shape[-1])  # Runs while tracing only.
+      return select_slates(
+          features, relevance, category_ids, method=method, rules=rules,
+          theta=theta, where=where)
 
     self._select = jax.jit(select)
 
   def __call__(
-      self, chunk: candidates_lib.Chunk, relevance: np.ndarray, theta: float,
-      *, least_size: int = _LEAST_SIZE,
+      self, chunk: chunks.Chunk, relevance: np.ndarray, *, theta: float,
+      least_size: int = _LEAST_SIZE,
   ) -> Picks:
-    """The slate of every request of a chunk.
+    """Selects the slate of every request of a chunk.
 
     Args:
-      chunk: R requests of N candidates together.
-      relevance: `[N]`.
-      theta: towards 1 relevance, towards 0 diversity; without effect on the
-        method top_k, but on its pool.
-      least_size: requests are padded to it at least.
+      chunk: R requests of N candidates in total.
+      relevance: `[N]`, relevance of the candidates.
+      theta: in [0, 1), or [0, 1] for MMR and SSD without a pool; towards 1
+        relevance decides, towards 0 diversity. Top-K uses it for its pool
+        only.
+      least_size: size to which smaller requests are padded, a power of two.
     """
     sizes = np.diff(chunk.starts)
     shape = (len(sizes), self._num_selected)
     picks = Picks(np.full(shape, -1), np.zeros(shape, np.float32))
-    padded = padded_size(sizes, least_size)
-    for size in np.unique(padded):
-      members = np.flatnonzero(padded == size)
-      per_call = max(1, _CALL_CANDIDATES // int(size))
-      for first in range(0, len(members), per_call):
-        part = members[first:first + per_call]
-        place = np.zeros((per_call, size), np.int64)
-        where = np.zeros((per_call, size), bool)
-        where[:len(part)] = np.arange(size) < sizes[part, None]
-        place[:len(part)] = chunk.starts[part, None] + np.arange(size)
-        place[~where] = 0
-        indices, gains = jax.device_get(self._select(
-            chunk.features[place], relevance[place].astype(np.float32), where,
-            chunk.categories[place], theta))
-        indices, gains = indices[:len(part)], gains[:len(part)]
-        picks.rows[part] = np.where(
-            indices < 0, -1, indices + chunk.starts[part, None])
-        picks.gains[part] = gains
+    for part, num_requests, size in _calls(sizes, least_size):
+      starts = chunk.starts[part, None]
+      where = np.zeros((num_requests, size), bool)
+      where[:len(part)] = np.arange(size) < sizes[part, None]
+      rows = np.zeros((num_requests, size), np.int64)
+      rows[:len(part)] = starts + np.arange(size)
+      # Padding repeats the first row of the chunk; the mask leaves it out.
+      rows[~where] = 0
+      indices, gains = jax.device_get(self._select(
+          chunk.features[rows], relevance[rows].astype(np.float32),
+          chunk.categories[rows], where, theta))
+      indices = indices[:len(part)]
+      picks.rows[part] = np.where(indices < 0, -1, indices + starts)
+      picks.gains[part] = gains[:len(part)]
     return picks
 
 
-def padded_size(sizes: Any, least_size: int = _LEAST_SIZE) -> np.ndarray:
-  """The power of two, at least `least_size`, that holds each size."""
+def select_slates(
+    features: jax.Array,
+    relevance: jax.Array,
+    category_ids: jax.Array,
+    *,
+    method: str,
+    rules: Rules,
+    theta: jax.Array | float,
+    where: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """Selects the slates of B requests of N candidates, padded to one size.
+
+  Args:
+    features: `[B, N, D]`, as in `greedy_dpp`.
+    relevance: `[B, N]`.
+    category_ids: `[B, N]` integers in [0, C), for the quotas.
+    method: one of `METHODS`.
+    rules: rules of the slates.
+    theta: a scalar or `[B]`, as in the function of the method; below 1 with a
+      pool.
+    where: `[B, N]` bool, True = valid.
+
+  Returns:
+    Indices `[B, K]` int32 of candidates, -1 in empty slots, and gains
+    `[B, K]`.
+
+  Raises:
+    ValueError: if shapes do not fit, or a rule is out of range.
+  """
+  pool = None
+  if rules.pool_quotas is not None:
+    pool = flow_pool.flow_pool(
+        features, relevance, category_ids, jnp.asarray(rules.pool_quotas),
+        theta=theta, where=where,
+        pool_size=min(relevance.shape[-1], int(rules.pool_quotas.sum())))
+    where = pool.indices >= 0
+    features, relevance, category_ids = (
+        _members(array, pool.indices)
+        for array in (features, relevance, category_ids))
+  rest: dict[str, Any] = {"num_selected": rules.num_selected, "where": where}
+  if rules.quotas is not None:
+    rest |= {"category_ids": category_ids,
+             "quotas": jnp.asarray(rules.quotas)}
+  if method == "top_k":
+    slate = greedy.greedy_top_k(relevance, **rest)
+  else:
+    rest |= {"theta": theta, "window": rules.window}
+    if method == "dpp":
+      rest |= {"ridge": rules.ridge, "fill": rules.fill}
+    slate = _GREEDY[method](features, relevance, **rest)
+  if pool is None:
+    return slate.indices, slate.gains
+  return (jnp.where(slate.indices < 0, -1,
+                    _members(pool.indices, slate.indices)), slate.gains)
+
+
+def padded_size(
+    sizes: np.ndarray | int, least_size: int = _LEAST_SIZE
+) -> np.ndarray:
+  """The power of two, at least `least_size`, that holds each size.
+
+  >>> padded_size(np.array([1, 16, 17]))
+  array([16, 16, 32])
+  """
   powers = 2 ** np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
   return np.maximum(powers, least_size)
 
 
-def _slates(method, rules, features, relevance, where, categories, theta):
-  """Indices and gains `[B, K]` of B requests of N candidates."""
-  if rules.pool_quotas is not None:
-    pool = flow_pool.flow_pool(
-        features, relevance, categories, jnp.asarray(rules.pool_quotas),
-        theta=theta, where=where,
-        pool_size=min(relevance.shape[-1], int(rules.pool_quotas.sum())))
-    chosen = jnp.maximum(pool.indices, 0)
-    features = jnp.take_along_axis(features, chosen[..., None], axis=1)
-    relevance, categories = (
-        jnp.take_along_axis(array, chosen, axis=1)
-        for array in (relevance, categories))
-    where = pool.indices >= 0
-  limits: dict[str, Any] = {
-      "num_selected": rules.num_selected, "where": where}
-  if rules.quotas is not None:
-    limits |= {"category_ids": categories,
-               "quotas": jnp.asarray(rules.quotas)}
-  if method == "top_k":
-    slate = greedy.greedy_top_k(relevance, **limits)
-  else:
-    limits |= {"theta": theta, "window": rules.window}
-    if method == "dpp":
-      slate = greedy.greedy_dpp(features, relevance, ridge=rules.ridge,
-                                fill=rules.fill, **limits)
-    else:
-      select = greedy.greedy_mmr if method == "mmr" else greedy.greedy_ssd
-      slate = select(features, relevance, **limits)
-  indices = slate.indices
-  if rules.pool_quotas is not None:
-    indices = jnp.where(indices < 0, -1, jnp.take_along_axis(
-        pool.indices, jnp.maximum(indices, 0), axis=1))
-  return indices, slate.gains
+_GREEDY = {"dpp": greedy.greedy_dpp, "mmr": greedy.greedy_mmr,
+           "ssd": greedy.greedy_ssd}
 
 
-@contextlib.contextmanager
-def slate_file(path: pathlib.Path) -> Iterator[Callable[..., None]]:
-  """Opens a Parquet file of slates under a temporary name, then renames it.
+def _calls(
+    sizes: np.ndarray, least_size: int
+) -> Iterator[tuple[np.ndarray, int, int]]:
+  """Yields the calls for requests of these sizes.
 
-  What is yielded writes the slates of a chunk: it takes the chunk and its
-  `Picks`. A row is a slot that has an item: `request_id`, `slot` (from 0),
-  `item_id` and `gain`.
+  Yields:
+    Places of the requests, the number of requests that the call takes (places
+    may be fewer), and the size that they are padded to.
   """
-  with files.atomic(path) as temporary, contextlib.ExitStack() as stack:
-    writer: pq.ParquetWriter | None = None
+  padded = padded_size(sizes, least_size)
+  for size in map(int, np.unique(padded)):
+    places = np.flatnonzero(padded == size)
+    num_requests = max(1, _CALL_CANDIDATES // size)
+    for first in range(0, len(places), num_requests):
+      yield places[first:first + num_requests], num_requests, size
 
-    def write(chunk: candidates_lib.Chunk, picks: Picks) -> None:
-      nonlocal writer
-      request, slot = np.nonzero(picks.rows >= 0)
-      table = pa.table({
-          "request_id": chunk.request_ids.take(pa.array(request)),
-          "slot": slot.astype(np.int32),
-          "item_id": chunk.item_ids.take(pa.array(picks.rows[request, slot])),
-          "gain": picks.gains[request, slot]})
-      if writer is None:
-        writer = stack.enter_context(pq.ParquetWriter(
-            temporary, table.schema, write_page_checksum=True))
-      writer.write_table(table)
 
-    yield write
+def _members(array: jax.Array, indices: jax.Array) -> jax.Array:
+  """Entries `[B, P, ...]` of `[B, N, ...]`; any entry where the index is -1."""
+  indices = jnp.maximum(indices, 0)
+  indices = indices.reshape(indices.shape + (1,) * (array.ndim - 2))
+  return jnp.take_along_axis(array, indices, axis=1)

@@ -1,0 +1,83 @@
+"""The page on which theta is dragged."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments.slates import comparison as comparison_lib
+from experiments.slates import page
+from harmonrank_jax.serving import selector
+from tests.data import candidate_files
+
+
+@pytest.fixture(scope="module")
+def content(comparison):
+  return page.make_content(
+      comparison, candidate_files.CATEGORIES, method="dpp", limits="none")
+
+
+def data_of(path):
+  text = path.read_text()
+  data, = re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)
+  return json.loads(data)
+
+
+def test_the_page_is_one_file_with_all_data(content, tmp_path):
+  page.write(tmp_path / "slates.html", content)
+  # http://www.w3.org names the elements drawn; nothing is fetched.
+  text = (tmp_path / "slates.html").read_text()
+  assert "src=" not in text and text.count("http") == 1
+  assert data_of(tmp_path / "slates.html") == json.loads(json.dumps(content))
+
+
+def test_no_text_ends_the_script(content, tmp_path):
+  limits = "</script><script>alert(1)</script>"
+  page.write(tmp_path / "slates.html", {**content, "limits": limits})
+  assert data_of(tmp_path / "slates.html")["limits"] == limits
+
+
+def test_requests_with_a_choice_are_shown(content, comparison):
+  sizes = np.diff(comparison.chunk.starts)
+  assert [request["num_candidates"] for request in content["requests"]] == [
+      size for size in sizes if size >= 10][:4]
+  assert content["num_requests"] == 10 and content["num_slots"] == 5
+
+
+def test_slates_are_those_of_the_comparison(content, comparison):
+  chunk, ids = comparison.chunk, comparison.chunk.request_ids.to_pylist()
+  for request in content["requests"]:
+    place = ids.index(request["id"])
+    for method in selector.METHODS:
+      slates = request["slates"][method]
+      assert len(slates) == len(comparison_lib.THETAS)
+      for slate, rows in zip(
+          slates, comparison.rows[method][:, place], strict=True):
+        items = [request["items"][k] for k in slate["items"]]
+        assert [item["id"] for item in items] == [
+            str(chunk.item_ids[int(row)]) for row in rows]
+        assert [item["category"] for item in items] == [
+            candidate_files.CATEGORIES[chunk.categories[row]] for row in rows]
+
+
+def test_figures_are_those_of_the_items(content, comparison):
+  chunk, ids = comparison.chunk, comparison.chunk.request_ids.to_pylist()
+  for request in content["requests"]:
+    rows = comparison.rows["dpp"][12, ids.index(request["id"])]
+    slate = request["slates"]["dpp"][12]
+    unit = chunk.features[rows].astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    assert slate["distance"] == pytest.approx(
+        1 - (unit @ unit.T)[np.triu_indices(5, 1)].mean(), abs=1e-4)
+    assert slate["nearest"][0] is None
+    for k in range(1, 5):
+      assert slate["nearest"][k] == pytest.approx(
+          max(unit[k] @ unit[j] for j in range(k)), abs=1e-3)
+
+
+def test_curves_are_distance_and_score(content, comparison):
+  for method in content["methods"]:
+    curves = comparison.curves[method["id"]]
+    assert method["curve"][7] == [
+        curves["distance"][7].mean, curves["score"][7].mean]
