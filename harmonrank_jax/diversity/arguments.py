@@ -127,13 +127,22 @@ class Arguments:
         weight=of_term, rows=rows, num_rows=count,
         volume=volume), window is not None
 
-  def dpp(
-      self, theta: jax.Array | float, ridge: float | None
+  def traded_off(
+      self, theta: jax.Array | float, criterion: engine.Criterion,
+      ridge: float | None = None,
   ) -> tuple[problem_lib.Problem, bool]:
-    """`problem` of a DPP: `2 alpha r + log s2` with 2 alpha of theta."""
-    theta = self.knob(theta, below_one=True)
-    return self.problem(
-        theta / (1 - theta), jnp.ones_like(theta), engine.DPP, ridge)
+    """`problem` with the weights that theta stands for.
+
+    They are `theta` and `1 - theta`; for the DPP, whose term is a logarithm,
+    `2 alpha = theta / (1 - theta)` and 1.
+    """
+    is_dpp = criterion is engine.DPP
+    theta = self.knob(theta, below_one=is_dpp)
+    if is_dpp:
+      weights = theta / (1 - theta), jnp.ones_like(theta)
+    else:
+      weights = theta, 1 - theta
+    return self.problem(*weights, criterion, ridge)
 
   def _shown_rows(self, shown):
     """Unit features `[B, S, D]`, the ones there are first; their number."""

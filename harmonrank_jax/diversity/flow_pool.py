@@ -115,7 +115,7 @@ def flow_pool(
   if affinity is not None or subcategory_ids is not None:
     relevance = relevance + _affinities(relevance, subcategory_ids, affinity)
   request = arguments.Arguments(features, relevance, pool_size, where)
-  problem, _ = request.dpp(theta, ridge)
+  problem, _ = request.traded_off(theta, engine.DPP, ridge)
   num_items = problem.relevance.shape[1]
   num_categories, = arguments.last_axis("quotas", quotas)
   ids = request.rows(arguments.integers(category_ids, "category_ids"),

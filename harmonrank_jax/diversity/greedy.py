@@ -130,25 +130,15 @@ def greedy_dpp(
   Array([0, 1], dtype=int32)
   """
   ridge = arguments.check_options(fill, ridge)
-  request = arguments.Arguments(
-      features, relevance, num_selected, where, shown_features=shown_features,
-      category_ids=category_ids, quotas=quotas, window=window,
-      slot_bias=slot_bias)
-  problem, windowed = request.dpp(theta, ridge)
-
-  def pick(problem):
-    return engine.pick(
-        problem, criterion=engine.DPP, num_slots=num_selected,
-        windowed=windowed, ridge=ridge, fill=fill == "relevance",
-        axis_name=axis_name)
-
-  if prefilter is None:
-    return _slate(request, pick(problem))
-  if prefilter < 1:
+  if prefilter is not None and prefilter < 1:
     raise ValueError(f"prefilter must be at least 1, got {prefilter}.")
-  if axis_name is not None:
+  if prefilter is not None and axis_name is not None:
     raise ValueError("prefilter is for candidates on one device.")
-  return _slate(request, _prefiltered(problem, prefilter, pick))
+  return _select(
+      engine.DPP, features, relevance, num_selected=num_selected, theta=theta,
+      where=where, shown_features=shown_features, category_ids=category_ids,
+      quotas=quotas, window=window, slot_bias=slot_bias, ridge=ridge,
+      fill=fill == "relevance", prefilter=prefilter, axis_name=axis_name)
 
 
 def greedy_mmr(
@@ -199,11 +189,10 @@ def greedy_mmr(
   ...            theta=0.5).indices
   Array([0, 2], dtype=int32)
   """
-  request = arguments.Arguments(
-      features, relevance, num_selected, where, shown_features=shown_features,
-      category_ids=category_ids, quotas=quotas, window=window,
-      slot_bias=slot_bias)
-  return _penalised(request, theta, engine.MMR, axis_name)
+  return _select(
+      engine.MMR, features, relevance, num_selected=num_selected, theta=theta,
+      where=where, shown_features=shown_features, category_ids=category_ids,
+      quotas=quotas, window=window, slot_bias=slot_bias, axis_name=axis_name)
 
 
 def greedy_ssd(
@@ -258,11 +247,10 @@ def greedy_ssd(
   ...            theta=0.5).indices
   Array([0, 2], dtype=int32)
   """
-  request = arguments.Arguments(
-      features, relevance, num_selected, where, shown_features=shown_features,
-      category_ids=category_ids, quotas=quotas, window=window,
-      slot_bias=slot_bias)
-  return _penalised(request, theta, engine.SSD, axis_name)
+  return _select(
+      engine.SSD, features, relevance, num_selected=num_selected, theta=theta,
+      where=where, shown_features=shown_features, category_ids=category_ids,
+      quotas=quotas, window=window, slot_bias=slot_bias, axis_name=axis_name)
 
 
 def greedy_top_k(
@@ -311,20 +299,46 @@ def greedy_top_k(
       ridge=None, fill=False, axis_name=axis_name))
 
 
+def _select(
+    criterion: engine.Criterion,
+    features: jax.Array,
+    relevance: jax.Array,
+    *,
+    num_selected: int,
+    theta: jax.Array | float,
+    where: jax.Array | None,
+    shown_features: jax.Array | None,
+    category_ids: jax.Array | None,
+    quotas: jax.Array | None,
+    window: int | None,
+    slot_bias: jax.Array | None,
+    axis_name: sharding.AxisName | None,
+    ridge: float | None = None,
+    fill: bool = False,
+    prefilter: int | None = None,
+) -> Slate:
+  """The slate by a criterion; arguments as those of the public functions."""
+  request = arguments.Arguments(
+      features, relevance, num_selected, where, shown_features=shown_features,
+      category_ids=category_ids, quotas=quotas, window=window,
+      slot_bias=slot_bias)
+  problem, windowed = request.traded_off(theta, criterion, ridge)
+
+  def pick(problem):
+    return engine.pick(
+        problem, criterion=criterion, num_slots=num_selected,
+        windowed=windowed, ridge=ridge, fill=fill, axis_name=axis_name)
+
+  if prefilter is None:
+    return _slate(request, pick(problem))
+  return _slate(request, _prefiltered(problem, prefilter, pick))
+
+
 def _slate(request: arguments.Arguments, picks: problem_lib.Picks) -> Slate:
-  """What was picked, in the shape of the arguments."""
+  """The picks in the shape of the arguments."""
   shape = (*request.batch, request.num_selected)
   return Slate(picks.indices.reshape(shape), picks.gains.reshape(shape),
                picks.num_valid.reshape(request.batch))
-
-
-def _penalised(request, theta, criterion, axis_name) -> Slate:
-  """`theta` times relevance against `1 - theta` times something in [-1, 1]."""
-  theta = request.knob(theta, below_one=False)
-  problem, windowed = request.problem(theta, 1 - theta, criterion, None)
-  return _slate(request, engine.pick(
-      problem, criterion=criterion, num_slots=request.num_selected,
-      windowed=windowed, ridge=None, fill=False, axis_name=axis_name))
 
 
 def _prefiltered(

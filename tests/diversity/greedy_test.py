@@ -470,9 +470,9 @@ def test_errors_name_the_argument(match, change):
                   **arguments)
 
 
-@pytest.mark.skipif(not native.available(), reason="no kernel")
+@pytest.mark.skipif(not native.available(), reason="no native form")
 def test_the_form_is_what_it_is_called(form):
   text = jax.jit(functools.partial(
       hr.greedy_dpp, num_selected=2, theta=0.5)).lower(
           FEATURES, RELEVANCE).as_text()
-  assert ("@harmonrank_greedy" in text) == (form == "kernel")
+  assert ("@harmonrank_greedy" in text) == (form == "native")
