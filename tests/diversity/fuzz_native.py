@@ -1,4 +1,4 @@
-"""Random slates by the CPU kernel, against the pure form.
+"""Random slates by the native form, against the pure form.
 
 `python -m tests.diversity.fuzz_native CASES [LIBRARY]`; the library may be one
 that was built with sanitisers.
@@ -14,7 +14,7 @@ from harmonrank_jax import native
 from tests import fuzzing
 
 METHODS = (hr.greedy_dpp, hr.greedy_mmr, hr.greedy_ssd)
-# Around the panels and vectors of the kernel, and far from them.
+# Around the panels and vectors of the native form, and far from them.
 SIZES = (1, 2, 63, 64, 65, 200, 1000)
 WIDTHS = (1, 3, 15, 16, 17, 40)
 

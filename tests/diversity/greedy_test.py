@@ -140,7 +140,7 @@ def test_float32_picks_two_hundred_as_float64_does():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_keys_go_to_the_lowest_index(method):
-  # 150 copies in five places, over several panels of the kernel.
+  # 150 copies in five places, over several panels of the native form.
   features = np.eye(5, dtype=np.float32)[np.arange(150) % 5] * 3
   slate = METHODS[method](
       features, np.zeros(150), num_selected=5, theta=0.0,
@@ -359,7 +359,7 @@ def test_exports_with_any_number_of_requests():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["kernel"], indirect=True)
+@pytest.mark.parametrize("form", ["native"], indirect=True)
 def test_panels_that_wait_miss_nothing():
   for seed in range(8):
     fuzz_native.fuzz(np.random.default_rng(seed), sizes=(400,), widths=(17,))
