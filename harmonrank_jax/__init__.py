@@ -1,6 +1,6 @@
 """Ranking-aligned multi-objective ensembles in JAX."""
 
-from harmonrank_jax.diversity.flow_pool import Pool
+from harmonrank_jax.diversity.flow_pool import FlowPool
 from harmonrank_jax.diversity.flow_pool import allocate_quotas
 from harmonrank_jax.diversity.flow_pool import flow_pool
 from harmonrank_jax.diversity.greedy import Slate
@@ -17,8 +17,8 @@ from harmonrank_jax.diversity.metrics import category_entropy
 from harmonrank_jax.diversity.metrics import exposure_counts
 from harmonrank_jax.diversity.metrics import exposure_gini
 from harmonrank_jax.diversity.metrics import intra_list_distance
-from harmonrank_jax.diversity.metrics import log_det
 from harmonrank_jax.diversity.metrics import near_duplicate_rate
+from harmonrank_jax.diversity.metrics import slate_log_det
 from harmonrank_jax.diversity.metrics import take_slate
 from harmonrank_jax.ensemble.baselines import tune_weights
 from harmonrank_jax.ensemble.calibration import Platt
@@ -71,6 +71,7 @@ from harmonrank_jax.reranker.simulator import Simulator
 __all__ = [
     "Exposures",
     "Fidelity",
+    "FlowPool",
     "GroupAuc",
     "HarmonRank",
     "HarmonRankConfig",
@@ -79,7 +80,6 @@ __all__ = [
     "PepNet",
     "PepNetConfig",
     "Platt",
-    "Pool",
     "ProfileEncoder",
     "Response",
     "ResponseFit",
@@ -121,7 +121,6 @@ __all__ = [
     "intra_list_distance",
     "isotonic_regression",
     "least_error_limit",
-    "log_det",
     "multi_objective_auc_loss",
     "near_duplicate_rate",
     "off_policy_value",
@@ -130,6 +129,7 @@ __all__ = [
     "platt_score",
     "shrink_weights",
     "simulate",
+    "slate_log_det",
     "soft_rank",
     "soft_sort",
     "take_slate",

@@ -135,7 +135,7 @@ class _Measure:
     self._chunk, self._relevance = chunk, relevance
     self._by_features = jax.jit(lambda features, where: {
         "distance": metrics.intra_list_distance(features, where=where),
-        "log_det": metrics.log_det(features, where=where),
+        "log_det": metrics.slate_log_det(features, where=where),
         "near_duplicates": metrics.near_duplicate_rate(features, where=where)})
     self._counts = jax.jit(lambda categories: metrics.exposure_counts(
         categories, num_categories=num_categories))

@@ -19,7 +19,7 @@ from harmonrank_jax.diversity import problem as problem_lib
 UNIONS = ("independent", "conditional")
 
 
-class Pool(NamedTuple):
+class FlowPool(NamedTuple):
   """What goes on.
 
   Attributes:
@@ -54,7 +54,7 @@ def flow_pool(
     num_selected: int | None = None,
     ridge: float | None = None,
     fill: str = "relevance",
-) -> Pool:
+) -> FlowPool:
   """Picks from every category by its own DPP, and unites the picks.
 
   Each category's picks are those of `greedy_dpp` on its candidates alone. That
@@ -88,7 +88,7 @@ def flow_pool(
       "relevance" takes the most relevant ones, "none" leaves its places.
 
   Returns:
-    The `Pool`, of K places if there was a second pass. Places that nothing
+    The `FlowPool`, of K places if there was a second pass. Places that nothing
     could be found for are -1, at the end.
 
   Raises:
@@ -150,10 +150,10 @@ def flow_pool(
             limits=limits, slot_bias=jnp.zeros(
                 (1, num_selected, 1), problem.relevance.dtype)),
         num_selected), chosen)
-  return Pool(picks.indices.reshape(*request.batch, -1),
-              picks.gains.reshape(*request.batch, -1),
-              allowed.reshape(*request.batch, num_categories),
-              picks.num_valid.reshape(request.batch))
+  return FlowPool(picks.indices.reshape(*request.batch, -1),
+                  picks.gains.reshape(*request.batch, -1),
+                  allowed.reshape(*request.batch, num_categories),
+                  picks.num_valid.reshape(request.batch))
 
 
 def allocate_quotas(
@@ -249,13 +249,13 @@ def _affinities(
 
 def _empty(
     request: arguments.Arguments, size: int, num_categories: int
-) -> Pool:
+) -> FlowPool:
   """The pool of no candidates."""
   batch = request.batch
-  return Pool(jnp.full((*batch, size), -1, jnp.int32),
-              jnp.zeros((*batch, size), request.dtype),
-              jnp.zeros((*batch, num_categories), jnp.int32),
-              jnp.zeros(batch, jnp.int32))
+  return FlowPool(jnp.full((*batch, size), -1, jnp.int32),
+                  jnp.zeros((*batch, size), request.dtype),
+                  jnp.zeros((*batch, num_categories), jnp.int32),
+                  jnp.zeros(batch, jnp.int32))
 
 
 def _stock(problem: problem_lib.Problem, num_categories: int) -> jax.Array:

@@ -66,7 +66,7 @@ def take_slate(
   return jnp.where(is_item, taken, jnp.asarray(fill_value, values.dtype))
 
 
-def log_det(
+def slate_log_det(
     slate_features: jax.Array, *, where: jax.Array | None = None
 ) -> jax.Array:
   """Log-determinant of the slate's similarities: what the DPP makes large.
@@ -89,7 +89,8 @@ def log_det(
     ValueError: if shapes do not fit.
 
   >>> import jax.numpy as jnp
-  >>> float(jnp.exp(log_det(jnp.array([[1.0, 0.0], [1.0, 1.0]]))).round(6))
+  >>> slate = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+  >>> float(jnp.exp(slate_log_det(slate)).round(6))
   0.5
   """
   unit, valid = _unit_slots(slate_features, where)

@@ -27,7 +27,7 @@ def of_features(features, where, threshold=0.95):
 @jax.jit
 def jit_of_features(features, where, threshold):
   return {
-      "log_det": metrics.log_det(features, where=where),
+      "log_det": metrics.slate_log_det(features, where=where),
       "distance": metrics.intra_list_distance(features, where=where),
       "duplicates": metrics.near_duplicate_rate(
           features, threshold=threshold, where=where)}
@@ -149,7 +149,7 @@ def test_gradients_are_finite_and_right(x64):
   features[2] = features[2, 0]  # Copies.
   features[3, 1] = 0
   total = jax.jit(jax.grad(lambda f: jnp.sum(
-      metrics.log_det(f, where=where)
+      metrics.slate_log_det(f, where=where)
       + metrics.intra_list_distance(f, where=where))))
   gradient = np.asarray(total(features))
   assert np.isfinite(gradient).all()
@@ -308,7 +308,7 @@ def test_errors_name_the_argument():
   for shown, call in (
       ("values has shape", lambda: metrics.take_slate(jnp.ones((3, 5)), ids)),
       ("indices must", lambda: metrics.take_slate(features, 1.0 * ids)),
-      ("slate_features has", lambda: metrics.log_det(jnp.ones(3))),
+      ("slate_features has", lambda: metrics.slate_log_det(jnp.ones(3))),
       ("where has shape", lambda: metrics.intra_list_distance(
           features, where=jnp.ones(2))),
       ("threshold must", lambda: metrics.near_duplicate_rate(
