@@ -7,7 +7,9 @@ import pathlib
 from typing import Any
 
 import matplotlib
+from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import lines as mpl_lines
 import numpy as np
 
 from experiments.runs import workdir as workdir_lib
@@ -30,6 +32,9 @@ pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: 12px; }
 .day td, .day th { text-align: left; } .day tr.first td { font-weight: normal; }
 """
 OURS, RIVAL, TRUTH = "#1f5fbf", "#8a8a8a", "#2a8a4a"
+# Where a number stands about its point: offset in points, and alignment.
+_SIDES = (((5, 3), "left", "bottom"), ((-5, -3), "right", "top"),
+          ((5, -3), "left", "top"), ((-5, 3), "right", "bottom"))
 
 
 def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
@@ -72,6 +77,42 @@ def tidy(figure: mpl_figure.Figure) -> None:
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
+
+
+def numbered_points(
+    axes: mpl_axes.Axes, x: Sequence[float], y: Sequence[float],
+    names: Sequence[str], *, colors: Sequence[str], bold: str | None = None,
+    has_key: bool = True,
+) -> None:
+  """Writes 1, 2, ... at points and, beside the axes, which name each is.
+
+  Points that are close in height have their numbers on different sides. Draw
+  the points before, in the colours of their names. Figures of several panels
+  number them alike and have one key.
+
+  Args:
+    axes: with the points drawn; their figure's layout must be constrained.
+    x: `[N]`, in units of the data.
+    y: `[N]`, likewise.
+    names: N texts, in the order of the numbers.
+    colors: N, of numbers and names.
+    bold: the name that stands out.
+    has_key: whether names are written.
+  """
+  ranks = np.argsort(np.argsort(y, kind="stable"))
+  for k, (rank, color) in enumerate(zip(ranks, colors, strict=True)):
+    offset, across, along = _SIDES[rank % len(_SIDES)]
+    axes.annotate(
+        str(k + 1), (x[k], y[k]), xytext=offset, textcoords="offset points",
+        ha=across, va=along, fontsize=8, color=color)
+  if has_key:
+    key = axes.legend(
+        [mpl_lines.Line2D([], [], ls="none") for _ in names],
+        [f"{k + 1}  {name}" for k, name in enumerate(names)],
+        labelcolor=list(colors), loc="upper left", bbox_to_anchor=(1, 1),
+        fontsize=8, frameon=False, handlelength=0, handletextpad=0)
+    for name, text in zip(names, key.get_texts(), strict=True):
+      text.set_fontweight("bold" if name == bold else "normal")
 
 
 def training_figure(

@@ -1,0 +1,53 @@
+"""The parts that the reports share."""
+
+from matplotlib import colors
+from matplotlib import figure as mpl_figure
+import pytest
+
+from experiments.runs import html
+
+
+@pytest.fixture
+def axes():
+  return mpl_figure.Figure(layout="constrained").subplots()
+
+
+def draw(axes, **changes):
+  html.numbered_points(
+      axes, [0.1, 0.2, 0.3], [3.0, 1.0, 2.0], ["ours", "b", "c"],
+      colors=["red", "blue", "blue"], bold="ours", **changes)
+
+
+def test_points_are_numbered_in_the_order_of_the_names(axes):
+  draw(axes)
+  assert [(text.get_text(), text.xy, text.get_color())
+          for text in axes.texts] == [
+              ("1", (0.1, 3.0), "red"), ("2", (0.2, 1.0), "blue"),
+              ("3", (0.3, 2.0), "blue")]
+
+
+def test_numbers_of_neighbours_in_height_are_on_different_sides(axes):
+  draw(axes)
+  assert len({text.xyann for text in axes.texts}) == 3
+
+
+def test_the_key_says_which_name_a_number_is(axes):
+  draw(axes)
+  texts = axes.get_legend().get_texts()
+  assert [text.get_text() for text in texts] == ["1  ours", "2  b", "3  c"]
+  assert [text.get_weight() for text in texts] == ["bold", "normal", "normal"]
+  assert [colors.same_color(text.get_color(), color) for text, color in zip(
+      texts, ["red", "blue", "blue"], strict=True)] == [True] * 3
+
+
+def test_the_key_stands_beside_the_axes_and_inside_the_figure(axes):
+  draw(axes)
+  figure = axes.figure
+  figure.draw_without_rendering()
+  key = axes.get_legend().get_window_extent()
+  assert key.x0 >= axes.bbox.x1 and key.x1 <= figure.bbox.x1
+
+
+def test_a_panel_may_go_without_a_key(axes):
+  draw(axes, has_key=False)
+  assert axes.get_legend() is None and len(axes.texts) == 3
