@@ -9,10 +9,10 @@ probabilities nothing is left to learn.
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from harmonrank_jax.ensemble import metrics
+import harmonrank_jax.logistic as logistic
 
 
 class Platt(NamedTuple):
@@ -86,75 +86,61 @@ def fit_platt(
   unit = jnp.max(fractions, axis=0, initial=0)
   unit = jnp.where(unit > 0, unit, 1)
   fractions /= unit[None, :]
-
-  def fit(column, fraction, is_valid):
-    weight = is_valid.astype(jnp.float32)
-    count = jnp.sum(is_valid, dtype=jnp.int32).astype(jnp.float32)
-    positives = jnp.sum(fraction)
-    negatives = count - positives
-    target = (fraction * (positives + 1) / (positives + 2)
-              + (1 - fraction) / (negatives + 2))
-    # Centred and of unit spread: the Hessian is then well conditioned.
-    rows = jnp.maximum(count, 1)
-    column = jnp.where(is_valid, column, 0)
-    centre = jnp.sum(column) / rows
-    column = jnp.where(is_valid, column - centre, 0)
-    spread = jnp.sqrt(jnp.sum(column**2) / rows)
-    # What is left of a constant score is rounding: it says nothing.
-    is_constant = spread <= 1e-5 * (1 + jnp.abs(centre))
-    spread = jnp.where(is_constant, 1, spread)
-    column = jnp.where(is_constant, 0, column / spread)
-    rate = (positives + 1.0) / (count + 2.0)
-
-    def measured(slope, offset):
-      """Loss, and Newton's step towards less of it."""
-      logit = slope * column + offset
-      p = jax.nn.sigmoid(logit)
-      loss = jnp.sum(weight * (jax.nn.softplus(logit) - target * logit)) / rows
-      error = weight * (p - target) / rows
-      curve = weight * p * (1 - p) / rows + 1e-12
-      g0, g1 = jnp.sum(error * column), jnp.sum(error)
-      h00 = jnp.sum(curve * column**2) + 1e-10
-      h01, h11 = jnp.sum(curve * column), jnp.sum(curve) + 1e-10
-      determinant = h00 * h11 - h01**2
-      return loss, ((h11 * g0 - h01 * g1) / determinant,
-                    (h00 * g1 - h01 * g0) / determinant)
-
-    def newton(_, carry):
-      theta, loss, step, length = carry
-      tried = jax.tree.map(lambda x, dx: x - length * dx, theta, step)
-      tried_loss, tried_step = measured(*tried)
-      # A step too long for the quadratic model is taken back and shortened
-      # (not for a difference that is rounding).
-      better = tried_loss <= loss * (1 + 1e-6)
-      choose = lambda new, old: jax.tree.map(
-          lambda a, b: jnp.where(better, a, b), new, old)
-      return (choose(tried, theta), choose(tried_loss, loss),
-              choose(tried_step, step),
-              jnp.where(better, jnp.minimum(2 * length, 1), length / 4))
-
-    start = (jnp.float32(0), jnp.log(rate) - jnp.log1p(-rate))
-    carry = (start, *measured(*start), jnp.float32(1))
-    (slope, offset), *_ = lax.fori_loop(0, 40, newton, carry)
-    scale = slope / spread
-    return (jnp.where(count > 0, scale, 1.0),
-            jnp.where(count > 0, offset - scale * centre, 0.0), rate)
-
-  def share(fraction, is_valid):
-    pairs = metrics.pair_counts(
-        fraction[:, None], jnp.dtype(jnp.float32), is_valid, None)
-    positives = jnp.sum(fraction)
-    of_classes = positives * (
-        jnp.sum(is_valid, dtype=jnp.int32).astype(jnp.float32) - positives)
-    result = jnp.max(pairs, initial=0) / jnp.where(
-        of_classes > 0, of_classes, 1)
-    return jnp.where(result > 0, result, 1)
-
   pair_share = jnp.ones(unit.shape)
   if labels.dtype != jnp.bool_:
-    pair_share = jax.vmap(share, in_axes=1)(fractions, valid)
-  scale, shift, base_rate = jax.vmap(fit, in_axes=1)(inputs, fractions, valid)
+    pair_share = jax.vmap(_pair_share, in_axes=1)(fractions, valid)
+  scale, shift, base_rate = jax.vmap(
+      _fit_objective, in_axes=1)(inputs, fractions, valid)
   return Platt(scale, shift, base_rate, unit, pair_share)
+
+
+def _fit_objective(
+    inputs: jax.Array, fractions: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Slope, offset and base rate of one objective, from rows `[N]`."""
+  count = jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32)
+  positives = jnp.sum(fractions)
+  negatives = count - positives
+  targets = (fractions * (positives + 1) / (positives + 2)
+             + (1 - fractions) / (negatives + 2))
+  rows = jnp.maximum(count, 1)
+  inputs, centre, spread = _standardised(inputs, valid, rows)
+  rate = (positives + 1.0) / (count + 2.0)
+  # From the base rate: a rare objective needs no steps to get there.
+  line = logistic.fit_line(
+      inputs, targets, weights=valid.astype(jnp.float32), total=rows,
+      start=logistic.Line(jnp.float32(0), jnp.log(rate) - jnp.log1p(-rate)))
+  scale = line.slope / spread
+  return (jnp.where(count > 0, scale, 1.0),
+          jnp.where(count > 0, line.offset - scale * centre, 0.0), rate)
+
+
+def _standardised(
+    inputs: jax.Array, valid: jax.Array, rows: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Inputs `[N]` with mean 0 and spread 1, and what they had before.
+
+  The curvature of the likelihood is then well conditioned in float32.
+  """
+  inputs = jnp.where(valid, inputs, 0)
+  centre = jnp.sum(inputs) / rows
+  inputs = jnp.where(valid, inputs - centre, 0)
+  spread = jnp.sqrt(jnp.sum(inputs**2) / rows)
+  # What is left of a constant score is rounding: it says nothing.
+  is_constant = spread <= 1e-5 * (1 + jnp.abs(centre))
+  spread = jnp.where(is_constant, 1, spread)
+  return jnp.where(is_constant, 0, inputs / spread), centre, spread
+
+
+def _pair_share(fractions: jax.Array, valid: jax.Array) -> jax.Array:
+  """`Platt.pair_share` of one objective, from rows `[N]`."""
+  pairs = metrics.pair_counts(
+      fractions[:, None], jnp.dtype(jnp.float32), valid, None)
+  positives = jnp.sum(fractions)
+  of_classes = positives * (
+      jnp.sum(valid, dtype=jnp.int32).astype(jnp.float32) - positives)
+  result = jnp.max(pairs, initial=0) / jnp.where(of_classes > 0, of_classes, 1)
+  return jnp.where(result > 0, result, 1)
 
 
 def calibrate(platt: Platt, scores: jax.Array) -> jax.Array:
