@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+import harmonrank_jax.logistic as logistic
 from harmonrank_jax.reranker import response as response_lib
 
 NUM_HOURS = 24
@@ -137,21 +138,10 @@ def _mean_log_likelihood(
 
 def _calibration_line(
     p: jax.Array, clicks: jax.Array, where: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Slope and offset of clicks on log-odds, by Newton from 1 and 0."""
+) -> logistic.Line:
+  """The logistic regression of clicks on predicted log-odds."""
   odds = jnp.where(where, jnp.log(p) - jnp.log1p(-p), 0)
-
-  def step(_, line):
-    slope, offset = line
-    fit = jax.nn.sigmoid(slope * odds + offset)
-    error = jnp.where(where, clicks - fit, 0)
-    curve = jnp.where(where, fit * (1 - fit), 0)
-    g0, g1 = jnp.sum(error * odds), jnp.sum(error)
-    h00 = jnp.sum(curve * odds**2) + 1e-6
-    h01, h11 = jnp.sum(curve * odds), jnp.sum(curve) + 1e-6
-    determinant = h00 * h11 - h01**2
-    return (slope + (h11 * g0 - h01 * g1) / determinant,
-            offset + (h00 * g1 - h01 * g0) / determinant)
-
-  start = (jnp.ones(()), jnp.zeros(()))
-  return jax.lax.fori_loop(0, 10, step, start)
+  # Few steps do: of a model worth judging, the line is near the start.
+  return logistic.fit_line(
+      odds, clicks, weights=where.astype(odds.dtype), total=1,
+      start=logistic.Line(jnp.ones(()), jnp.zeros(())), num_steps=10)
