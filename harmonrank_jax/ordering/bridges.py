@@ -1,233 +1,38 @@
-"""Isotonic partitions in polylogarithmic depth: the dyadic bridge merge.
+"""The search for bridges: which run pools where two isotonic fits meet.
 
-Pool-adjacent-violators is sequential. Here the list is cut into tiles; fits
-of neighbouring tiles are merged, then of neighbouring pairs of tiles, and so
-on. Merging two isotonic fits L | R pools exactly one run around the junction:
+Merging two isotonic fits L | R pools exactly one run around the junction:
 the last values of L above a level `mu` and the first values of R below it,
 where `mu` is the mean of all that is pooled. In the picture of the greatest
-convex minorant that run is the common tangent (the bridge) of two hulls, and
-it is found by a search. Only the partition into blocks is carried from level
-to level, never recovered from the fitted values; the fit is the blocks' mean.
+convex minorant that run is the common tangent (the bridge) of two hulls.
 
-Inside a tile the bridge is found by brute force, without a gather, for all
-tiles at once: slots are stored with the tile as the last axis. Above it all
-junctions of a level are searched at once, and levels share one loop body.
-Sums start at the junction, and they sum differences from an item beside it,
-so nothing large is added or cancels: float32 stays accurate where a global
-prefix sum is off by orders of magnitude.
+A search keeps a bracket, bounds of how many slots pool left and right of each
+junction, and probes counts inside it. A verdict on a probe is one integer,
+and brackets follow it by integer arithmetic alone: whatever the compiler
+recomputes with another rounding, all four bounds follow the same verdict.
 """
 
 from collections.abc import Callable
-import functools
-import math
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ordering import segments
+from harmonrank_jax.ordering import algebra as algebra_lib
+from harmonrank_jax.ordering import sums as sums_lib
+from harmonrank_jax.ordering import tiles as tiles_lib
 
-_TILE = 32
-# Levels share a loop, and with it an array of junctions as long as the lowest
-# of them needs. The lowest few have their own.
-_LOWEST_LEVELS = 5
 # Probes of a bracket at a time, where steps cost more than work does.
-_WIDTH = 8
+WIDTH = 8
 # Junctions that bisect together, where work costs more than steps do.
 _PART = 512
 
-# Units in the last place by which sums of logarithms may err.
-_SLACK = 16
-
-# Whether a slot is in the block of its neighbour, as bits.
-_TO_PREVIOUS, _TO_NEXT = 1, 2
-# What a probe of a bridge teaches about the two counts, as bits.
+# What a probe teaches about the two counts, as bits.
 _GROW_LEFT, _GROW_RIGHT, _SHRINK_LEFT, _SHRINK_RIGHT = 1, 2, 4, 8
-_KEEP_LEFT, _KEEP_RIGHT, _FOUND, _BEGIN = 16, 32, 64, 128
+_KEEP_LEFT, _KEEP_RIGHT, _DONE, _BEGIN = 16, 32, 64, 128
 
 
-def partition(
-    values: jax.Array, lists: segments.Blocks, weights: jax.Array | None,
-    row_size: int, algebra: "_Algebra", search_fn: Callable[..., "_Bracket"],
-) -> segments.Blocks:
-  """The blocks of the isotonic fit; see `isotonic.isotonic_blocks`.
-
-  Args:
-    values: `[S]` floating.
-    lists: the list of each slot.
-    weights: `[S]`, or None for 1.
-    row_size: slots of a row.
-    algebra: `LINEAR` or `LOGARITHMIC`, how means are formed.
-    search_fn: `find_bridges`, or of its two forms `bisect` or `sect`.
-
-  Returns:
-    The `Blocks` on which the fit is constant.
-  """
-  rows = values.shape[0] // row_size
-  tile = min(_TILE, 1 << (row_size - 1).bit_length())
-  padded = -(-row_size // tile) * tile
-  grow = padded - row_size
-  shift = grow * jnp.arange(rows, dtype=jnp.int32)[:, None]
-  slots = jnp.arange(rows * padded, dtype=jnp.int32).reshape(rows, padded)
-  is_pad = slots % padded >= row_size
-
-  def pad(array, fill):
-    array = array.reshape(rows, row_size)
-    return jnp.pad(array, ((0, 0), (0, grow)), constant_values=fill)
-
-  def to_lanes(array):
-    return array.reshape(-1, tile).T
-
-  def from_lanes(array):
-    array = array.T.reshape(rows, padded)[:, :row_size]
-    return (array - shift).reshape(-1)
-
-  # A pad slot is a list of its own.
-  list_start = jnp.where(is_pad, slots, pad(lists.start, 0) + shift)
-  list_end = jnp.where(is_pad, slots + 1, pad(lists.end, 0) + shift)
-  problem = _Problem(
-      values=to_lanes(pad(values, 0)),
-      weights=None if weights is None else to_lanes(pad(weights, 1)),
-      list_start=to_lanes(list_start),
-      list_end=list_end.reshape(-1, tile)[:, 0],
-      rows=rows, algebra=algebra)
-  fit, sums = _summarise(problem, *_fit_tiles(problem))
-  fit = _merge_tiles(problem, fit, sums, search_fn)
-  return segments.Blocks(
-      from_lanes(fit.start), from_lanes(_at(fit.end, fit.start)))
-
-
-class _Item(NamedTuple):
-  """An item, or many."""
-
-  value: jax.Array
-  weight: jax.Array
-
-
-class _Sum(NamedTuple):
-  """Sums of weighted values and of weights, relative to an item, the anchor."""
-
-  total: jax.Array
-  weight: jax.Array
-
-
-class _Algebra(NamedTuple):
-  """How means are formed: of numbers, or of logarithms of positive numbers."""
-
-  empty: float  # What adds nothing.
-  add: Callable[[jax.Array, jax.Array], jax.Array]
-  weigh: Callable[[jax.Array, jax.Array], jax.Array]
-  mean: Callable[[jax.Array, jax.Array], jax.Array]
-  excess: Callable[[jax.Array, jax.Array], jax.Array]  # Of more over less.
-  # Whether one item may exceed the sum of all others beyond all precision.
-  absorbs: bool
-  # The sum that is one item alone; a sum relative to another anchor.
-  single: Callable[[_Item, _Item], _Sum]
-  move: Callable[[_Sum, _Item, _Item], _Sum]
-
-  def join(self, left: _Sum, right: _Sum) -> _Sum:
-    return _Sum(self.add(left.total, right.total),
-                self.add(left.weight, right.weight))
-
-
-def _single_linear(item: _Item, anchor: _Item) -> _Sum:
-  return _Sum(item.weight * (item.value - anchor.value), item.weight)
-
-
-def _move_linear(part: _Sum, anchor: _Item, to: _Item) -> _Sum:
-  return part._replace(
-      total=part.total + part.weight * (anchor.value - to.value))
-
-
-def _single_logarithmic(item: _Item, anchor: _Item) -> _Sum:
-  weight = item.weight - anchor.weight
-  return _Sum(item.value - anchor.value + weight, weight)
-
-
-def _move_logarithmic(part: _Sum, anchor: _Item, to: _Item) -> _Sum:
-  by = anchor.weight - to.weight
-  return _Sum(part.total + (anchor.value - to.value + by), part.weight + by)
-
-
-def _excess_logarithmic(more: jax.Array, less: jax.Array) -> jax.Array:
-  """`log(exp(more) - exp(less))`, enlarged by what rounding may have hidden.
-
-  Two excesses are compared to tell which side of a run has too much. What is
-  lost in the difference of large numbers may be more than all there is on the
-  other side; giving up some of the larger side is then the harmless mistake.
-  """
-  hidden = _hidden(jnp.maximum(jnp.abs(more), jnp.abs(less)))
-  return more + jnp.log(-jnp.expm1(-hidden - jnp.maximum(more - less, 0)))
-
-
-def _hidden(size: jax.Array) -> jax.Array:
-  """What rounding may hide in a sum of logarithms of some size."""
-  return _SLACK * jnp.finfo(size.dtype).eps * (1 + size)
-
-
-LINEAR = _Algebra(
-    empty=0.0, add=jnp.add, weigh=jnp.multiply, mean=jnp.divide,
-    excess=jnp.subtract, absorbs=False, single=_single_linear,
-    move=_move_linear)
-LOGARITHMIC = _Algebra(
-    empty=-math.inf, add=jnp.logaddexp, weigh=jnp.add, mean=jnp.subtract,
-    excess=_excess_logarithmic, absorbs=True, single=_single_logarithmic,
-    move=_move_logarithmic)
-
-
-class _Problem(NamedTuple):
-  """Slots in lanes: slot `s` is the entry `[s % TILE, s // TILE]`.
-
-  A lane is a tile. Each row is padded to whole tiles.
-  """
-
-  values: jax.Array  # [TILE, T]
-  weights: jax.Array | None  # [TILE, T]
-  list_start: jax.Array  # [TILE, T] int32
-  list_end: jax.Array  # [T] int32, of the first slot of each tile
-  rows: int
-  algebra: _Algebra
-
-  @property
-  def items(self) -> _Item:
-    """All of them; weights of 1 are `[TILE, 1]`."""
-    if self.weights is None:
-      return _Item(self.values, jnp.ones_like(self.values[:, :1]))
-    return _Item(self.values, self.weights)
-
-  def edge(self, place: int, tile: jax.Array) -> _Item:
-    """The first (0) or last (-1) item of tiles."""
-    value = segments.take(self.values[place], tile)
-    if self.weights is None:
-      return _Item(value, jnp.ones_like(value))
-    return _Item(value, segments.take(self.weights[place], tile))
-
-
-class _Fit(NamedTuple):
-  """Blocks so far: `start` at every slot, the rest at a block's first slot."""
-
-  start: jax.Array  # [TILE, T] int32
-  end: jax.Array  # [TILE, T] int32
-  mean: jax.Array  # [TILE, T]
-
-
-class _Sums(NamedTuple):
-  """Sums from either end of a tile, and from either end of a dyadic group.
-
-  The anchor is the item at the end that a sum starts from: whatever is summed
-  up to a junction is then measured against an item beside it, in its list.
-  Where no weights are given, they are counts and follow from the bounds; then
-  the weights here mean nothing.
-  """
-
-  prefix: _Sum  # [TILE, T], within the tile
-  suffix: _Sum
-  tile_prefix: _Sum  # [T], whole tiles within the group
-  tile_suffix: _Sum
-
-
-class _Bracket(NamedTuple):
+class Bracket(NamedTuple):
   """How many slots left and right of each junction are pooled: bounds."""
 
   left_low: jax.Array
@@ -236,7 +41,7 @@ class _Bracket(NamedTuple):
   right_high: jax.Array
 
 
-class _Probes(NamedTuple):
+class Probes(NamedTuple):
   """Verdicts on runs, and how many slots these have on either side.
 
   `less` is the count without the outermost block.
@@ -249,308 +54,18 @@ class _Probes(NamedTuple):
   right_less: jax.Array
 
 
-def _at(lanes: jax.Array, slots: jax.Array) -> jax.Array:
-  """The entries of slots in an array `[TILE, T]`."""
-  size, tiles = lanes.shape
-  tile = slots >> (size.bit_length() - 1)
-  return segments.take(lanes.reshape(-1), (slots & (size - 1)) * tiles + tile)
-
-
-def _fit_tiles(problem: _Problem) -> tuple[jax.Array, jax.Array]:
-  """Fits every tile by brute-force merges of 1 + 1, 2 + 2, ... slots.
-
-  Returns:
-    `[TILE, T]` fitted values, and which neighbours share a block (bits).
-  """
-  size, tiles = problem.values.shape
-  # On the CPU a loop of one round whose count the compiler does not know: it
-  # keeps it from fusing levels into one another and recomputing them.
-  rounds = lax.platform_dependent(
-      jnp.arange(tiles, dtype=jnp.int32),
-      cpu=lambda x: 1 + jnp.minimum(x[0], 0), default=lambda _: jnp.int32(1))
-  carry = problem.values, 0 * problem.list_start
-  half = 1
-  while half < size:
-    def merge(_, carry, half=half):
-      return _merge_dense(problem, *carry, half=half)
-    carry = lax.fori_loop(0, rounds, merge, carry)
-    half *= 2
-  return carry
-
-
-def _merge_dense(
-    problem: _Problem, fitted: jax.Array, links: jax.Array, *, half: int
-) -> tuple[jax.Array, jax.Array]:
-  """Merges pairs of `half` slots; `mu = max_a min_b mean(a, b)` over a grid."""
-  algebra = problem.algebra
-
-  def group(lanes):
-    return lanes.reshape(-1, 2 * half, lanes.shape[-1])
-
-  def row(groups, i):
-    return lax.dynamic_index_in_dim(groups, i, 1, keepdims=False)
-
-  lists, value = group(problem.list_start), group(fitted)
-  weight = group(problem.items.weight)
-  anchor, list_here = _Item(value[:, half], weight[:, half]), lists[:, half]
-  empty = _Sum(*(x - x + algebra.empty for x in anchor))
-
-  def extend(part, i):
-    item = _Item(row(value, i), row(weight, i))
-    return (algebra.join(part, algebra.single(item, anchor)),
-            row(lists, i) == list_here)
-
-  def extend_right(right, i):
-    right, is_inside = extend(right, i)
-    return right, right._replace(
-        total=jnp.where(is_inside, right.total, jnp.inf))
-
-  _, right = lax.scan(
-      extend_right, empty, jnp.arange(half, 2 * half, dtype=jnp.int32))
-
-  def extend_left(i, carry):
-    left, level = carry
-    left, is_inside = extend(left, half - 1 - i)
-    # Not `jnp.min`: that is a slow library call on the CPU.
-    least = functools.reduce(jnp.minimum, (
-        algebra.mean(*algebra.join(left, _Sum(right.total[b], right.weight[b])))
-        for b in range(half)))
-    return left, jnp.where(is_inside & (least > level), least, level)
-
-  _, level = lax.fori_loop(
-      0, half, extend_left, (empty, jnp.full_like(empty.total, -jnp.inf)))
-
-  # From here on only operations that stay in their lane and place. What has
-  # the value next to the junction pools even where rounding puts the level
-  # on it; so blocks stay whole.
-  level, list_here = level[:, None], list_here[:, None]
-  last, first = value[:, half - 1:half], value[:, half:half + 1]
-  is_left = (jnp.arange(2 * half) < half)[None, :, None]
-  above = value - first
-  near = jnp.zeros_like(above)
-  if algebra.absorbs:
-    # A block that has all the weight is on the level, and must pool.
-    # Alike for all of a block, so that it stays whole.
-    apart = jnp.abs(weight - weight[:, half:half + 1])
-    near = _hidden(jnp.abs(above) + jnp.max(
-        jnp.where(lists == list_here, apart, 0), axis=1, keepdims=True))
-  pooled = jnp.where(is_left, (above > level - near) | (value >= last),
-                     (above < level + near) | (value <= first))
-  pooled &= (lists == list_here) & (last > first)
-  pooled &= lists[:, half - 1:half] == list_here
-  link = jnp.where(is_left, _TO_NEXT, _TO_PREVIOUS).astype(jnp.int32)
-  return (jnp.where(pooled, first + level, value).reshape(fitted.shape),
-          links | jnp.where(pooled, link, 0).reshape(fitted.shape))
-
-
-def _summarise(
-    problem: _Problem, fitted: jax.Array, links: jax.Array
-) -> tuple[_Fit, _Sums]:
-  """Bounds of the blocks within tiles, and sums over the items of tiles."""
-  algebra, items = problem.algebra, problem.items
-  size, tiles = fitted.shape
-  offset = size * jnp.arange(tiles, dtype=jnp.int32)
-  place = jnp.arange(size, dtype=jnp.int32)
-
-  def sweep(bounds, edge, ahead, back, *, reverse=False):
-    anchor = _Item(*(x[edge] for x in items))
-
-    def step(carry, inputs):
-      bound, before, part = carry
-      item, here, edge = inputs
-      joined = (here & back) | (before & ahead) > 0
-      bound = jnp.where(joined, bound, offset + edge)
-      part = algebra.join(part, algebra.single(item, anchor))
-      return (bound, here, part), (bound, part)
-
-    empty = _Sum(*(x - x + algebra.empty for x in anchor))
-    nowhere = 0 * links[0]
-    return lax.scan(step, (nowhere, nowhere, empty), (items, links, bounds),
-                    reverse=reverse)[1]
-
-  start, prefix = sweep(place, 0, _TO_NEXT, _TO_PREVIOUS)
-  end, suffix = sweep(place + 1, -1, _TO_PREVIOUS, _TO_NEXT, reverse=True)
-  return _Fit(start, end, fitted), _Sums(
-      prefix, suffix, jax.tree.map(lambda x: x[-1], prefix),
-      jax.tree.map(lambda x: x[0], suffix))
-
-
-def _pool_left(
-    problem: _Problem, sums: _Sums, start: jax.Array, middle: jax.Array
-) -> _Sum:
-  """Sums `[start, junction)`; anchor and junction are tile `middle`'s first."""
-  algebra, size = problem.algebra, problem.values.shape[0]
-  anchor = problem.edge(0, middle)
-  tile = start // size
-  if problem.weights is None:
-    in_tile = ((tile + 1) * size - start).astype(anchor.value.dtype)
-    in_others = ((middle - tile - 1) * size).astype(anchor.value.dtype)
-  else:
-    in_tile = _at(sums.suffix.weight, start)
-    in_others = segments.take(sums.tile_suffix.weight, tile + 1)
-  part = algebra.move(_Sum(_at(sums.suffix.total, start), in_tile),
-                      problem.edge(-1, tile), anchor)
-  others = algebra.move(
-      _Sum(segments.take(sums.tile_suffix.total, tile + 1), in_others),
-      problem.edge(-1, middle - 1), anchor)
-  return algebra.join(_only(part, tile < middle, algebra),
-                      _only(others, tile + 1 < middle, algebra))
-
-
-def _pool_right(
-    problem: _Problem, sums: _Sums, middle: jax.Array, end: jax.Array
-) -> _Sum:
-  """Sums `[junction, end)`; anchor and junction are tile `middle`'s first."""
-  algebra, size = problem.algebra, problem.values.shape[0]
-  anchor = problem.edge(0, middle)
-  tile = (end - 1) // size
-  if problem.weights is None:
-    in_tile = (end - tile * size).astype(anchor.value.dtype)
-    in_others = ((tile - middle) * size).astype(anchor.value.dtype)
-  else:
-    in_tile = _at(sums.prefix.weight, end - 1)
-    in_others = segments.take(sums.tile_prefix.weight, tile - 1)
-  part = algebra.move(_Sum(_at(sums.prefix.total, end - 1), in_tile),
-                      problem.edge(0, tile), anchor)
-  others = _Sum(segments.take(sums.tile_prefix.total, tile - 1), in_others)
-  return algebra.join(_only(part, tile >= middle, algebra),
-                      _only(others, tile > middle, algebra))
-
-
-def _only(part: _Sum, where: jax.Array, algebra: _Algebra) -> _Sum:
-  return _Sum(*(jnp.where(where, x, algebra.empty) for x in part))
-
-
-def _merge_tiles(
-    problem: _Problem, fit: _Fit, sums: _Sums,
-    search_fn: Callable[..., _Bracket],
-) -> _Fit:
-  """Merges fitted tiles pairwise until every row is one."""
-  size, tiles = fit.start.shape[0], fit.start.shape[1] // problem.rows
-  levels = (tiles - 1).bit_length()
-  lowest = min(levels, _LOWEST_LEVELS)
-  carry = fit, sums
-  for first, last in ((0, lowest), (lowest, levels)):
-    if first == last:
-      continue
-    num_pairs = -(-(tiles - (1 << first)) // (2 << first))
-    search = functools.partial(
-        search_fn, steps=_num_steps(size << (last - 1), _WIDTH))
-
-    def merge(level, carry, num_pairs=num_pairs, search=search):
-      return _merge_level(
-          problem, *carry, level=level, num_pairs=num_pairs, search_fn=search)
-
-    carry = lax.fori_loop(jnp.int32(first), jnp.int32(last), merge, carry)
-  return carry[0]
-
-
-def _merge_level(
-    problem: _Problem, fit: _Fit, sums: _Sums, *, level: jax.Array,
-    num_pairs: int, search_fn: Callable[..., _Bracket],
-) -> tuple[_Fit, _Sums]:
-  """Merges groups of `2 ** level` tiles (traced, so a loop) pairwise."""
-  algebra, rows = problem.algebra, problem.rows
-  size, tiles = fit.start.shape[0], fit.start.shape[1] // rows
-  half = 1 << level
-  pairs = (tiles + half - 1) // (2 * half)
-  # Pair by pair, not row by row: those that exist at this level come first.
-  pair, row = jnp.divmod(jnp.arange(num_pairs * rows, dtype=jnp.int32), rows)
-  exists = pair < pairs
-  middle = jnp.where(exists, row * tiles + (2 * pair + 1) * half, 1)
-  junction = middle * size
-  low = jnp.maximum(
-      segments.take(problem.list_start[0], middle), junction - half * size)
-  high = jnp.minimum(
-      segments.take(problem.list_end, middle), junction + half * size)
-  violates = exists & (low < junction) & (
-      _mean_at(fit, junction - 1) > segments.take(fit.mean[0], middle))
-
-  # From the data, so that under shard_map it varies over devices as they do.
-  one = jnp.where(violates, 1, jnp.ones_like(junction))
-  bracket = _Bracket(one, jnp.where(violates, junction - low, 1),
-                     one, jnp.where(violates, high - junction, 1))
-  found = search_fn(
-      functools.partial(_probe, problem, fit, sums), middle, bracket,
-      count=pairs * rows)
-  start = _at(fit.start, junction - found.left_low)
-  end = _at(fit.end, _at(fit.start, junction + found.right_low - 1))
-  run = algebra.join(_pool_left(problem, sums, start, middle),
-                     _pool_right(problem, sums, middle, end))
-  mean = algebra.mean(*run) + problem.edge(0, middle).value
-  # An empty run where nothing violates, dropped by the scatter below.
-  start = jnp.where(violates, start, junction)
-  end = jnp.where(violates, end, junction)
-  target = jnp.where(violates, start % size * (rows * tiles) + start // size,
-                     fit.start.size)
-
-  tile = jnp.arange(rows * tiles, dtype=jnp.int32)
-  tile_row, tile_in_row = jnp.divmod(tile, tiles)
-  group = tile_in_row >> (level + 1)
-  of_tile = jnp.minimum(group, pairs - 1) * rows + tile_row
-  run_start = segments.take(start, of_tile)[None]
-  run_end = segments.take(end, of_tile)[None]
-  slots = tile[None] * size + jnp.arange(size, dtype=jnp.int32)[:, None]
-  pooled = (slots >= run_start) & (slots < run_end)
-
-  def write(lanes, of_run):
-    return lanes.reshape(-1).at[target].set(
-        of_run, mode="drop").reshape(lanes.shape)
-
-  merged = _Fit(jnp.where(pooled, run_start, fit.start),
-                write(fit.end, end), write(fit.mean, mean))
-  group_start = tile_row * tiles + 2 * half * group
-  group_end = jnp.minimum(group_start + 2 * half, (tile_row + 1) * tiles)
-  return merged, _extend_sums(
-      problem, sums, group_start, group_start + half, group_end)
-
-
-def _mean_at(fit: _Fit, slots: jax.Array) -> jax.Array:
-  return _at(fit.mean, _at(fit.start, slots))
-
-
-def _extend_sums(
-    problem: _Problem, sums: _Sums, start: jax.Array, middle: jax.Array,
-    end: jax.Array,
-) -> _Sums:
-  """Adds to each half the other's total, measured from the merged ends."""
-  algebra, size = problem.algebra, problem.values.shape[0]
-  tile = jnp.arange(middle.shape[0], dtype=jnp.int32)
-  prefix, suffix = sums.tile_prefix, sums.tile_suffix
-  if problem.weights is None:
-    counts = lambda tiles: (tiles * size).astype(problem.values.dtype)
-    prefix = prefix._replace(weight=counts(tile - middle + 1))
-    suffix = suffix._replace(weight=counts(middle - tile))
-
-  def extend(part, grows, anchor, to, other):
-    others = _Sum(*(segments.take(x, other) for x in part))
-    longer = algebra.join(others, algebra.move(part, anchor, to))
-    return _Sum(*(jnp.where(grows, x, y)
-                  for x, y in zip(longer, part, strict=True)))
-
-  prefix = extend(prefix, tile >= middle, problem.edge(0, middle),
-                  problem.edge(0, start), middle - 1)
-  suffix = extend(suffix, (tile < middle) & (middle < end),
-                  problem.edge(-1, middle - 1), problem.edge(-1, end - 1),
-                  middle)
-  if problem.weights is None:
-    prefix = prefix._replace(weight=sums.tile_prefix.weight)
-    suffix = suffix._replace(weight=sums.tile_suffix.weight)
-  return sums._replace(tile_prefix=prefix, tile_suffix=suffix)
-
-
 def find_bridges(
-    probe_fn: Callable[..., _Probes], middle: jax.Array, bracket: _Bracket, *,
+    probe_fn: Callable[..., Probes], middle: jax.Array, bracket: Bracket, *,
     count: jax.Array, steps: int,
-) -> _Bracket:
+) -> Bracket:
   """Searches for the run that pools at each junction.
 
   Args:
-    probe_fn: `_probe` of a middle, a bracket and a width.
+    probe_fn: `probe` of a middle, a bracket and a width.
     middle: `[P]` the tile that each junction is the start of.
     bracket: `[P]` bounds of how much pools; a closed one needs no search.
     count: junctions after this many are closed.
-    steps: enough steps of `_WIDTH` probes; see `_num_steps`.
+    steps: enough steps of `WIDTH` probes; see `num_steps`.
 
   Returns:
     A bracket whose low bounds lie in the outermost blocks of the run.
@@ -564,9 +79,9 @@ def find_bridges(
 
 
 def bisect(
-    probe_fn: Callable[..., _Probes], middle: jax.Array, bracket: _Bracket, *,
+    probe_fn: Callable[..., Probes], middle: jax.Array, bracket: Bracket, *,
     count: jax.Array, steps: int,
-) -> _Bracket:
+) -> Bracket:
   """One probe at a time, until a part of the junctions is done: least work."""
   del steps
   size = jax.core.min_dim(_PART, middle.shape[0])
@@ -576,29 +91,29 @@ def bisect(
       return lax.dynamic_slice_in_dim(array, i * size, size)
 
     here = of_part(middle)
-    found = _narrow(*lax.while_loop(
-        lambda carry: jnp.any(carry[1].verdict != _FOUND),
+    closed = _narrow(*lax.while_loop(
+        lambda carry: jnp.any(carry[1].verdict != _DONE),
         lambda carry: _step(probe_fn, here, 1, *carry),
-        _begin(_Bracket(*map(of_part, bracket)), 1)))
-    return _Bracket(*(
+        _begin(Bracket(*map(of_part, bracket)), 1)))
+    return Bracket(*(
         lax.dynamic_update_slice_in_dim(x, y, i * size, 0)
-        for x, y in zip(bracket, found, strict=True)))
+        for x, y in zip(bracket, closed, strict=True)))
 
   return lax.fori_loop(0, (count + size - 1) // size, search, bracket)
 
 
 def sect(
-    probe_fn: Callable[..., _Probes], middle: jax.Array, bracket: _Bracket, *,
+    probe_fn: Callable[..., Probes], middle: jax.Array, bracket: Bracket, *,
     count: jax.Array, steps: int,
-) -> _Bracket:
+) -> Bracket:
   """A fixed number of steps of many probes: never waits for the host."""
   del count
   return _narrow(*lax.fori_loop(
-      0, steps, lambda _, carry: _step(probe_fn, middle, _WIDTH, *carry),
-      _begin(bracket, _WIDTH)))
+      0, steps, lambda _, carry: _step(probe_fn, middle, WIDTH, *carry),
+      _begin(bracket, WIDTH)))
 
 
-def _num_steps(size: int, width: int) -> int:
+def num_steps(size: int, width: int) -> int:
   """Steps that close every bracket of up to `size` slots a side.
 
   A step closes one side to the gap between two neighbouring probes, whatever
@@ -617,25 +132,24 @@ def _num_steps(size: int, width: int) -> int:
   return steps
 
 
-def _begin(bracket: _Bracket, width: int) -> tuple[_Bracket, _Probes]:
+def _begin(bracket: Bracket, width: int) -> tuple[Bracket, Probes]:
   count = 0 * jnp.broadcast_to(
       bracket.left_low[None, None], (width, width, bracket.left_low.shape[0]))
   left, right = count[:, :1], count[:1]
-  return bracket, _Probes(count + _BEGIN, left, left, right, right)
+  return bracket, Probes(count + _BEGIN, left, left, right, right)
 
 
 def _step(
-    probe_fn: Callable[..., _Probes], middle: jax.Array, width: int,
-    bracket: _Bracket, probes: _Probes,
-) -> tuple[_Bracket, _Probes]:
-  # A verdict is one integer, and brackets move one step after it, by integer
-  # arithmetic alone: whatever the compiler recomputes with another rounding,
-  # all four bounds follow the same verdict.
+    probe_fn: Callable[..., Probes], middle: jax.Array, width: int,
+    bracket: Bracket, probes: Probes,
+) -> tuple[Bracket, Probes]:
+  # Brackets move one step after the verdict: the verdict is then a carry of
+  # the loop, a number that is in memory and not computed twice.
   bracket = _narrow(bracket, probes)
   return bracket, probe_fn(middle, bracket, width)
 
 
-def _narrow(bracket: _Bracket, probes: _Probes) -> _Bracket:
+def _narrow(bracket: Bracket, probes: Probes) -> Bracket:
   """Brackets after the verdicts of all probes."""
 
   def bounds(low, high, count, less, grow, shrink, keep):
@@ -646,95 +160,190 @@ def _narrow(bracket: _Bracket, probes: _Probes) -> _Bracket:
         least(grow, count + 1), least(keep, count)))
     high = jnp.minimum(high, jnp.min(
         jnp.where(says(shrink), less, high[None, None]), axis=(0, 1)))
-    found = least(_FOUND, count)
-    low = jnp.where(found > 0, found, low)
-    return low, jnp.where(found > 0, found, jnp.maximum(low, high))
+    done = least(_DONE, count)
+    low = jnp.where(done > 0, done, low)
+    return low, jnp.where(done > 0, done, jnp.maximum(low, high))
 
-  return _Bracket(
+  return Bracket(
       *bounds(bracket.left_low, bracket.left_high, probes.left,
               probes.left_less, _GROW_LEFT, _SHRINK_LEFT, _KEEP_LEFT),
       *bounds(bracket.right_low, bracket.right_high, probes.right,
               probes.right_less, _GROW_RIGHT, _SHRINK_RIGHT, _KEEP_RIGHT))
 
 
-def _probe(
-    problem: _Problem, fit: _Fit, sums: _Sums, middle: jax.Array,
-    bracket: _Bracket, width: int,
-) -> _Probes:
+def probe(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    middle: jax.Array, bracket: Bracket, width: int,
+) -> Probes:
   """Tries `width` counts left of each junction with as many right of it.
 
   The level of the merged run is the root of the decreasing function
   `F(x) = sum_L max(v - x, 0) - sum_R max(x - v, 0)`, in logarithms with
   exponentials of x and v. A probe takes whole blocks, `left` slots of L and
-  `right` of R, with mean mu, outermost pooled values `left_value`,
-  `right_value` and next values outside `left_next`, `right_next`. The sign of
-  F at one of these four values follows from mu:
-    mu < left_next:                       more of L;
-    mu > right_next:                      more of R;
-    mu > left_value, mu >= right_value:   less of L, no less of R;
-    mu < right_value, mu <= left_value:   less of R, no less of L;
-    left_value < mu < right_value:        less of L if the pooled sum is at
-      least `left * left_value + right * right_value`, else less of R;
-    otherwise the run is found.
+  `right` of R, with mean mu; the sign of F at the outermost pooled values, or
+  at the next values outside, follows from mu. See `_verdict` for the cases.
+
+  Args:
+    problem: the slots.
+    fit: blocks of the halves.
+    sums: sums of the halves.
+    middle: `[P]` int32, the tile that each junction is the start of.
+    bracket: `[P]`, where to probe.
+    width: W.
+
+  Returns:
+    The `Probes`.
   """
-  algebra = problem.algebra
-  add_axes = lambda x: x[None, None]
+  tile = middle[None, None]
+  left = _left_side(problem, fit, sums, tile, _spread(
+      bracket.left_low, bracket.left_high, width)[:, None])
+  right = _right_side(problem, fit, sums, tile, _spread(
+      bracket.right_low, bracket.right_high, width)[None])
+  bounds = Bracket(*(bound[None, None] for bound in bracket))
+  return Probes(_verdict(problem.algebra, left, right, bounds),
+                left.size, left.less, right.size, right.less)
+
+
+def _spread(low: jax.Array, high: jax.Array, width: int) -> jax.Array:
+  """`[W, P]` counts at the fractions i / (W + 1) of brackets `[P]`."""
   part = jnp.arange(1, width + 1, dtype=jnp.int32)[:, None]
+  # By quotient and remainder: no product overflows.
+  step, rest = jnp.divmod((high - low + 2)[None], width + 1)
+  return jnp.maximum(
+      low[None] - 1 + step * part + rest * part // (width + 1), low[None])
 
-  def spread(low, high):
-    # At the fractions i / (width + 1); no product overflows.
-    step, rest = jnp.divmod((high - low + 2)[None], width + 1)
-    return jnp.maximum(
-        low[None] - 1 + step * part + rest * part // (width + 1), low[None])
 
-  # [W, 1, P] on the left and [1, W, P] on the right.
-  tile = add_axes(middle)
+class _Side(NamedTuple):
+  """Whole blocks on one side of junctions: `[W, 1, P]` or `[1, W, P]`.
+
+  Attributes:
+    size: slots of the blocks.
+    less: slots without the outermost block.
+    value: fitted value of the outermost block. Values are relative to the
+      item at the junction.
+    beyond: fitted value of the next block outside.
+    sum: of the items of all blocks.
+    rest: of the items without the outermost block, in an algebra that
+      absorbs; elsewhere `sum`.
+  """
+
+  size: jax.Array
+  less: jax.Array
+  value: jax.Array
+  beyond: jax.Array
+  sum: algebra_lib.Sum
+  rest: algebra_lib.Sum
+
+
+def _left_side(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    tile: jax.Array, count: jax.Array,
+) -> _Side:
+  """The blocks that hold the last `count` slots left of the junctions."""
   junction = tile * fit.start.shape[0]
   anchor = problem.edge(0, tile).value
-  bounds = _Bracket(*map(add_axes, bracket))
-  count = spread(bracket.left_low, bracket.left_high)[:, None]
-  start = _at(fit.start, junction - count)
-  count = spread(bracket.right_low, bracket.right_high)[None]
-  last_start = _at(fit.start, junction + count - 1)
-  end = _at(fit.end, last_start)
-  left, right = junction - start, end - junction
-  left_less = junction - _at(fit.end, start)
-  right_less = last_start - junction
-  left_value = _at(fit.mean, start) - anchor
-  right_value = _at(fit.mean, last_start) - anchor
-  left_next = _mean_at(fit, start - 1) - anchor
-  right_next = _at(fit.mean, end) - anchor
-  left_sum = _pool_left(problem, sums, start, tile)
-  right_sum = _pool_right(problem, sums, tile, end)
+  start = tiles_lib.at(fit.start, junction - count)
+  less = junction - tiles_lib.at(fit.end, start)
+  total = sums_lib.pool_left(problem, sums, start, tile)
+  rest = total
+  if problem.algebra.absorbs:
+    rest = sums_lib.pool_left(problem, sums, junction - less, tile)
+  return _Side(
+      junction - start, less, tiles_lib.at(fit.mean, start) - anchor,
+      fit.mean_at(start - 1) - anchor, total, rest)
 
-  # [W, W, P]
-  run = algebra.join(left_sum, right_sum)
-  mean = algebra.mean(*run)
-  grow_left = (mean < left_next) & (left < bounds.left_high)
-  grow_right = (mean > right_next) & (right < bounds.right_high)
+
+def _right_side(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    tile: jax.Array, count: jax.Array,
+) -> _Side:
+  """The blocks that hold the first `count` slots right of the junctions."""
+  junction = tile * fit.start.shape[0]
+  anchor = problem.edge(0, tile).value
+  last_start = tiles_lib.at(fit.start, junction + count - 1)
+  end = tiles_lib.at(fit.end, last_start)
+  less = last_start - junction
+  total = sums_lib.pool_right(problem, sums, tile, end)
+  rest = total
+  if problem.algebra.absorbs:
+    rest = sums_lib.pool_right(problem, sums, tile, junction + less)
+  return _Side(
+      end - junction, less, tiles_lib.at(fit.mean, last_start) - anchor,
+      tiles_lib.at(fit.mean, end) - anchor, total, rest)
+
+
+def _verdict(
+    algebra: algebra_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
+) -> jax.Array:
+  """What each run `[W, W, P]` teaches about the two counts, as bits.
+
+  A run that wants more on a side grows there. Otherwise a run that wants less
+  on one side shrinks there, and keeps at least what it has on the other; one
+  that wants less on both shrinks where it has more to lose. A run that wants
+  neither is the bridge.
+  """
+  mean = algebra.mean(*algebra.join(left.sum, right.sum))
+  grow_left = _wants_more_left(mean, left, bounds)
+  grow_right = _wants_more_right(mean, right, bounds)
   grow = grow_left | grow_right
-  # A block compares with the run that it is in as with the rest of that run.
-  left_rest, right_rest = left_sum, right_sum
-  if algebra.absorbs:
-    left_rest = _pool_left(problem, sums, junction - left_less, tile)
-    right_rest = _pool_right(problem, sums, tile, junction + right_less)
-  less_left = (
-      ~grow & (left_less >= bounds.left_low)
-      & (algebra.mean(*algebra.join(left_rest, right_sum)) > left_value))
-  less_right = (
-      ~grow & (right_less >= bounds.right_low)
-      & (algebra.mean(*algebra.join(left_sum, right_rest)) < right_value))
-  left_first = (
-      algebra.excess(left_rest.total,
-                     algebra.weigh(left_rest.weight, left_value))
-      >= algebra.excess(algebra.weigh(right_rest.weight, right_value),
-                        right_rest.total))
-  shrink_left = less_left & (~less_right | left_first)
+  less_left = ~grow & _wants_less_left(algebra, left, right, bounds)
+  less_right = ~grow & _wants_less_right(algebra, left, right, bounds)
+  shrink_left = less_left & (
+      ~less_right | _left_has_more_to_lose(algebra, left, right))
   shrink_right = less_right & ~shrink_left
   verdict = (
       _GROW_LEFT * grow_left + _GROW_RIGHT * grow_right
       + _SHRINK_LEFT * shrink_left + _SHRINK_RIGHT * shrink_right
       + _KEEP_LEFT * (shrink_right & ~less_left)
       + _KEEP_RIGHT * (shrink_left & ~less_right))
-  verdict = jnp.where(verdict == 0, _FOUND, verdict).astype(jnp.int32)
-  return _Probes(verdict, left, left_less, right, right_less)
+  return jnp.where(verdict == 0, _DONE, verdict).astype(jnp.int32)
+
+
+def _wants_more_left(
+    mean: jax.Array, left: _Side, bounds: Bracket
+) -> jax.Array:
+  """The next block of L lies above the mean: it pools too."""
+  return (mean < left.beyond) & (left.size < bounds.left_high)
+
+
+def _wants_more_right(
+    mean: jax.Array, right: _Side, bounds: Bracket
+) -> jax.Array:
+  """The next block of R lies below the mean: it pools too."""
+  return (mean > right.beyond) & (right.size < bounds.right_high)
+
+
+def _wants_less_left(
+    algebra: algebra_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
+) -> jax.Array:
+  """The outermost block of L lies below the mean.
+
+  A block compares with the run that it is in as with the rest of that run.
+  The rest is what is asked where one item may absorb all others: the mean of
+  the run is then the block's own to all digits.
+  """
+  mean = algebra.mean(*algebra.join(left.rest, right.sum))
+  return (left.less >= bounds.left_low) & (mean > left.value)
+
+
+def _wants_less_right(
+    algebra: algebra_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
+) -> jax.Array:
+  """The outermost block of R lies above the mean, or that of the rest."""
+  mean = algebra.mean(*algebra.join(left.sum, right.rest))
+  return (right.less >= bounds.right_low) & (mean < right.value)
+
+
+def _left_has_more_to_lose(
+    algebra: algebra_lib.Algebra, left: _Side, right: _Side
+) -> jax.Array:
+  """Of a mean between the two outermost values: the sign of F at either.
+
+  True if the pooled sum is at least `left * left_value + right * right_value`:
+  L exceeds its outermost value by at least what R lacks of its own.
+  """
+  return (
+      algebra.excess(left.rest.total,
+                     algebra.weigh(left.rest.weight, left.value))
+      >= algebra.excess(algebra.weigh(right.rest.weight, right.value),
+                        right.rest.total))

@@ -7,7 +7,8 @@ from jax import lax
 import jax.numpy as jnp
 
 import harmonrank_jax.native as native
-from harmonrank_jax.ordering import bridges
+from harmonrank_jax.ordering import algebra
+from harmonrank_jax.ordering import dyadic
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 
@@ -131,9 +132,9 @@ def isotonic_blocks(
   """
   values, weights = jax.tree.map(lax.stop_gradient, (values, weights))
   if logarithmic:
-    return bridges.partition(
-        values, lists, weights, row_size, bridges.LOGARITHMIC,
-        bridges.find_bridges)
+    return dyadic.partition(
+        values, lists, weights, row_size=row_size,
+        algebra=algebra.LOGARITHMIC)
   arrays = (values,) if weights is None else (values, weights)
   return segments.Blocks(*_isotonic(*lists, *arrays, row_size=row_size))
 
@@ -144,7 +145,7 @@ def _isotonic(
     weights: jax.Array | None = None, *, row_size: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Starts and ends of the blocks of the fit of numbers."""
-  start, end = bridges.partition(
-      values, segments.Blocks(list_start, list_end), weights, row_size,
-      bridges.LINEAR, bridges.find_bridges)
+  start, end = dyadic.partition(
+      values, segments.Blocks(list_start, list_end), weights,
+      row_size=row_size)
   return start, end

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from harmonrank_jax.ordering import bridges
+from harmonrank_jax.ordering import dyadic
 from harmonrank_jax.ordering import segments
 from tests import oracles
 
@@ -26,9 +27,9 @@ def starts(values, weights, form):
   slots = jnp.arange(values.size, dtype=jnp.int32)
   first = slots // SIZE * SIZE
   lists = segments.Blocks(first, first + SIZE)
-  blocks = bridges.partition(
-      values.reshape(-1), lists, weights.reshape(-1), SIZE, bridges.LINEAR,
-      getattr(bridges, form))
+  blocks = dyadic.partition(
+      values.reshape(-1), lists, weights.reshape(-1), row_size=SIZE,
+      search_fn=getattr(bridges, form))
   return (blocks.start - first).reshape(values.shape)
 
 
@@ -46,3 +47,11 @@ def test_the_forms_for_cpu_and_for_accelerators_find_the_same(x64):
     rows, weights = problems(seed)
     np.testing.assert_array_equal(
         starts(rows, weights, "bisect"), starts(rows, weights, "sect"))
+
+
+def test_steps_of_many_probes_are_few():
+  # At n = 1e6 a row has 15 levels of 32 slots and more: 5 and 10 of them
+  # share a loop, and each takes the steps of the last.
+  steps = [bridges.num_steps(32 << level, 8) for level in (4, 14)]
+  assert 5 * steps[0] + 10 * steps[1] == 5 * 6 + 10 * 12
+  assert [bridges.num_steps(2**k, 1) for k in (5, 19)] == [2 * 5, 2 * 19]

@@ -4,16 +4,12 @@ Almost all of the time is compilation, so cases that share a code path share
 one call: as ragged lists of a flat array, as rows, or padded with `where`.
 """
 
-import functools
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import harmonrank_jax
-from harmonrank_jax.ordering import bridges
 from harmonrank_jax.ordering import segments
 from tests import oracles
 
@@ -122,70 +118,6 @@ def test_weighted_masked_rows_agree_with_scipy(x64):
   np.testing.assert_array_equal(
       fit(np.where(where, values, np.nan), np.where(where, weights, np.inf),
           where, ids), actual)
-
-
-@functools.partial(jax.jit, static_argnames=("row_size", "form"))
-def logarithmic_start(values, weights, lists, row_size, form):
-  return bridges.partition(
-      values, lists, weights, row_size, bridges.LOGARITHMIC,
-      getattr(bridges, form)).start
-
-
-def assert_logarithmic_fits(dtype, form, tolerance):
-  """Of every family, of small and of huge numbers, against the oracle."""
-  # More tiles than one loop of levels has.
-  size = 1100
-  families = oracles.families(size)
-  values = np.stack([
-      scale * family / np.abs(family).max()
-      for family in families.values() for scale in (1, 1e6)]).astype(dtype)
-  rng = np.random.default_rng(0)
-  log_weights = np.stack([
-      # Every item of more weight than all before it; equal; of any size.
-      np.arange(size, dtype=dtype), np.zeros(size), 99 * rng.normal(size=size),
-  ])[np.arange(len(values)) % 3].astype(dtype)
-  # One list, or several; some of one item, some of parts of tiles.
-  edges = [[0, size], [0, 300, 301, 302, 500, 512, 1024, size]]
-  cuts = [edges[row // 2 % 2] for row in range(len(values))]
-  start, end = np.zeros((2, *values.shape), np.int32)
-  for row, edge in enumerate(cuts):
-    start[row] = row * size + np.repeat(edge[:-1], np.diff(edge))
-    end[row] = row * size + np.repeat(edge[1:], np.diff(edge))
-  actual = np.asarray(logarithmic_start(
-      values.reshape(-1), log_weights.reshape(-1),
-      segments.Blocks(start.reshape(-1), end.reshape(-1)), size, form))
-  assert (actual >= start.reshape(-1)).all()
-  first, block = np.unique(actual, return_inverse=True)
-  x, w = (np.float64(a).reshape(-1) for a in (values, log_weights))
-  log_sum = lambda a: np.logaddexp.reduceat(a, first)
-  fit = (log_sum(x + w) - log_sum(w))[block].reshape(values.shape)
-  for row, edge in enumerate(cuts):
-    spread = np.abs(values[row]).max() + np.ptp(log_weights[row])
-    for a, b in itertools.pairwise(edge):
-      np.testing.assert_allclose(
-          fit[row, a:b], oracles.log_isotonic(
-              *np.float64((values[row, a:b], log_weights[row, a:b]))),
-          rtol=0, atol=tolerance * spread)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["pure"], indirect=True)
-def test_logarithmic_fits_by_fixed_steps_agree_with_the_oracle(x64):
-  assert_logarithmic_fits(np.float64, "sect", 1e-13)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["pure"], indirect=True)
-def test_float32_logarithmic_fits_by_bisection_agree_with_the_oracle():
-  assert_logarithmic_fits(np.float32, "bisect", 4e-6)
-
-
-def test_steps_of_many_probes_are_few():
-  # At n = 1e6 a row has 15 levels of 32 slots and more: 5 and 10 of them
-  # share a loop, and each takes the steps of the last.
-  steps = [bridges._num_steps(32 << level, 8) for level in (4, 14)]
-  assert 5 * steps[0] + 10 * steps[1] == 5 * 6 + 10 * 12
-  assert [bridges._num_steps(2**k, 1) for k in (5, 19)] == [2 * 5, 2 * 19]
 
 
 def test_what_is_not_finite_is_left_out_and_returned(x64):

@@ -1,0 +1,195 @@
+"""Isotonic partitions in polylogarithmic depth: the dyadic merge.
+
+Pool-adjacent-violators is sequential. Here the list is cut into tiles, which
+`tiles` fits by brute force; fits of neighbouring tiles are merged, then of
+neighbouring pairs of tiles, and so on. Where two fits meet, one run of blocks
+pools, which `bridges` searches. Only the partition into blocks is carried
+from level to level, never recovered from the fitted values; the fit is the
+blocks' mean. All junctions of a level are searched at once, and levels share
+one loop body.
+"""
+
+from collections.abc import Callable
+import functools
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.ordering import algebra as algebra_lib
+from harmonrank_jax.ordering import bridges
+from harmonrank_jax.ordering import segments
+from harmonrank_jax.ordering import sums as sums_lib
+from harmonrank_jax.ordering import tiles as tiles_lib
+
+# Levels share a loop, and with it an array of junctions as long as the lowest
+# of them needs. The lowest few have their own.
+_LOWEST_LEVELS = 5
+
+
+def partition(
+    values: jax.Array, lists: segments.Blocks, weights: jax.Array | None,
+    *, row_size: int, algebra: algebra_lib.Algebra = algebra_lib.LINEAR,
+    search_fn: Callable[..., bridges.Bracket] = bridges.find_bridges,
+) -> segments.Blocks:
+  """The blocks of the isotonic fit; see `isotonic.isotonic_blocks`.
+
+  Args:
+    values: `[S]` floating.
+    lists: the list of each slot.
+    weights: `[S]`, or None for 1.
+    row_size: slots of a row.
+    algebra: `LINEAR` or `LOGARITHMIC`, how means are formed.
+    search_fn: `find_bridges`, or of its two forms `bisect` or `sect`.
+
+  Returns:
+    The `Blocks` on which the fit is constant.
+  """
+  rows = values.shape[0] // row_size
+  tile = min(tiles_lib.TILE, 1 << (row_size - 1).bit_length())
+  padded = -(-row_size // tile) * tile
+  grow = padded - row_size
+  shift = grow * jnp.arange(rows, dtype=jnp.int32)[:, None]
+  slots = jnp.arange(rows * padded, dtype=jnp.int32).reshape(rows, padded)
+  is_pad = slots % padded >= row_size
+
+  def pad(array, fill):
+    array = array.reshape(rows, row_size)
+    return jnp.pad(array, ((0, 0), (0, grow)), constant_values=fill)
+
+  def to_lanes(array):
+    return array.reshape(-1, tile).T
+
+  def from_lanes(array):
+    array = array.T.reshape(rows, padded)[:, :row_size]
+    return (array - shift).reshape(-1)
+
+  # A pad slot is a list of its own.
+  list_start = jnp.where(is_pad, slots, pad(lists.start, 0) + shift)
+  list_end = jnp.where(is_pad, slots + 1, pad(lists.end, 0) + shift)
+  problem = tiles_lib.Problem(
+      values=to_lanes(pad(values, 0)),
+      weights=None if weights is None else to_lanes(pad(weights, 1)),
+      list_start=to_lanes(list_start),
+      list_end=list_end.reshape(-1, tile)[:, 0],
+      rows=rows, algebra=algebra)
+  fit, sums = sums_lib.summarise(problem, *tiles_lib.fit_tiles(problem))
+  fit = _merge_tiles(problem, fit, sums, search_fn)
+  return segments.Blocks(
+      from_lanes(fit.start), from_lanes(tiles_lib.at(fit.end, fit.start)))
+
+
+def _merge_tiles(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    search_fn: Callable[..., bridges.Bracket],
+) -> sums_lib.Fit:
+  """Merges fitted tiles pairwise until every row is one."""
+  size, tiles = fit.start.shape[0], fit.start.shape[1] // problem.rows
+  levels = (tiles - 1).bit_length()
+  lowest = min(levels, _LOWEST_LEVELS)
+  carry = fit, sums
+  for first, last in ((0, lowest), (lowest, levels)):
+    if first == last:
+      continue
+    num_pairs = -(-(tiles - (1 << first)) // (2 << first))
+    search = functools.partial(search_fn, steps=bridges.num_steps(
+        size << (last - 1), bridges.WIDTH))
+
+    def merge(level, carry, num_pairs=num_pairs, search=search):
+      return _merge_level(
+          problem, *carry, level=level, num_pairs=num_pairs, search_fn=search)
+
+    carry = lax.fori_loop(jnp.int32(first), jnp.int32(last), merge, carry)
+  return carry[0]
+
+
+def _merge_level(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums, *,
+    level: jax.Array, num_pairs: int,
+    search_fn: Callable[..., bridges.Bracket],
+) -> tuple[sums_lib.Fit, sums_lib.Sums]:
+  """Merges groups of `2 ** level` tiles (traced, so a loop) pairwise."""
+  rows, tiles = problem.rows, fit.start.shape[1] // problem.rows
+  half = 1 << level
+  pairs = (tiles + half - 1) // (2 * half)
+  # Pair by pair, not row by row: those that exist at this level come first.
+  pair, row = jnp.divmod(jnp.arange(num_pairs * rows, dtype=jnp.int32), rows)
+  exists = pair < pairs
+  middle = jnp.where(exists, row * tiles + (2 * pair + 1) * half, 1)
+  violates, bracket = _open_brackets(problem, fit, middle, exists, half)
+  bracket = search_fn(
+      functools.partial(bridges.probe, problem, fit, sums), middle, bracket,
+      count=pairs * rows)
+  runs, mean = _runs(problem, fit, sums, middle, bracket)
+
+  tile = jnp.arange(rows * tiles, dtype=jnp.int32)
+  tile_row, tile_in_row = jnp.divmod(tile, tiles)
+  group = tile_in_row >> (level + 1)
+  merged = _pool_runs(
+      fit, middle, violates, runs, mean,
+      jnp.minimum(group, pairs - 1) * rows + tile_row)
+  group_start = tile_row * tiles + 2 * half * group
+  group_end = jnp.minimum(group_start + 2 * half, (tile_row + 1) * tiles)
+  return merged, sums_lib.extend_sums(
+      problem, sums, group_start, group_start + half, group_end)
+
+
+def _open_brackets(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, middle: jax.Array,
+    exists: jax.Array, half: jax.Array,
+) -> tuple[jax.Array, bridges.Bracket]:
+  """Which junctions violate the order, and how much may pool there."""
+  size = fit.start.shape[0]
+  junction = middle * size
+  low = jnp.maximum(
+      segments.take(problem.list_start[0], middle), junction - half * size)
+  high = jnp.minimum(
+      segments.take(problem.list_end, middle), junction + half * size)
+  violates = exists & (low < junction) & (
+      fit.mean_at(junction - 1) > segments.take(fit.mean[0], middle))
+  # From the data, so that under shard_map it varies over devices as they do.
+  one = jnp.where(violates, 1, jnp.ones_like(junction))
+  return violates, bridges.Bracket(
+      one, jnp.where(violates, junction - low, 1),
+      one, jnp.where(violates, high - junction, 1))
+
+
+def _runs(
+    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    middle: jax.Array, bracket: bridges.Bracket,
+) -> tuple[segments.Blocks, jax.Array]:
+  """Bounds `[P]` of the runs that closed brackets give, and their means."""
+  junction = middle * fit.start.shape[0]
+  start = tiles_lib.at(fit.start, junction - bracket.left_low)
+  end = tiles_lib.at(
+      fit.end, tiles_lib.at(fit.start, junction + bracket.right_low - 1))
+  algebra = problem.algebra
+  run = algebra.join(sums_lib.pool_left(problem, sums, start, middle),
+                     sums_lib.pool_right(problem, sums, middle, end))
+  mean = algebra.mean(*run) + problem.edge(0, middle).value
+  return segments.Blocks(start, end), mean
+
+
+def _pool_runs(
+    fit: sums_lib.Fit, middle: jax.Array, violates: jax.Array,
+    runs: segments.Blocks, mean: jax.Array, run_of_tile: jax.Array,
+) -> sums_lib.Fit:
+  """The fit in which runs `[P]` are blocks; `[T]`, the run of each tile."""
+  size, tiles = fit.start.shape
+  # An empty run where nothing violates, dropped by the scatter below.
+  start = jnp.where(violates, runs.start, middle * size)
+  end = jnp.where(violates, runs.end, middle * size)
+  target = jnp.where(
+      violates, start % size * tiles + start // size, fit.start.size)
+  run_start = segments.take(start, run_of_tile)[None]
+  run_end = segments.take(end, run_of_tile)[None]
+  slots = (jnp.arange(tiles, dtype=jnp.int32)[None] * size
+           + jnp.arange(size, dtype=jnp.int32)[:, None])
+  pooled = (slots >= run_start) & (slots < run_end)
+
+  def write(lanes, of_run):
+    return lanes.reshape(-1).at[target].set(
+        of_run, mode="drop").reshape(lanes.shape)
+
+  return sums_lib.Fit(jnp.where(pooled, run_start, fit.start),
+                      write(fit.end, end), write(fit.mean, mean))

@@ -1,0 +1,187 @@
+"""The dense base of the dyadic merge: isotonic fits of tiles of 32 slots.
+
+Inside a tile the run that pools is computed by brute force, without a gather,
+for all tiles at once: slots are stored with the tile as the last axis, so
+that every operation is one on whole vectors of tiles.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.ordering import algebra as algebra_lib
+from harmonrank_jax.ordering import segments
+
+TILE = 32
+
+# Whether a slot is in the block of its neighbour, as bits.
+TO_PREVIOUS, TO_NEXT = 1, 2
+
+
+class Problem(NamedTuple):
+  """Slots in lanes: slot `s` is the entry `[s % TILE, s // TILE]`.
+
+  A lane is a tile. Each row is padded to whole tiles.
+  """
+
+  values: jax.Array  # [TILE, T]
+  weights: jax.Array | None  # [TILE, T]
+  list_start: jax.Array  # [TILE, T] int32
+  list_end: jax.Array  # [T] int32, of the first slot of each tile
+  rows: int
+  algebra: algebra_lib.Algebra
+
+  @property
+  def items(self) -> algebra_lib.Item:
+    """All of them; weights of 1 are `[TILE, 1]`."""
+    if self.weights is None:
+      return algebra_lib.Item(
+          self.values, jnp.ones_like(self.values[:, :1]))
+    return algebra_lib.Item(self.values, self.weights)
+
+  def edge(self, place: int, tile: jax.Array) -> algebra_lib.Item:
+    """The first (0) or last (-1) item of tiles."""
+    value = segments.take(self.values[place], tile)
+    if self.weights is None:
+      return algebra_lib.Item(value, jnp.ones_like(value))
+    return algebra_lib.Item(value, segments.take(self.weights[place], tile))
+
+
+def at(lanes: jax.Array, slots: jax.Array) -> jax.Array:
+  """The entries of slots in an array `[TILE, T]`."""
+  size, tiles = lanes.shape
+  tile = slots >> (size.bit_length() - 1)
+  return segments.take(lanes.reshape(-1), (slots & (size - 1)) * tiles + tile)
+
+
+def fit_tiles(problem: Problem) -> tuple[jax.Array, jax.Array]:
+  """Fits every tile by brute-force merges of 1 + 1, 2 + 2, ... slots.
+
+  Returns:
+    `[TILE, T]` fitted values, and which neighbours share a block (bits).
+  """
+  size, tiles = problem.values.shape
+  # On the CPU a loop of one round whose count the compiler does not know: it
+  # keeps it from fusing levels into one another and recomputing them.
+  rounds = lax.platform_dependent(
+      jnp.arange(tiles, dtype=jnp.int32),
+      cpu=lambda x: 1 + jnp.minimum(x[0], 0), default=lambda _: jnp.int32(1))
+  carry = problem.values, 0 * problem.list_start
+  half = 1
+  while half < size:
+    def merge(_, carry, half=half):
+      return _merge(problem, *carry, half=half)
+    carry = lax.fori_loop(0, rounds, merge, carry)
+    half *= 2
+  return carry
+
+
+class _Halves(NamedTuple):
+  """Pairs of neighbouring halves that merge: `G` pairs in each of T lanes."""
+
+  value: jax.Array  # [G, 2 * half, T], fitted so far
+  weight: jax.Array
+  lists: jax.Array  # [G, 2 * half, T] int32
+  half: int
+
+  @property
+  def last(self) -> jax.Array:
+    """`[G, 1, T]` value left of the junction."""
+    return self.value[:, self.half - 1:self.half]
+
+  @property
+  def first(self) -> jax.Array:
+    """`[G, 1, T]` value right of the junction."""
+    return self.value[:, self.half:self.half + 1]
+
+
+def _merge(
+    problem: Problem, fitted: jax.Array, links: jax.Array, *, half: int
+) -> tuple[jax.Array, jax.Array]:
+  """Merges pairs of `half` slots."""
+  def group(lanes):
+    return lanes.reshape(-1, 2 * half, lanes.shape[-1])
+
+  halves = _Halves(group(fitted), group(problem.items.weight),
+                   group(problem.list_start), half)
+  level = _pooled_level(halves, problem.algebra)[:, None]
+  pooled = _is_pooled(halves, level, problem.algebra)
+  is_left = (jnp.arange(2 * half) < half)[None, :, None]
+  link = jnp.where(is_left, TO_NEXT, TO_PREVIOUS).astype(jnp.int32)
+  return (
+      jnp.where(pooled, halves.first + level, halves.value).reshape(
+          fitted.shape),
+      links | jnp.where(pooled, link, 0).reshape(fitted.shape))
+
+
+def _pooled_level(
+    halves: _Halves, algebra: algebra_lib.Algebra
+) -> jax.Array:
+  """`max_a min_b mean(a, b)` over the runs `[a, b)` across the junction.
+
+  That is the mean of the run that pools, where one does; `[G, T]`, relative
+  to the first item right of the junction.
+  """
+  value, weight, lists, half = halves
+  anchor = algebra_lib.Item(value[:, half], weight[:, half])
+  list_here = lists[:, half]
+
+  def row(groups, i):
+    return lax.dynamic_index_in_dim(groups, i, 1, keepdims=False)
+
+  def extend(part, i):
+    item = algebra_lib.Item(row(value, i), row(weight, i))
+    return (algebra.join(part, algebra.single(item, anchor)),
+            row(lists, i) == list_here)
+
+  def extend_right(right, i):
+    right, is_inside = extend(right, i)
+    return right, right._replace(
+        total=jnp.where(is_inside, right.total, jnp.inf))
+
+  empty = algebra.nothing(anchor)
+  _, right = lax.scan(
+      extend_right, empty, jnp.arange(half, 2 * half, dtype=jnp.int32))
+
+  def extend_left(i, carry):
+    left, level = carry
+    left, is_inside = extend(left, half - 1 - i)
+    # Not `jnp.min`: that is a slow library call on the CPU.
+    least = functools.reduce(jnp.minimum, (
+        algebra.mean(*algebra.join(
+            left, algebra_lib.Sum(right.total[b], right.weight[b])))
+        for b in range(half)))
+    return left, jnp.where(is_inside & (least > level), least, level)
+
+  _, level = lax.fori_loop(
+      0, half, extend_left, (empty, jnp.full_like(empty.total, -jnp.inf)))
+  return level
+
+
+def _is_pooled(
+    halves: _Halves, level: jax.Array, algebra: algebra_lib.Algebra
+) -> jax.Array:
+  """Which slots `[G, 2 * half, T]` the run at `level` `[G, 1, T]` takes.
+
+  Only operations that stay in their lane and place. A slot that has the value
+  next to the junction pools even where rounding puts the level on it; so
+  blocks stay whole.
+  """
+  value, weight, lists, half = halves
+  first, last, list_here = halves.first, halves.last, lists[:, half][:, None]
+  is_left = (jnp.arange(2 * half) < half)[None, :, None]
+  above = value - first
+  near = jnp.zeros_like(above)
+  if algebra.absorbs:
+    # A block that has all the weight is on the level, and must pool.
+    # Alike for all of a block, so that it stays whole.
+    apart = jnp.abs(weight - weight[:, half:half + 1])
+    near = algebra_lib.hidden(jnp.abs(above) + jnp.max(
+        jnp.where(lists == list_here, apart, 0), axis=1, keepdims=True))
+  pooled = jnp.where(is_left, (above > level - near) | (value >= last),
+                     (above < level + near) | (value <= first))
+  pooled &= (lists == list_here) & (last > first)
+  return pooled & (lists[:, half - 1:half] == list_here)
