@@ -4,6 +4,14 @@ Every operation of a room has a pure form, made of JAX operations, that serves
 all platforms. The `native.cc` of the room holds faster forms for the CPU.
 Which one runs is decided when a computation is lowered: on a CPU the native
 form if it is built, elsewhere and in exported artefacts the pure form.
+
+An operation is a primitive of its own, because `jax.ffi.ffi_call` lowers to
+the foreign call on every platform, exports included. Of JAX this needs more
+than its documented interface: the rule tables of `jax.interpreters` (`ad`,
+`batching`, `mlir`), `for_export` among the parameters of a lowering, and
+`mat.varying` of an array type. `form_of` registers the rules, each made by
+one function below; a new release of JAX that moves any of these breaks the
+import or the tests of this module, not a result.
 """
 
 from collections.abc import Callable
@@ -25,7 +33,8 @@ from jax.interpreters import batching
 from jax.interpreters import mlir
 import jax.numpy as jnp
 
-# A jit cache keeps what was traced inside `disabled()` apart from the rest.
+# A user context is a part of the key of jit caches: what was traced inside
+# `disabled()` is not run outside of it.
 _disabled = jax.make_user_context(False)
 _OPERATIONS: list[str] = []
 
@@ -55,8 +64,8 @@ def disabled() -> Iterator[None]:
 
 def library_path() -> str | None:
   """The built library of native forms, beside this file."""
-  found = importlib.util.find_spec("harmonrank_jax._native")
-  return None if found is None else found.origin
+  spec = importlib.util.find_spec("harmonrank_jax._native")
+  return None if spec is None else spec.origin
 
 
 @functools.cache
@@ -188,59 +197,89 @@ def form_of(
         return pure(*args, **static)
       return tuple(primitive.bind(*_vary_alike(args), **static))
 
-    def abstract(*avals, **static):
-      return [avals[0].update(shape=shape, dtype=jnp.dtype(dtype))
-              for shape, dtype in layout.results(*avals, **static)]
-
-    def batch(args, axes, **static):
-      pairs = list(zip(args, axes, strict=True))
-      size, = {x.shape[axis] for x, axis in pairs if axis is not None}
-      args = [x if axis is None else jnp.moveaxis(x, axis, 0)
-              for x, axis in pairs]
-      if not size:
-        one = (jax.ShapeDtypeStruct(x.shape if axis is None else x.shape[1:],
-                                    x.dtype)
-               for x, axis in zip(args, axes, strict=True))
-        none = [jnp.zeros((0, *shape), dtype)
-                for shape, dtype in layout.results(*one, **static)]
-        return none, [0] * len(none)
-      args = layout.fold(args, [axis is not None for axis in axes], size)
-      outputs = call(*args, **static)
-      return ([layout.unfold(x, size) for x in outputs], [0] * len(outputs))
-
-    lower_pure = mlir.lower_fun(pure, multiple_results=True)
-    lower_native = jax.ffi.ffi_lowering(_target(operation))
-
-    def lower_on_cpu(ctx, *args, **static):
-      if ctx.module_context.lowering_parameters.for_export:
-        return lower_pure(ctx, *args, **static)
-      return lower_native(ctx, *args, **attributes(**static))
-
+    lower, lower_on_cpu = _lowerings(operation, pure, attributes)
+    mlir.register_lowering(primitive, lower)
+    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     primitive.def_impl(
         lambda *args, **static: _jitted(primitive, **static)(*args))
-    primitive.def_abstract_eval(abstract)
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, lower_pure)
-    mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
+    primitive.def_abstract_eval(_abstract_rule(layout))
+    batching.primitive_batchers[primitive] = _batch_rule(call, layout)
     if linear:
-
-      def jvp(primals, tangents, **static):
-        # The other arguments are integers, so this one has a tangent.
-        tangent = ad.instantiate_zeros(tangents[0])
-        return (primitive.bind(*primals, **static),
-                list(call(tangent, *primals[1:], **static)))
-
-      def transpose(cotangents, _, *others, **static):
-        cotangent, = cotangents
-        if isinstance(cotangent, ad.Zero):
-          return [None] * (1 + len(others))
-        return [*call(cotangent, *others, **static), *[None] * len(others)]
-
+      jvp, transpose = _linear_rules(primitive, call)
       ad.primitive_jvps[primitive] = jvp
       ad.primitive_transposes[primitive] = transpose
     return call
 
   return decorate
+
+
+def _lowerings(
+    operation: str, pure: Callable[..., Any],
+    attributes: Callable[..., dict[str, Any]],
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """What stands in a compiled program: of any platform, and of the CPU."""
+  lower_pure = mlir.lower_fun(pure, multiple_results=True)
+  lower_native = jax.ffi.ffi_lowering(_target(operation))
+
+  def lower_on_cpu(ctx, *args, **static):
+    # An artefact may run where the library of native forms is not.
+    if ctx.module_context.lowering_parameters.for_export:
+      return lower_pure(ctx, *args, **static)
+    return lower_native(ctx, *args, **attributes(**static))
+
+  return lower_pure, lower_on_cpu
+
+
+def _abstract_rule(layout: Layout) -> Callable[..., list[Any]]:
+  """Shapes and dtypes of the results; the rest is as of the first argument."""
+  def abstract(*avals, **static):
+    return [avals[0].update(shape=shape, dtype=jnp.dtype(dtype))
+            for shape, dtype in layout.results(*avals, **static)]
+
+  return abstract
+
+
+def _batch_rule(
+    call: Callable[..., Any], layout: Layout
+) -> Callable[..., tuple[list[jax.Array], list[int]]]:
+  """`vmap` as one call of more slots or rows; results map their first axis."""
+  def batch(args, axes, **static):
+    is_mapped = [axis is not None for axis in axes]
+    args = [jnp.moveaxis(x, axis, 0) if mapped else x
+            for x, axis, mapped in zip(args, axes, is_mapped, strict=True)]
+    size, = {x.shape[0]
+             for x, mapped in zip(args, is_mapped, strict=True) if mapped}
+    if size:
+      outputs = call(*layout.fold(args, is_mapped, size), **static)
+      results = [layout.unfold(x, size) for x in outputs]
+    else:
+      # Nothing can be folded or unfolded, but shapes must still be right.
+      one = (jax.ShapeDtypeStruct(x.shape[1:] if mapped else x.shape, x.dtype)
+             for x, mapped in zip(args, is_mapped, strict=True))
+      results = [jnp.zeros((0, *shape), dtype)
+                 for shape, dtype in layout.results(*one, **static)]
+    return results, [0] * len(results)
+
+  return batch
+
+
+def _linear_rules(
+    primitive: core.Primitive, call: Callable[..., Any]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """Derivative and transpose of what is its own transpose in argument 0."""
+  def jvp(primals, tangents, **static):
+    # The other arguments are integers, so this one has a tangent.
+    tangent = ad.instantiate_zeros(tangents[0])
+    return (primitive.bind(*primals, **static),
+            list(call(tangent, *primals[1:], **static)))
+
+  def transpose(cotangents, _, *others, **static):
+    cotangent, = cotangents
+    if isinstance(cotangent, ad.Zero):
+      return [None] * (1 + len(others))
+    return [*call(cotangent, *others, **static), *[None] * len(others)]
+
+  return jvp, transpose
 
 
 @functools.cache
