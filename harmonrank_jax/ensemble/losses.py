@@ -1,13 +1,9 @@
 """Multi-objective soft AUC, and the losses it is measured against.
 
-Every loss has one signature,
-
-    loss(scores, labels, *, objective_weights, where, segment_ids, axis_name)
-        -> (loss, diagnostics),
-
-so that one takes the place of another. Scores are logits. Objectives that
-have no loss in a batch (an AUC without a positive, say) leave the sum, and
-the weights of the rest are renormalised: value and gradient stay finite.
+Every loss has the signature `Loss`, so that one takes the place of another.
+Scores are logits. Objectives that have no loss in a batch (an AUC without a
+positive, say) leave the sum, and the weights of the rest are renormalised:
+value and gradient stay finite.
 
 With `axis_name`, inside `jax.shard_map`, the lists are those of the global
 batch: every device holds a shard of the N items, gathers the others' scores
@@ -15,19 +11,21 @@ and labels, and computes the whole loss. Value, diagnostics and gradient are
 those of one device; `sharding.gather` says what holds for the gradient.
 """
 
+from collections.abc import Callable
+import functools
+from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import pairs
 from harmonrank_jax.ordering import permutahedron
 from harmonrank_jax.ordering import sorting
 import harmonrank_jax.sharding as sharding
-
-# Rows of a block of pairs: bounds the memory of the pairwise loss.
-_PAIR_ROWS = 256
 
 
 class SoftAucDiagnostics(NamedTuple):
@@ -61,6 +59,43 @@ class LossDiagnostics(NamedTuple):
   live_objectives: jax.Array
 
 
+class Loss(Protocol):
+  """The signature of every loss."""
+
+  def __call__(
+      self,
+      scores: jax.Array,
+      labels: jax.Array,
+      *,
+      objective_weights: jax.Array | None = None,
+      where: jax.Array | None = None,
+      segment_ids: jax.Array | None = None,
+      axis_name: sharding.AxisName | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """Value and diagnostics.
+
+    Args:
+      scores: `[..., N]` logits, any real dtype.
+      labels: `[..., N]` or `[..., N, M]`: bool, 0 and 1, or non-negative
+        values (watch time). Bool labels spare a check at run time.
+      objective_weights: `[M]`, not negative; None for equal weights.
+      where: `[..., N]` bool, True = valid.
+      segment_ids: `[..., N]` integers, the list of each item. Without them
+        every row of `[..., N]` is a list.
+      axis_name: inside `jax.shard_map`, the mesh axes over which the items of
+        the lists are sharded: scores, labels, `where` and `segment_ids` are
+        shards of N (pad with masked items to make them even), and all results
+        are those of the whole lists, on every device.
+
+    Returns:
+      The loss, a scalar (0 with gradient 0 if no objective is live), and its
+      diagnostics, without a gradient.
+
+    Raises:
+      ValueError: if the shapes do not fit.
+    """
+
+
 def multi_objective_auc_loss(
     scores: jax.Array,
     labels: jax.Array,
@@ -87,18 +122,14 @@ def multi_objective_auc_loss(
   that has only one class of an objective leaves that objective.
 
   Args:
-    scores: `[..., N]` logits, any real dtype.
-    labels: `[..., N]` or `[..., N, M]`: bool, 0 and 1, or non-negative values
-      (watch time): a pair then counts by the difference of its values, see
-      `auc`. Bool labels spare a check at run time.
-    objective_weights: `[M]`, not negative; None for equal weights.
-    where: `[..., N]` bool, True = valid.
-    segment_ids: `[..., N]` integers, the list of each item.
+    scores: `[..., N]`; this and the arguments below as in `Loss`.
+    labels: `[..., N]` or `[..., N, M]`. Of values, a pair counts by their
+      difference, see `auc`.
+    objective_weights: `[M]`.
+    where: `[..., N]`.
+    segment_ids: `[..., N]`.
     relative_strength: c, scalar, at least 0.
-    axis_name: inside `jax.shard_map`, the mesh axes over which the items of
-      the lists are sharded: scores, labels, `where` and `segment_ids` are
-      shards of N (pad with masked items to make them even), and all results
-      are those of the whole lists, on every device. See `sharding.gather`.
+    axis_name: mesh axes.
 
   Returns:
     The loss, a scalar in [0, 1] (0 with gradient 0 if no objective is live,
@@ -139,7 +170,7 @@ def multi_objective_auc_loss(
         f"relative_strength must be at least 0, got {relative_strength}.")
   scores, labels, where, segment_ids, _ = metrics.check_items(
       scores, labels, where, segment_ids, axis_name)
-  rate, live = _pair_rate(labels, scores.dtype, where, segment_ids)
+  rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
   labels = metrics.valid_labels(labels, scores.dtype, where)
   weights = _normalised_weights(objective_weights, live, scores.dtype)
   # What an item's rank is worth: all that the gradient needs of the labels.
@@ -172,60 +203,61 @@ def multi_objective_auc_loss(
   return loss, lax.stop_gradient(diagnostics)
 
 
+def _of_items(
+    objective_losses: Callable[..., tuple[jax.Array, jax.Array]]
+) -> Loss:
+  """A loss of single items, to which lists do not matter.
+
+  Args:
+    objective_losses: from scores `[..., N, 1]` and the weights of each item
+      as a positive and as a negative `[..., N, M]`, to the loss of each
+      objective `[M]` and whether it is live.
+  """
+  @functools.wraps(objective_losses)
+  def loss_fn(
+      scores, labels, *, objective_weights=None, where=None, segment_ids=None,
+      axis_name=None,
+  ):
+    del segment_ids
+    return _reduce(
+        *objective_losses(*_classes(scores, labels, where, axis_name)),
+        objective_weights)
+
+  # The signature to show is that of `Loss`, not that of the inner function.
+  del loss_fn.__wrapped__
+  return loss_fn
+
+
+@_of_items
 def bce_loss(
-    scores: jax.Array,
-    labels: jax.Array,
-    *,
-    objective_weights: jax.Array | None = None,
-    where: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
-    axis_name: sharding.AxisName | None = None,
-) -> tuple[jax.Array, LossDiagnostics]:
+    scores: jax.Array, positive: jax.Array, negative: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Binary cross-entropy of one score shared by all objectives.
 
   The loss that HarmonRank departs from: M objectives pull one probability in
-  M directions. The mean over items; lists do not matter.
-
-  Args:
-    scores: `[..., N]` logits, any real dtype.
-    labels: `[..., N]` or `[..., N, M]`: bool, 0 and 1, or non-negative
-      values, by which a positive then counts.
-    objective_weights: `[M]`, not negative; None for equal weights.
-    where: `[..., N]` bool, True = valid.
-    segment_ids: not used; every loss takes the same arguments.
-    axis_name: mesh axes over which the items are sharded, or None; see
-      `multi_objective_auc_loss`.
+  M directions. The mean over items; lists do not matter. Labels may be
+  values, by which a positive then counts. Arguments as in `Loss`.
 
   Returns:
     The loss (0 if nothing is valid) and `LossDiagnostics`.
 
-  Raises:
-    ValueError: if the shapes do not fit.
-
   References:
-    The loss HarmonRank (arXiv 2601.02955) departs from, its first equation.
+    HarmonRank, arXiv 2601.02955, its first equation.
 
   >>> import jax.numpy as jnp
   >>> bce_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
   Array(0.6931472, dtype=float32)
   """
-  del segment_ids
-  scores, positive, negative = _classes(scores, labels, where, axis_name)
   losses = _sum_items(positive * jax.nn.softplus(-scores)
                       + negative * jax.nn.softplus(scores))
   count = _sum_items((positive > 0) | (negative > 0))
-  return _reduce(losses / jnp.maximum(count, 1), count > 0, objective_weights)
+  return losses / jnp.maximum(count, 1), count > 0
 
 
+@_of_items
 def balanced_bce_loss(
-    scores: jax.Array,
-    labels: jax.Array,
-    *,
-    objective_weights: jax.Array | None = None,
-    where: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
-    axis_name: sharding.AxisName | None = None,
-) -> tuple[jax.Array, LossDiagnostics]:
+    scores: jax.Array, positive: jax.Array, negative: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """Class-balanced cross-entropy: positives and negatives weigh a half each.
 
   Arguments and results as for `bce_loss`. An objective without a positive or
@@ -235,22 +267,15 @@ def balanced_bce_loss(
   >>> balanced_bce_loss(jnp.zeros(4), jnp.array([1, 0, 0, 0]))[0]
   Array(0.6931472, dtype=float32)
   """
-  del segment_ids
-  scores, positive, negative = _classes(scores, labels, where, axis_name)
   losses = 0.5 * (_mean(jax.nn.softplus(-scores), positive)
                   + _mean(jax.nn.softplus(scores), negative))
-  return _reduce(losses, _both(positive, negative), objective_weights)
+  return losses, _both(positive, negative)
 
 
+@_of_items
 def auc_margin_loss(
-    scores: jax.Array,
-    labels: jax.Array,
-    *,
-    objective_weights: jax.Array | None = None,
-    where: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
-    axis_name: sharding.AxisName | None = None,
-) -> tuple[jax.Array, LossDiagnostics]:
+    scores: jax.Array, positive: jax.Array, negative: jax.Array
+) -> tuple[jax.Array, jax.Array]:
   """AUC min-max margin loss (AUCM), its inner problem solved on the batch.
 
   With p = sigmoid(scores) and class means a and b of p,
@@ -268,15 +293,13 @@ def auc_margin_loss(
   >>> auc_margin_loss(jnp.zeros(4), jnp.array([1, 0, 0, 0]))[0]
   Array(1., dtype=float32)
   """
-  del segment_ids
-  scores, positive, negative = _classes(scores, labels, where, axis_name)
   probability = jax.nn.sigmoid(scores)
   high, low = _mean(probability, positive), _mean(probability, negative)
   losses = (
       _mean(jnp.square(probability - _rows(high, scores)), positive)
       + _mean(jnp.square(probability - _rows(low, scores)), negative)
       + jnp.square(jax.nn.relu(1 - (high - low))))
-  return _reduce(losses, _both(positive, negative), objective_weights)
+  return losses, _both(positive, negative)
 
 
 def pairwise_loss(
@@ -291,25 +314,14 @@ def pairwise_loss(
   """Logistic loss of all pairs of a positive and a negative (RankNet).
 
   The mean of `log(1 + exp(s_j - s_i))` over the pairs that an AUC counts,
-  lists weighted by their size. Quadratic in N, in blocks of rows that the
-  backward pass computes anew: memory stays linear in N. With `axis_name`
-  every device counts all the pairs: more devices make it no faster.
-
-  Args:
-    scores: `[..., N]` logits, any real dtype.
-    labels: `[..., N]` or `[..., N, M]`: bool (the fast path), 0 and 1, or
-      non-negative values; a pair counts by the difference of its values.
-    objective_weights: `[M]`, not negative; None for equal weights.
-    where: `[..., N]` bool, True = valid.
-    segment_ids: `[..., N]` integers, the list of each item.
-    axis_name: mesh axes over which the items are sharded, or None; see
-      `multi_objective_auc_loss`.
+  lists weighted by their size; of values, a pair counts by their difference.
+  Quadratic in N, in blocks of rows that the backward pass computes anew:
+  memory stays linear in N. With `axis_name` every device counts all the
+  pairs: more devices make it no faster. Arguments as in `Loss`; bool labels
+  take the fast path.
 
   Returns:
     The loss (0 if no objective is live) and `LossDiagnostics`.
-
-  Raises:
-    ValueError: if the shapes do not fit.
 
   References:
     Burges et al., "Learning to rank using gradient descent", ICML 2005.
@@ -320,88 +332,9 @@ def pairwise_loss(
   """
   scores, labels, where, segment_ids, _ = metrics.check_items(
       scores, labels, where, segment_ids, axis_name)
-  rate, live = _pair_rate(labels, scores.dtype, where, segment_ids)
-  valid = jnp.ones(scores.shape, bool) if where is None else where
-  if segment_ids is None:
-    segment_ids = jnp.zeros(scores.shape, jnp.int32)
-  items = _PairItems(
-      jnp.where(valid, scores, 0),
-      metrics.valid_labels(labels, scores.dtype, where),
-      jnp.broadcast_to(rate, labels.shape), valid, segment_ids)
-  axes = scores.ndim
-  rows = _PairItems(*(
-      x.reshape((-1, scores.shape[-1], *x.shape[axes:])) for x in items))
-  pad = -scores.shape[-1] % _PAIR_ROWS
-  is_class = labels.dtype == jnp.bool_
-
-  def list_loss(row):
-    blocks = _PairItems(*(
-        jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1)).reshape(
-            (-1, _PAIR_ROWS, *x.shape[1:])) for x in row))
-    block_loss = jax.checkpoint(
-        lambda block: _pair_block_loss(block, row, is_class=is_class))
-    return jnp.sum(lax.map(block_loss, blocks), axis=0)
-
-  return _reduce(
-      jnp.sum(lax.map(list_loss, rows), axis=0), live, objective_weights)
-
-
-class _PairItems(NamedTuple):
-  """Items of pairs; a leading axis of lists, of blocks, or none."""
-
-  scores: jax.Array  # [N]
-  values: jax.Array  # [N, M]
-  rate: jax.Array  # [N, M], weight of a pair at its better item
-  valid: jax.Array  # [N] bool
-  list_ids: jax.Array  # [N]
-
-
-def _pair_block_loss(
-    block: _PairItems, others: _PairItems, *, is_class: bool
-) -> jax.Array:
-  """`[M]` loss of the pairs whose better item is in the block."""
-  together = (
-      block.valid[:, None] & others.valid[None, :]
-      & (block.list_ids[:, None] == others.list_ids[None, :]))
-  losses = jnp.where(together, jax.nn.softplus(
-      others.scores[None, :] - block.scores[:, None]), 0)
-  if is_class:
-    # relu(y_i - y_j) = y_i (1 - y_j): all objectives by one product.
-    over_negatives = jnp.dot(
-        losses, 1 - others.values, precision=lax.Precision.HIGHEST)
-    return jnp.sum(block.values * block.rate * over_negatives, axis=0)
-
-  def objective_loss(column):
-    value, rate, other_value = column
-    worth = jax.nn.relu(value[:, None] - other_value[None, :])
-    return jnp.sum(losses * rate[:, None] * worth)
-
-  return lax.map(
-      objective_loss, (block.values.T, block.rate.T, others.values.T))
-
-
-def _pair_rate(
-    labels: jax.Array,
-    dtype: jnp.dtype,
-    where: jax.Array | None,
-    segment_ids: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-  """Weights that make a mean over pairs, and lists weigh by their size.
-
-  Returns:
-    Rates with which `sum_ij rate_i relu(y_i - y_j) = 1` over the pairs of a
-    list, for every live objective: `[..., 1, M]` if the rows are the lists,
-    else `[..., N, M]`. And `[M]`, which objectives are live.
-  """
-  pairs = metrics.pair_counts(labels, dtype, where, segment_ids)
-  has_pairs = pairs > 0
-  size = metrics.list_sizes(labels[..., 0], dtype, where, segment_ids)
-  size = size[..., None]
-  items = size if segment_ids is None else 1
-  count = _sum_items(jnp.where(has_pairs, items, jnp.zeros((), dtype)))
-  rate = size / jnp.where(has_pairs, pairs, 1) / _rows(
-      jnp.maximum(count, 1), pairs)
-  return jnp.where(has_pairs, rate, 0), count > 0
+  rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
+  losses = pairs.logistic_losses(scores, labels, rate, where, segment_ids)
+  return _reduce(losses, live, objective_weights)
 
 
 def _classes(
