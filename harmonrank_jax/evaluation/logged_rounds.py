@@ -1,0 +1,136 @@
+"""The checked arguments of the off-policy estimates."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from harmonrank_jax.ordering import sorting
+
+
+class LoggedRounds(NamedTuple):
+  """Rounds in one layout; rounds without slots have K = 1.
+
+  Attributes:
+    rewards: `[..., N, K, M]`, 0 where masked.
+    predicted_rewards: like rewards, or None.
+    predicted_values: like rewards, or None.
+    weights: `[..., N, K]`, 0 where masked, NaN where not a weight.
+    valid: `[..., N, K]` bool.
+    segment_ids: `[..., N]` integers, or None.
+    squeeze: True = the rewards came without the axis M.
+  """
+
+  rewards: jax.Array
+  predicted_rewards: jax.Array | None
+  predicted_values: jax.Array | None
+  weights: jax.Array
+  valid: jax.Array
+  segment_ids: jax.Array | None
+  squeeze: bool
+
+
+def check_rounds(
+    rewards: jax.Array,
+    weights: jax.Array,
+    *,
+    predicted_rewards: jax.Array | None = None,
+    predicted_values: jax.Array | None = None,
+    where: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    slates: bool,
+) -> LoggedRounds:
+  """Checks the shapes and brings all arguments into one layout.
+
+  Args:
+    rewards: `[..., N]` or `[..., N, M]`; with slates K before M.
+    weights: `[..., N]`; with slates `[..., N, K]`.
+    predicted_rewards: like rewards.
+    predicted_values: like rewards. Both, or neither.
+    where: like weights, True = valid.
+    segment_ids: `[..., N]` integers.
+    slates: True = the arguments have an axis K.
+
+  Returns:
+    `LoggedRounds`, in the wider of the floating types.
+
+  Raises:
+    ValueError: if shapes do not fit, or only one kind of prediction is given.
+  """
+  if (predicted_rewards is None) != (predicted_values is None):
+    missing = "values" if predicted_values is None else "rewards"
+    raise ValueError(
+        f"predicted_{missing} is missing: predictions come in pairs.")
+  weights, rewards = as_floats(weights), as_floats(rewards)
+  squeeze = _lacks_objectives(rewards, weights, slates=slates)
+  dtype = jnp.promote_types(weights.dtype, rewards.dtype)
+  valid = jnp.ones(weights.shape, bool) if where is None else sorting.broadcast(
+      jnp.asarray(where, bool), weights, "where", "weights")
+  if not slates:
+    weights, valid = weights[..., None], valid[..., None]
+  objectives = (1,) if squeeze else rewards.shape[-1:]
+
+  def cleared(values, name):
+    if values is None:
+      return None
+    values = sorting.broadcast(
+        jnp.asarray(values, dtype), rewards, name, "rewards")
+    values = values.reshape((*valid.shape, *objectives))
+    return jnp.where(valid[..., None], values, 0)
+
+  usable = (weights >= 0) & jnp.isfinite(weights)
+  weights = jnp.where(usable, weights.astype(dtype), jnp.nan)
+  return LoggedRounds(
+      cleared(rewards, "rewards"),
+      cleared(predicted_rewards, "predicted_rewards"),
+      cleared(predicted_values, "predicted_values"),
+      jnp.where(valid, weights, 0), valid,
+      _check_segments(segment_ids, weights), squeeze)
+
+
+def check_confidence(confidence: float) -> None:
+  """Raises ValueError if a confidence is not in (0, 1)."""
+  if not 0 < confidence < 1:
+    raise ValueError(f"confidence must be in (0, 1), got {confidence}.")
+
+
+def count(flags: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """How many of the rounds are True, `[..., K]` from flags `[..., N, K]`."""
+  return jnp.sum(flags, axis=-2, dtype=jnp.int32).astype(dtype)
+
+
+def as_floats(array: jax.Array) -> jax.Array:
+  """The array as float32, or as float64 if it is float64."""
+  array = jnp.asarray(array)
+  return array.astype(sorting.rank_dtype(array))
+
+
+def _lacks_objectives(
+    rewards: jax.Array, weights: jax.Array, *, slates: bool
+) -> bool:
+  """True = rewards have the shape of the weights, without an axis M."""
+  shape = weights.shape
+  if weights.ndim < 1 + slates:
+    expected = "[..., N, K]" if slates else "[..., N]"
+    raise ValueError(f"weights has shape {shape}; expected {expected}.")
+  if rewards.shape == shape:
+    return True
+  if rewards.ndim == weights.ndim or rewards.shape[:-1] != shape:
+    raise ValueError(
+        f"rewards has shape {rewards.shape}; weights of shape {shape} need "
+        f"{shape} or {(*shape, 'M')}.")
+  return False
+
+
+def _check_segments(
+    segment_ids: jax.Array | None, weights: jax.Array
+) -> jax.Array | None:
+  """The cluster of each round, `[..., N]`, for weights `[..., N, K]`."""
+  if segment_ids is None:
+    return None
+  segment_ids = jnp.asarray(segment_ids)
+  if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
+    raise ValueError(
+        f"segment_ids must be integers, got {segment_ids.dtype}.")
+  return sorting.broadcast(
+      segment_ids, weights[..., 0], "segment_ids", "the rounds")

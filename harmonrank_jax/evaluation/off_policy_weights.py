@@ -1,0 +1,217 @@
+"""Importance weights, and estimates that stay useful when they are heavy.
+
+Clipping and shrinkage trade variance for bias, and `least_error_limit` chooses
+how much. `value_lower_bound` holds whatever the tails of the weights are.
+"""
+
+from collections.abc import Callable
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from harmonrank_jax.evaluation import logged_rounds
+from harmonrank_jax.evaluation import off_policy
+from harmonrank_jax.ordering import sorting
+
+
+def importance_weights(
+    target_prob: jax.Array, logging_prob: jax.Array
+) -> jax.Array:
+  """`target_prob / logging_prob` of logged actions.
+
+  An action of propensity 0 cannot have been logged, and an unknown propensity
+  gives no weight: both weights are NaN, and so is every estimate over them.
+  Masking those rounds estimates the value on the other rounds.
+
+  Args:
+    target_prob: `[...]`, probability (or density) of the logged action under
+      the target policy, at least 0.
+    logging_prob: `[...]`, the same under the logging policy, above 0.
+
+  Returns:
+    `[...]`, float32 (float64 if an argument is); NaN where a probability is
+    not finite, target_prob negative or logging_prob not positive.
+
+  Raises:
+    ValueError: if the shapes do not fit.
+
+  >>> import jax.numpy as jnp
+  >>> jax.jit(importance_weights)(
+  ...     jnp.array([0.5, 0.0, 0.5]), jnp.array([0.2, 0.2, 0.0]))
+  Array([2.5, 0. , nan], dtype=float32)
+  """
+  target_prob = logged_rounds.as_floats(target_prob)
+  logging_prob = logged_rounds.as_floats(logging_prob)
+  target_prob = sorting.broadcast(
+      target_prob, logging_prob, "target_prob", "logging_prob")
+  weights = target_prob / logging_prob
+  usable = (target_prob >= 0) & (logging_prob > 0) & jnp.isfinite(logging_prob)
+  return jnp.where(usable & jnp.isfinite(weights), weights, jnp.nan)
+
+
+def shrink_weights(
+    weights: jax.Array, limit: float | jax.Array
+) -> jax.Array:
+  """Optimistic shrinkage, `limit w / (w^2 + limit)`.
+
+  No result exceeds `sqrt(limit) / 2`, and weights far above `sqrt(limit)` go
+  to 0: the model alone estimates rounds that the logging policy hardly ever
+  draws. As the limit goes to 0, a doubly robust estimate becomes that of the
+  direct method.
+
+  Args:
+    weights: `[...]`, at least 0.
+    limit: lambda of the paper, at least 0, broadcasts; inf changes nothing. A
+      traced limit below 0 counts as 0.
+
+  Returns:
+    `[...]`, float32 (float64 for float64 weights).
+
+  Raises:
+    ValueError: if a static limit is negative.
+
+  References:
+    Su, Dimakopoulou, Krishnamurthy and Dudik, "Doubly robust off-policy
+    evaluation with shrinkage", ICML 2020, section 4.
+
+  >>> import jax.numpy as jnp
+  >>> jax.jit(shrink_weights)(jnp.array([0.0, 10.0, 1e20]), 100.0)
+  Array([0.e+00, 5.e+00, 1.e-18], dtype=float32)
+  """
+  if isinstance(limit, (int, float)) and not limit >= 0:
+    raise ValueError(f"limit must be at least 0, got {limit}.")
+  weights = logged_rounds.as_floats(weights)
+  limit = jnp.asarray(limit, weights.dtype)
+  # In this order a large weight does not overflow, and an infinite limit is 1.
+  shrunk = weights / (1 + weights * (weights / jnp.where(limit > 0, limit, 1)))
+  return jnp.where(limit > 0, shrunk, 0 * weights)
+
+
+def least_error_limit(
+    estimate_fn: Callable[[jax.Array], off_policy.OffPolicyValue],
+    limits: jax.Array,
+) -> jax.Array:
+  """The limit of clipping or shrinkage with the least estimated error.
+
+  The mean squared error of an estimate is approximated by variance plus
+  squared bias,
+
+    standard_error^2 + max(0, (value - value at inf)^2 - e^2),
+
+  with e the standard error of that difference, the amount by which its square
+  is too large on average. Without this correction one huge weight makes the
+  difference as large as the variance to be saved, and the choice is random.
+  Large weights that the log did not draw are not accounted for, and the
+  interval at the chosen limit ignores that the limit was chosen.
+
+  Args:
+    estimate_fn: maps a scalar limit to an estimate; the estimate at inf is the
+      reference for the bias.
+    limits: `[L]`, in any order; may hold 0 and inf.
+
+  Returns:
+    One of the limits, `[...]` like `value`: with M objectives each has its
+    own. NaN where no error is defined.
+
+  Raises:
+    ValueError: if limits is not `[L]` with L at least 1.
+
+  References:
+    Su et al., ICML 2020, also choose by variance and squared bias, with upper
+    bounds of the bias instead of an estimate.
+
+  >>> import jax.numpy as jnp
+  >>> rewards, weights = jnp.array([1, 0, 1, 0]), jnp.array([2.0, 1, 1, 4])
+  >>> estimate_fn = lambda limit: off_policy.off_policy_value(
+  ...     rewards, weights, weight_fn=lambda w: jnp.minimum(w, limit))
+  >>> jax.jit(lambda limits: least_error_limit(estimate_fn, limits))(
+  ...     jnp.array([1.0, 3.0, 5.0]))
+  Array(1., dtype=float32)
+  """
+  limits = logged_rounds.as_floats(limits)
+  if limits.ndim != 1 or not limits.size:
+    raise ValueError(
+        f"limits has shape {limits.shape}; expected [L], L at least 1.")
+  unbiased = estimate_fn(jnp.full((), jnp.inf, limits.dtype))
+
+  def squared_error(limit):
+    estimate = estimate_fn(limit)
+    bias = jnp.square(estimate.value - unbiased.value) - jnp.sum(
+        jnp.square(estimate.influence - unbiased.influence), axis=-1)
+    error = jnp.square(estimate.standard_error) + jnp.maximum(bias, 0)
+    # argmin would choose a NaN.
+    return jnp.where(jnp.isnan(error), jnp.inf, error)
+
+  errors = lax.map(squared_error, limits)
+  return jnp.where(jnp.all(jnp.isinf(errors), axis=0), jnp.nan,
+                   limits[jnp.argmin(errors, axis=0)])
+
+
+def value_lower_bound(
+    rewards: jax.Array,
+    weights: jax.Array,
+    *,
+    limit: float | jax.Array,
+    where: jax.Array | None = None,
+    confidence: float = 0.95,
+) -> jax.Array:
+  """A lower bound of the target policy's value, however heavy the tails.
+
+  Empirical Bernstein bound on the mean of `y = min(w reward, limit)`, which is
+  at most the value:
+
+    mean y - sqrt(2 var(y) log(2 / d) / N) - 7 limit log(2 / d) / (3 (N - 1)),
+
+  d = 1 - confidence, and at least 0. It holds for every N if rewards are not
+  negative, rounds are independent, propensities are right and the limit does
+  not depend on these rounds. The last term is small only for a `limit` far
+  below N times the value. There is no such bound from above.
+
+  Args:
+    rewards: `[..., N]` or `[..., N, M]`, at least 0.
+    weights: `[..., N]`, at least 0.
+    limit: scalar above 0 at which weighted rewards are cut; a traced limit
+      below 0 counts as 0, which gives the bound 0.
+    where: `[..., N]` bool, True = valid.
+    confidence: in (0, 1), one-sided.
+
+  Returns:
+    `[...]` or `[..., M]`, at least 0; NaN where a valid reward or weight is
+    negative or not finite.
+
+  Raises:
+    ValueError: if shapes do not fit, a static limit is not positive or
+      `confidence` is out of range.
+
+  References:
+    Maurer and Pontil, "Empirical Bernstein bounds and sample-variance
+    penalization", COLT 2009, theorem 4; Thomas, Theocharous and Ghavamzadeh,
+    "High-confidence off-policy evaluation", AAAI 2015, for its use.
+
+  >>> import jax.numpy as jnp
+  >>> bound = jax.jit(lambda r, w: value_lower_bound(r, w, limit=1.0))
+  >>> print(f"{bound(jnp.ones(200), jnp.ones(200)):.4f}")
+  0.9567
+  """
+  if isinstance(limit, (int, float)) and not limit > 0:
+    raise ValueError(f"limit must be positive, got {limit}.")
+  logged_rounds.check_confidence(confidence)
+  log = logged_rounds.check_rounds(
+      rewards, weights, where=where, slates=False)
+  terms = (log.rewards * log.weights[..., None])[..., 0, :]
+  good = jnp.all((log.rewards >= 0) & jnp.isfinite(terms)[..., None, :],
+                 axis=(-3, -2))
+  limit = jnp.maximum(jnp.asarray(limit, terms.dtype), 0)
+  terms = jnp.clip(terms, 0, limit)
+  count = logged_rounds.count(log.valid, terms.dtype)
+  mean = jnp.sum(terms, axis=-2) / jnp.maximum(count, 1)
+  deviations = jnp.where(log.valid, terms - mean[..., None, :], 0)
+  rest = jnp.maximum(count - 1, 1)
+  variance = jnp.sum(jnp.square(deviations), axis=-2) / rest
+  log_odds = jnp.log(2 / (1 - jnp.asarray(confidence, terms.dtype)))
+  bound = (mean - jnp.sqrt(2 * variance * log_odds / jnp.maximum(count, 1))
+           - 7 * limit * log_odds / (3 * rest))
+  bound = jnp.where(count > 1, jnp.maximum(bound, 0), 0)
+  bound = jnp.where(good, bound, jnp.nan)
+  return bound[..., 0] if log.squeeze else bound

@@ -1,0 +1,46 @@
+"""Off-policy values of slates: slots that are missing."""
+
+import jax
+import numpy as np
+import pytest
+
+from harmonrank_jax.evaluation import off_policy_slates
+from tests.evaluation import off_policy_logs as logs
+
+SLOTS = logs.SLOTS
+
+
+def test_slates_with_slots_missing():
+  log = jax.tree.map(lambda x: x[0], logs.WORLD.log((1, 40)))
+  where = np.random.default_rng(0).random((40, SLOTS)) < 0.6
+  is_round = where.any(-1)
+  empty = lambda x: np.where(where[..., None], x, 0)
+  q, v = log.predicted_rests, log.predicted_rest_values
+  estimate = jax.jit(lambda rewards, weights, q, v, where: (
+      off_policy_slates.cascade_slate_value(
+          rewards, weights, predicted_rewards=q, predicted_values=v,
+          where=where)))
+  garbage = lambda x: np.where(
+      where.reshape(where.shape + (1,) * (x.ndim - 2)), x, np.nan)
+  result = estimate(garbage(log.rewards), garbage(log.weights), garbage(q),
+                    garbage(v), where)
+  # A slot that is not there is one without reward, which changes no weight.
+  expected = estimate(
+      empty(log.rewards), np.where(where, log.weights, 1), empty(q), empty(v),
+      np.broadcast_to(is_round[:, None], where.shape))
+  np.testing.assert_allclose(result.value, expected.value, rtol=1e-6)
+  np.testing.assert_allclose(
+      result.standard_error, expected.standard_error, rtol=1e-5)
+  products = np.cumprod(np.where(where, log.weights, 1), axis=-1)
+  np.testing.assert_allclose(
+      result.mean_weight, [products[where[:, k], k].mean()
+                           for k in range(SLOTS)], rtol=1e-5)
+  assert result.num_rounds == is_round.sum()
+
+
+@pytest.mark.parametrize("estimator", [
+    off_policy_slates.independent_slate_value,
+    off_policy_slates.cascade_slate_value], ids=["independent", "cascade"])
+def test_a_log_without_slots_is_refused(estimator):
+  with pytest.raises(ValueError, match=r"weights .*\[..., N, K\]"):
+    jax.eval_shape(lambda: estimator(np.zeros(3), np.zeros(3)))
