@@ -61,11 +61,11 @@ from harmonrank_jax.reranker.augmentation import augment
 from harmonrank_jax.reranker.fidelity import Fidelity
 from harmonrank_jax.reranker.fidelity import fidelity
 from harmonrank_jax.reranker.response import Exposures
-from harmonrank_jax.reranker.response import Response
-from harmonrank_jax.reranker.response import ResponseFit
-from harmonrank_jax.reranker.response import fit_response
+from harmonrank_jax.reranker.response import ResponseModel
+from harmonrank_jax.reranker.response_fit import ResponseFit
+from harmonrank_jax.reranker.response_fit import fit_response
 from harmonrank_jax.reranker.rollout import simulate
-from harmonrank_jax.reranker.score_calibration import cross_entropy_search
+from harmonrank_jax.reranker.search import cross_entropy_search
 from harmonrank_jax.reranker.simulator import Simulator
 
 __all__ = [
@@ -81,8 +81,8 @@ __all__ = [
     "PepNetConfig",
     "Platt",
     "ProfileEncoder",
-    "Response",
     "ResponseFit",
+    "ResponseModel",
     "Simulator",
     "Slate",
     "SoftAucDiagnostics",

@@ -36,11 +36,11 @@ class Spread(NamedTuple):
 
 def augment(
     key: jax.Array,
-    replicates: response_lib.Response,
+    replicates: response_lib.ResponseModel,
     arrivals: jax.Array,
     *,
     spread: Spread,
-) -> tuple[response_lib.Response, jax.Array]:
+) -> tuple[response_lib.ResponseModel, jax.Array]:
   """Draws a world.
 
   Args:
@@ -55,7 +55,7 @@ def augment(
   >>> import jax
   >>> import jax.numpy as jnp
   >>> ones = jnp.ones(2)
-  >>> replicates = response_lib.Response(
+  >>> replicates = response_lib.ResponseModel(
   ...     ones, jnp.zeros((2, 3)), jnp.zeros((2, 3, 96)), 0.1 * ones,
   ...     0.9 * ones, 0 * ones, jnp.ones((2, 5)), 0.1 * ones, 0 * ones)
   >>> world, arrivals = augment(

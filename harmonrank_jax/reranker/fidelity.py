@@ -61,7 +61,7 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(
-    response: response_lib.Response,
+    response: response_lib.ResponseModel,
     exposures: response_lib.Exposures,
     *,
     is_random: jax.Array | None = None,
@@ -85,7 +85,8 @@ def fidelity(
   where, clicks = jnp.asarray(exposures.where), jnp.asarray(exposures.clicks)
   shape = clicks.shape
   fresh = response_lib.faded_exposures(
-      exposures, num_categories=num_categories, recovery=response.recovery)
+      exposures, num_categories=num_categories,
+      fading=response_lib.fading_time(response.recovery))
   fresh = jnp.take_along_axis(fresh, exposures.categories, axis=1)
   hour = (exposures.time * (NUM_HOURS / response_lib.NUM_WINDOWS)).astype(
       jnp.int32)

@@ -76,7 +76,7 @@ class Params(NamedTuple):
   """
 
   pool: Pool
-  response: response_lib.Response
+  response: response_lib.ResponseModel
   arrivals: jax.Array
   activity: jax.Array
   base: jax.Array
@@ -466,7 +466,7 @@ class Simulator:
 
   def _responded(
       self, page: Page, window: jax.Array, fatigue: jax.Array,
-      dice: jax.Array, response: response_lib.Response
+      dice: jax.Array, response: response_lib.ResponseModel
   ) -> Page:
     """Clicks, dismissals, and what was to be expected of them."""
     odds = response_lib.attraction(

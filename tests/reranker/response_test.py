@@ -1,6 +1,5 @@
-"""Responses against enumerated paths, and fits against the simulated truth."""
+"""Click probabilities against enumerated paths and arithmetic by hand."""
 
-import functools
 import itertools
 
 import jax
@@ -14,32 +13,13 @@ from tests.reranker import worlds
 
 PATTERNS = np.array(list(itertools.product((False, True), repeat=4)))
 POSITIONS = PATTERNS.shape[1]
-# Slates of a day.
-VISITS = 3
+VISITS = 3  # Slates of a day.
 NUM_CATEGORIES = worlds.CATEGORIES
-traces = []
-
-
-@jax.jit
-def fit(exposures, key):
-  traces.append(exposures.clicks.shape)
-  return response_lib.fit_response(
-      exposures, num_categories=NUM_CATEGORIES, num_replicates=200, key=key)
-
 
 probabilities = jax.jit(response_lib.click_probabilities)
 faded = jax.jit(lambda exposures, recovery: response_lib.faded_exposures(
-    exposures, num_categories=NUM_CATEGORIES, recovery=recovery))
-
-
-@functools.cache
-def log(seed=0):
-  return worlds.log_of(worlds.default_params(), seed)
-
-
-@functools.cache
-def fitted():
-  return worlds.arrays(fit(log(), jax.random.key(0)))
+    exposures, num_categories=NUM_CATEGORIES,
+    fading=response_lib.fading_time(recovery)))
 
 
 def all_patterns(seed=0):
@@ -179,244 +159,48 @@ def test_faded_exposures_one_by_one(recovery):
     assert (found[::VISITS] == 0).all() and expected.max() > 0.9
 
 
-def numbers(response):
-  """Parameters `[..., P]` and their names; demand at every third hour."""
-  values = {
-      "scale": response.scale[..., None], "level": response.level,
-      "demand": response.demand[..., ::12].reshape(
-          *response.scale.shape, -1),
-      "fatigue": response.fatigue[..., None],
-      "recovery": response.recovery[..., None],
-      "redundancy": response.redundancy[..., None],
-      "examination": response.examination[..., 1:],
-      "stop": response.stop[..., None], "dismiss": response.dismiss[..., None]}
-  names = np.concatenate([
-      np.full(value.shape[-1], name) for name, value in values.items()])
-  return names, np.concatenate(list(values.values()), axis=-1)
-
-
-def assert_recovered(found, truth):
-  """Nearly all within two and a half standard deviations."""
-  names, estimate = numbers(found.response)
-  _, expected = numbers(worlds.arrays(truth))
-  spread = numbers(found.replicates)[1].std(axis=0)
-  score = np.abs(estimate - expected) / spread
-  assert found.is_converged
-  assert np.isfinite(score).all() and (spread < 0.5).all()
-  off = dict(zip(names, score.round(1), strict=True))
-  assert (score < 2.5).mean() > 0.9 and score.max() < 4.5, off
-
-
-def test_a_simulated_world_is_recovered_from_its_log():
-  found = fitted()
-  assert_recovered(found, worlds.make_response())
-  # What users tire of is felt, and its fading known.
-  spread = np.std(found.replicates.fatigue)
-  assert found.response.fatigue > 6 * spread
-  assert np.std(found.replicates.recovery) < 0.04
-  alone = worlds.arrays(fit(log()._replace(
-      day_ids=np.arange(worlds.ROWS, dtype=np.int32)), jax.random.key(0)))
-  assert found.log_likelihood > alone.log_likelihood + 50
-
-
-def test_the_likelihood_is_that_of_the_click_probabilities():
-  found, exposures = fitted(), log()
-  p = np.asarray(probabilities(found.response, exposures), np.float64)
-  terms = np.where(exposures.clicks, np.log(np.maximum(p, 1e-12)),
-                   np.log1p(-p))
-  np.testing.assert_allclose(
-      terms[exposures.where].sum(), found.log_likelihood, rtol=1e-5)
-  # No neighbour is much better: the prior alone holds the fit back.
-  for name in ("scale", "fatigue", "redundancy", "recovery", "stop"):
-    for step in (-0.02, 0.02):
-      value = getattr(found.response, name) * (1 + step)
-      p = np.asarray(probabilities(
-          found.response._replace(**{name: value}), exposures), np.float64)
-      moved = np.where(exposures.clicks, np.log(np.maximum(p, 1e-12)),
-                       np.log1p(-p))[exposures.where].sum()
-      assert moved < found.log_likelihood + 0.2, name
-
-
-def test_causes_that_are_not_there_are_not_found():
-  truth = worlds.make_response(
-      fatigue=0.0, redundancy=0.0, stop=1e-4, dismiss=0.0,
-      demand=np.zeros((NUM_CATEGORIES, worlds.WINDOWS)))
-  exposures = worlds.log_of(worlds.make_params(response=truth))
-  found = worlds.arrays(fit(exposures, jax.random.key(0)))
-  assert abs(found.response.fatigue) < 0.03
-  assert abs(found.response.redundancy) < 0.35
-  assert found.response.stop < 0.02 and found.response.dismiss == 0
-  spread = found.replicates.demand.std(axis=0)
-  assert np.abs(found.response.demand).max() < 0.3
-  assert (np.abs(found.response.demand) < 2.5 * spread).mean() > 0.9
-  assert found.replicates.dismiss.max() == 0
-
-
-def test_replicates_are_days_drawn_again():
-  found = fitted()
-  exposures = log()
-  could = exposures.where & ~exposures.clicks
-  days = exposures.day_ids
-  dismissed = np.bincount(days, (could & exposures.dismissed).sum(1))
-  unclicked = np.bincount(days, could.sum(1))
-  rate = dismissed.sum() / unclicked.sum()
-  np.testing.assert_allclose(found.response.dismiss, rate, rtol=1e-5)
-  # Of a ratio of sums over days.
-  error = np.sqrt(np.square(dismissed - rate * unclicked).sum()
-                  ) / unclicked.sum()
-  np.testing.assert_allclose(found.replicates.dismiss.std(), error, rtol=0.2)
-  _, replicates = numbers(found.replicates)
-  _, estimate = numbers(found.response)
-  np.testing.assert_allclose(
-      replicates.mean(axis=0), estimate,
-      atol=4 * (replicates.std(axis=0) / np.sqrt(len(replicates))).max())
-  again = fit(exposures, jax.random.key(1))
-  assert (np.asarray(again.response.level) == found.response.level).all()
-  assert (np.asarray(again.replicates.level) != found.replicates.level).any()
-
-
-def test_of_coins_the_rate_and_its_error_are_known():
-  rng = np.random.default_rng(0)
-  first = np.zeros((worlds.ROWS, worlds.SLOTS), bool)
-  first[:, 0] = True
-  zeros = np.zeros(first.shape, np.float32)
-  heads = (rng.random(worlds.ROWS) < 0.3)[:, None] & first
-  found = worlds.arrays(fit(response_lib.Exposures(
-      zeros, zeros.astype(log().categories.dtype), zeros, heads,
-      zeros.astype(bool), first,
-      rng.uniform(0, worlds.WINDOWS, worlds.ROWS).astype(np.float32),
-      np.arange(worlds.ROWS, dtype=np.int32)), jax.random.key(0)))
-  rate = heads[:, 0].mean()
-  error = 1 / np.sqrt(worlds.ROWS * rate * (1 - rate))
-  np.testing.assert_allclose(
-      found.response.level[0], special.logit(rate), atol=0.1 * error + 2e-3)
-  np.testing.assert_allclose(
-      found.replicates.level[:, 0].std(), error, rtol=0.2)
-  # Of the others nothing is known: they stay at their priors.
-  np.testing.assert_array_equal(found.response.level[1:], 0)
-  np.testing.assert_array_equal(found.replicates.level[:, 1:], 0)
-
-
-def spoiled(exposures):
-  """Garbage where nothing was shown."""
-  where, rng = exposures.where, np.random.default_rng(0)
-  put = lambda values, garbage: np.where(where, values, garbage).astype(
-      values.dtype)
-  return exposures._replace(
-      log_odds=put(exposures.log_odds, np.nan),
-      categories=put(
-          exposures.categories, rng.choice([-7, 1, 99], where.shape)),
-      similarity=put(exposures.similarity, np.inf),
-      clicks=put(exposures.clicks, True),
-      dismissed=put(exposures.dismissed, True))
-
-
-def with_holes():
-  exposures = log()
-  holes = np.random.default_rng(1).random(exposures.where.shape) < 0.2
-  where = exposures.where & ~holes
-  clear = lambda values: np.where(where, values, 0).astype(values.dtype)
-  return response_lib.Exposures(
-      *map(clear, exposures[:5]), where, *exposures[6:])
-
-
 def test_garbage_where_nothing_was_shown_changes_nothing():
-  clean = with_holes()
-  garbage = spoiled(clean)
-  key = jax.random.key(0)
-  compare = lambda one, other: jax.tree.map(
-      np.testing.assert_array_equal, one, other)
-  compare(fit(garbage, key), fit(clean, key))
   response, clean = worlds.make_response(), all_patterns()
   clean = clean._replace(clicks=clean.clicks & clean.where)
-  garbage = spoiled(clean)
-  found = np.asarray(probabilities(response, garbage))
-  compare(found, probabilities(response, clean))
-  assert (found[~clean.where] == 0).all()
-  compare(faded(garbage, 0.9), faded(clean, 0.9))
+  garbage = worlds.spoiled(clean)
+  result = np.asarray(probabilities(response, garbage))
+  np.testing.assert_array_equal(result, probabilities(response, clean))
+  assert (result[~clean.where] == 0).all()
+  np.testing.assert_array_equal(faded(garbage, 0.9), faded(clean, 0.9))
 
 
-def test_days_may_have_any_numbers():
-  exposures = log()
-  names = np.random.default_rng(0).permutation(
-      np.arange(-500, 500, dtype=np.int32))
-  renamed = fit(exposures._replace(day_ids=names[exposures.day_ids]),
-                jax.random.key(0))
-  jax.tree.map(np.testing.assert_array_equal, worlds.arrays(renamed), fitted())
+def test_attraction_by_hand():
+  response = worlds.make_response(
+      scale=2.0, level=[0.0, 0.5, 0.0, 0.0], fatigue=0.1, redundancy=0.3,
+      demand=np.full((NUM_CATEGORIES, worlds.WINDOWS), 0.25))
+  result = response_lib.attraction(
+      response, jnp.float32(-1.0), jnp.int32(1), jnp.int32(3),
+      jnp.float32(4.0), jnp.float32(0.5))
+  np.testing.assert_allclose(
+      result, 2.0 * -1.0 + 0.5 + 0.25 - 0.1 * 4 - 0.3 * 0.5, rtol=1e-6)
 
 
-def test_a_log_without_slates_gives_the_prior():
-  nothing = log()._replace(where=np.zeros((worlds.ROWS, worlds.SLOTS), bool))
-  found = worlds.arrays(fit(spoiled(nothing), jax.random.key(0)))
-  assert found.is_converged and found.log_likelihood == 0
-  expected = worlds.make_response(
-      scale=1.0, level=np.zeros(NUM_CATEGORIES),
-      demand=np.zeros((NUM_CATEGORIES, worlds.WINDOWS)), fatigue=0.0,
-      recovery=np.exp(-1 / 12), redundancy=0.0,
-      examination=[1.0, *[special.expit(2)] * (worlds.SLOTS - 1)],
-      stop=special.expit(-3), dismiss=0.0)
-  for one, other in zip(found.response, worlds.arrays(expected), strict=True):
-    np.testing.assert_allclose(one, other, rtol=1e-5)
-  jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other[0]),
-               found.response, found.replicates)
+SHORT = np.zeros((3, POSITIONS))
 
 
-def test_one_trace():
-  key = jax.random.key(0)
-  for _ in range(2):
-    fit(log(), key)
-  assert len(set(traces)) == len(traces)
+@pytest.mark.parametrize("change, message", [
+    ({"clicks": np.zeros(4, bool)}, r"exposures.clicks has shape \(4,\)"),
+    ({"log_odds": SHORT}, r"exposures.log_odds has shape \(3, 4\)"),
+    ({"categories": SHORT.astype(int)}, "exposures.categories"),
+    ({"similarity": SHORT}, "exposures.similarity"),
+    ({"dismissed": SHORT > 0}, "exposures.dismissed"),
+    ({"where": SHORT > 0}, "exposures.where"),
+    ({"time": np.zeros(3)}, r"exposures.time .*expected \(48,\)"),
+    ({"day_ids": np.zeros(3, int)}, "exposures.day_ids")],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+def test_errors_name_the_field(change, message):
+  wrong = all_patterns()._replace(**change)
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(
+        response_lib.click_probabilities, worlds.make_response(), wrong)
 
 
-def test_errors_name_the_argument():
-  exposures = all_patterns()
-  response = worlds.make_response()
-  short = np.zeros((3, POSITIONS))
-  for change, message in (
-      ({"clicks": np.zeros(4, bool)}, r"exposures.clicks has shape \(4,\)"),
-      ({"log_odds": short}, r"exposures.log_odds has shape \(3, 4\)"),
-      ({"categories": short.astype(int)}, "exposures.categories"),
-      ({"similarity": short}, "exposures.similarity"),
-      ({"dismissed": short > 0}, "exposures.dismissed"),
-      ({"where": short > 0}, "exposures.where"),
-      ({"time": np.zeros(3)}, r"exposures.time .*expected \(48,\)"),
-      ({"day_ids": np.zeros(3, int)}, "exposures.day_ids")):
-    wrong = exposures._replace(**change)
-    for call in (
-        lambda wrong=wrong: response_lib.fit_response(
-            wrong, num_categories=NUM_CATEGORIES, key=jax.random.key(0)),
-        lambda wrong=wrong: response_lib.click_probabilities(response, wrong)):
-      with pytest.raises(ValueError, match=message):
-        jax.eval_shape(call)
-  few = response._replace(examination=jnp.ones(3))
+def test_a_model_of_too_few_positions_is_refused():
+  few = worlds.make_response(examination=np.ones(3))
   with pytest.raises(ValueError, match="4 positions, the response 3"):
-    jax.eval_shape(response_lib.click_probabilities, few, exposures)
-
-
-# --- many logs ---
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 6))
-def test_other_worlds_are_recovered(seed):
-  truth = worlds.make_response(seed, fatigue=0.1 * seed, stop=0.1 * seed,
-                               recovery=1 - 0.04 * seed)
-  exposures = worlds.log_of(worlds.make_params(seed, truth), seed)
-  assert_recovered(worlds.arrays(fit(exposures, jax.random.key(seed))), truth)
-
-
-@pytest.mark.slow
-def test_bootstrap_errors_are_those_over_independent_logs():
-  results = [worlds.arrays(fit(log(seed), jax.random.key(seed)))
-             for seed in range(40)]
-  estimates = np.stack([numbers(found.response)[1] for found in results])
-  errors = np.stack([numbers(found.replicates)[1].std(axis=0)
-                     for found in results])
-  ratio = np.sqrt(np.square(errors).mean(axis=0)) / estimates.std(
-      axis=0, ddof=1)
-  # Of 40 logs a standard deviation is known to 11 %.
-  assert (ratio > 0.65).all() and (ratio < 1.55).all(), ratio
-  assert 0.9 < np.median(ratio) < 1.12
-  bias = estimates.mean(axis=0) - numbers(
-      worlds.arrays(worlds.make_response()))[1]
-  assert (np.abs(bias) < errors.mean(axis=0)).all()
+    jax.eval_shape(response_lib.click_probabilities, few, all_patterns())

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
@@ -212,55 +211,3 @@ def test_without_a_log_predictions_stay_what_they_were(method):
   found = calibrated(method, nothing)
   np.testing.assert_allclose(found.base, ASKED, atol=1e-5)
   assert np.abs(found.shift).max() < 1e-5
-
-
-# --- search ---
-
-
-OPTIMUM = np.array([0.4, -0.7, 0.0, 1.0])
-
-
-@jax.jit
-def search(key, noise):
-  def score(key, numbers):
-    error = jnp.sum((numbers - OPTIMUM) ** 2)
-    # The same dice for all samples of a round, as a simulator has them.
-    common, tilt = jax.random.normal(key), jax.random.normal(key, (4,))
-    return -error + noise * (5 * common + 0.2 * tilt @ numbers)
-  return calibration.cross_entropy_search(score, 4, key=key)
-
-
-def test_a_search_finds_the_top_of_a_noisy_hill():
-  for noise, tolerance in ((0.0, 0.05), (1.0, 0.25)):
-    found = jax.tree.map(
-        np.asarray, search(jax.random.key(0), noise))
-    np.testing.assert_allclose(found.mean, OPTIMUM, atol=tolerance)
-    assert found.history.shape == (20,)
-    assert (found.spread < 0.25).all()
-  found = search(jax.random.key(0), 0.0)
-  assert found.history[-1] > found.history[0] + 0.5
-  assert found.history[-1] > -0.02
-  assert np.isfinite(jnp.concatenate(found)).all()
-  other = search(jax.random.key(1), 0.0)
-  assert (np.asarray(other.mean) != np.asarray(found.mean)).all()
-
-
-def test_a_search_of_one_round_by_hand():
-  key = jax.random.key(3)
-  found = jax.jit(lambda key: calibration.cross_entropy_search(
-      lambda _, numbers: numbers[0], 1, key=key, num_rounds=1, population=8,
-      elite_share=0.5, initial_spread=2.0))(key)
-  draw_key = jax.random.split(jax.random.split(key, 1)[0])[0]
-  best = np.sort(2 * np.asarray(jax.random.normal(draw_key, (8, 1))[:, 0]))[4:]
-  np.testing.assert_allclose(found.mean, [best.mean()], rtol=1e-5)
-  np.testing.assert_allclose(
-      found.spread, [best.std() + 0.2 * 2.0], rtol=1e-5)
-  np.testing.assert_allclose(found.history, [best.mean()], rtol=1e-5)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.01, 1.2])
-def test_an_elite_of_none_is_an_error(share):
-  with pytest.raises(ValueError, match=f"elite_share {share} of 32 samples"):
-    calibration.cross_entropy_search(
-        lambda key, numbers: numbers[0], 1, key=jax.random.key(0),
-        elite_share=share)

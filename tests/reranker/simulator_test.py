@@ -10,7 +10,6 @@ import pytest
 from scipy import special
 from scipy import stats
 
-from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import simulator
 from tests.diversity import reference
 from tests.reranker import worlds
@@ -731,14 +730,3 @@ def test_errors_of_the_world_name_the_argument():
   large = dataclasses.replace(RULES, num_candidates=41)
   with pytest.raises(ValueError, match="40 places; requests have 41"):
     jax.eval_shape(large.reset, jax.random.key(0), params)
-
-
-def test_attraction_by_hand():
-  response = worlds.make_response(
-      scale=2.0, level=[0.0, 0.5, 0.0, 0.0], fatigue=0.1, redundancy=0.3,
-      demand=np.full((CATEGORIES, WINDOWS), 0.25))
-  found = response_lib.attraction(
-      response, jnp.float32(-1.0), jnp.int32(1), jnp.int32(3),
-      jnp.float32(4.0), jnp.float32(0.5))
-  np.testing.assert_allclose(
-      found, 2.0 * -1.0 + 0.5 + 0.25 - 0.1 * 4 - 0.3 * 0.5, rtol=1e-6)

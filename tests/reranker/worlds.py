@@ -37,7 +37,7 @@ def make_response(seed=0, **changes):
       "demand": 0.5 * np.cos(2 * np.pi * (windows - phases) / WINDOWS),
       "fatigue": 0.25, "recovery": 0.9, "redundancy": 1.0,
       "examination": np.linspace(1, 0.5, SLOTS), "stop": 0.2, "dismiss": 0.1}
-  return response_lib.Response(**{
+  return response_lib.ResponseModel(**{
       name: jnp.asarray(value, jnp.float32)
       for name, value in {**values, **changes}.items()})
 
@@ -99,3 +99,17 @@ def log_of(params, seed=0, calls=20):
   exposures = response_lib.Exposures(*padded)
   exposures.day_ids[ROWS - missing:] = DAYS * calls
   return exposures
+
+
+def spoiled(exposures):
+  """Garbage where nothing was shown."""
+  where, rng = exposures.where, np.random.default_rng(0)
+  put = lambda values, garbage: np.where(where, values, garbage).astype(
+      values.dtype)
+  return exposures._replace(
+      log_odds=put(exposures.log_odds, np.nan),
+      categories=put(
+          exposures.categories, rng.choice([-7, 1, 99], where.shape)),
+      similarity=put(exposures.similarity, np.inf),
+      clicks=put(exposures.clicks, True),
+      dismissed=put(exposures.dismissed, True))
