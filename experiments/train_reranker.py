@@ -45,7 +45,7 @@ from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
-from harmonrank_jax.reranker import score_calibration as calibration
+from harmonrank_jax.reranker import search
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 PRESETS = ("modern", "document")
@@ -426,7 +426,7 @@ def _search(
     excess = jnp.maximum(outcome.cost[:, 0].sum() / slates - target, 0)
     return clicks - excess
 
-  found = jax.jit(lambda params, key: calibration.cross_entropy_search(
+  found = jax.jit(lambda params, key: search.cross_entropy_search(
       functools.partial(score, params), page.action_size, key=key,
       num_rounds=15, population=24, initial_spread=0.3))(
           params, jax.random.key(config.seed))

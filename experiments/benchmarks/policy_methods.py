@@ -87,7 +87,7 @@ def make_params(shape: Shape, seed: int) -> simulator_lib.Params:
       where=jnp.ones(places, bool))
   return simulator_lib.Params(
       pool=pool,
-      response=response_lib.Response(**{
+      response=response_lib.ResponseModel(**{
           name: narrow(value) for name, value in response.items()}),
       arrivals=narrow(rng.dirichlet(np.full(len(windows), 5.0))),
       activity=narrow(rng.uniform(8, 40, shape.users)),

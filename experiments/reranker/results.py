@@ -13,6 +13,7 @@ from experiments.reranker import world as home_page
 from experiments.runs import errors
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 
@@ -33,12 +34,12 @@ class World(NamedTuple):
 
   log: home_log.HomeLog
   held_out: home_log.HomeLog
-  fit: response_lib.ResponseFit
+  fit: response_fit.ResponseFit
   fidelity: fidelity_lib.Fidelity
   simulator: simulator_lib.Simulator
   params: simulator_lib.Params
   judged: simulator_lib.Params
-  responses: dict[str, response_lib.Response]
+  responses: dict[str, response_lib.ResponseModel]
   floors: list[float]
 
 

@@ -12,7 +12,7 @@ from experiments.reranker import world as home_page
 from experiments.runs import loop
 from harmonrank_jax.reranker import paired
 from harmonrank_jax.reranker import ppo
-from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
 
@@ -54,7 +54,7 @@ class PageTask:
   """PPO in many augmented worlds, all seeds in one compiled update."""
 
   def __init__(
-      self, recipe: Recipe, fit: response_lib.ResponseFit,
+      self, recipe: Recipe, fit: response_fit.ResponseFit,
       params: simulator_lib.Params, *, num_seeds: int, seed: int,
   ):
     """Draws the worlds.

@@ -21,13 +21,15 @@ from harmonrank_jax.reranker import augmentation
 from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import score_calibration as calibration
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 NUM_WINDOWS = simulator_lib.NUM_WINDOWS
 # Fixed before anything was compared.
-WORLDS: dict[str, Callable[[response_lib.Response], response_lib.Response]] = {
+WORLDS: dict[str, Callable[
+    [response_lib.ResponseModel], response_lib.ResponseModel]] = {
     "held_out": lambda r: r,
     "tiring": lambda r: r._replace(fatigue=1.5 * r.fatigue),
     "tidal": lambda r: r._replace(demand=1.5 * r.demand),
@@ -51,16 +53,16 @@ _PROBE_THETAS = (0.02, 0.995)
 
 def fit_response(
     log: home_log.HomeLog, num_categories: int, *, seed: int
-) -> response_lib.ResponseFit:
+) -> response_fit.ResponseFit:
   """How the users of a log respond."""
   return jax.jit(functools.partial(
-      response_lib.fit_response, num_categories=num_categories))(
+      response_fit.fit_response, num_categories=num_categories))(
           jax.tree.map(jnp.asarray, log.exposures), key=jax.random.key(seed))
 
 
 def make_params(
     log: home_log.HomeLog, drawn: tuple[simulator_lib.Pool, np.ndarray],
-    response: response_lib.Response, arrivals: np.ndarray, *, theta: float,
+    response: response_lib.ResponseModel, arrivals: np.ndarray, *, theta: float,
     values: Sequence[float], log_value_counts: bool,
 ) -> simulator_lib.Params:
   """A world with the users and candidates of a log, scores as predicted.
@@ -97,9 +99,9 @@ def calibrated(
 
 
 def training_worlds(
-    fit: response_lib.ResponseFit, arrivals: jax.Array, count: int, *,
+    fit: response_fit.ResponseFit, arrivals: jax.Array, count: int, *,
     seed: int,
-) -> tuple[response_lib.Response, jax.Array]:
+) -> tuple[response_lib.ResponseModel, jax.Array]:
   """Augmented responses and arrivals, `[count, ...]`."""
   keys = jax.random.split(jax.random.key(seed), count)
   return jax.jit(jax.vmap(
@@ -116,8 +118,8 @@ WORLD_AXES = simulator_lib.Params._make(
 
 
 def evaluation_worlds(
-    response: response_lib.Response
-) -> dict[str, response_lib.Response]:
+    response: response_lib.ResponseModel
+) -> dict[str, response_lib.ResponseModel]:
   """Responses by the name of their world, the static one last."""
   worlds = {name: change(response) for name, change in WORLDS.items()}
   worlds[STATIC_WORLD] = response._replace(
@@ -204,7 +206,7 @@ def controller(
 
 
 def judge(
-    response: response_lib.Response, held_out: home_log.HomeLog
+    response: response_lib.ResponseModel, held_out: home_log.HomeLog
 ) -> fidelity_lib.Fidelity:
   """How the fit to one log predicts another."""
   return jax.jit(fidelity_lib.fidelity)(

@@ -17,6 +17,7 @@ from experiments.reranker import task as page_task
 from experiments.reranker import world as home_page
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 SECTIONS = [
@@ -73,7 +74,7 @@ def make_fidelity(rng, num_categories, num_slots):
 
 def make_world(rng, categories, page):
   num_categories, num_slots = len(categories), page.num_slots
-  response = response_lib.Response(
+  response = response_lib.ResponseModel(
       f32(0.8), f32(np.zeros(num_categories)),
       f32(np.zeros((num_categories, 96))), f32(0.1), f32(0.9), f32(0.5),
       f32(np.linspace(1, 0.5, num_slots)), f32(0.1), f32(0.0))
@@ -90,7 +91,7 @@ def make_world(rng, categories, page):
       log_odds, jnp.zeros((96, num_categories)), f32(THETA),
       jnp.ones(num_categories))
   first, last = (make_log(rng, categories, num_slots) for _ in range(2))
-  fit = response_lib.ResponseFit(
+  fit = response_fit.ResponseFit(
       response, jax.tree.map(lambda leaf: leaf[None], response), f32(0),
       jnp.asarray(True))
   return page_results.World(
