@@ -10,11 +10,11 @@ from matplotlib import ticker
 from matplotlib import transforms
 import numpy as np
 
-from experiments.reranker import judging as page_policies
+from experiments.reranker import judging
 from experiments.runs import html as page
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 
-_TRAINED, _DOCUMENT = "#d9742b", "#8a5fbf"
+_TRAINED, _PAPER = "#d9742b", "#8a5fbf"
 # Of a calibration curve, fewer where the bin would have less exposures.
 _BINS, _LEAST_OF_BIN = 10, 50
 # Characters of a category's name at an axis, and above a small panel.
@@ -140,7 +140,7 @@ def color_of(name: str, is_trained: bool, is_privileged: bool) -> str:
 
 
 def paired_figure(
-    panels: dict[str, dict[str, page_policies.Interval]],
+    panels: dict[str, dict[str, judging.Interval]],
     colors: dict[str, str],
 ) -> mpl_figure.Figure:
   """Differences of CTR to ppo, a panel for each kind of world."""
@@ -197,7 +197,7 @@ def training_figure(trainings: dict[str, Training]) -> mpl_figure.Figure:
   (multiplier, violation), (variance, kl) = figure.subplots(2, 2, sharex=True)
   for name, training in trainings.items():
     # Here `color_of` would not tell the others apart.
-    color = _DOCUMENT if name == "ppo_document" else color_of(
+    color = _PAPER if name == "ppo_paper" else color_of(
         name, True, False)
     for axes, curves, style in (
         (multiplier, training.multiplier, "-"),

@@ -1,11 +1,9 @@
 """Policies of the home page side by side: the same days for each.
 
-A contender is a page (its simulator and the scores it goes by) and a function
-from observations to actions. All see the same users, requests, candidates and
-dice, so that differences between two are paired.
+All see the same users, requests, candidates and dice, so that differences
+between two policies are paired.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterable
 import functools
 import statistics
@@ -17,32 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from experiments.reranker import world as home_page
+from experiments.reranker import config as config_lib
+from experiments.reranker import limits
+from experiments.reranker import policies
+from experiments.reranker import task as task_lib
+from experiments.reranker import world as world_lib
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
-from harmonrank_jax.reranker import simulator as simulator_lib
 
-# Days above the threshold by more than this share of the feasible range count
-# as violations.
-TOLERANCE = 0.02
-
-
-class Contender(NamedTuple):
-  """One policy, or one of each seed.
-
-  Attributes:
-    simulator: the page.
-    params: the scores it goes by; the response is the world's.
-    action_fn: from weights and observations `[B, O]` to actions `[B, A]`.
-    weights: a tree of arrays; with a leading axis S if `by_seed`.
-    by_seed: whether there is one of each seed.
-  """
-
-  simulator: simulator_lib.Simulator
-  params: simulator_lib.Params
-  action_fn: Callable[[Any, jax.Array], jax.Array]
-  weights: Any
-  by_seed: bool = False
+# The static world is the last of those that are judged in.
+MOVING, STATIC = slice(0, -1), slice(-1, None)
 
 
 class Days(NamedTuple):
@@ -87,78 +69,8 @@ class Interval(NamedTuple):
   high: float
 
 
-class Judge:
-  """Simulates contenders, each page and kind of policy compiled once."""
-
-  def __init__(
-      self, worlds: Iterable[Any], *, num_seeds: int, num_days: int,
-      users_per_day: int, seed: int,
-  ):
-    self._worlds = list(worlds)
-    self._num_seeds, self._num_days = num_seeds, num_days
-    self._users_per_day, self._seed = users_per_day, seed
-    self._compiled: dict[Any, Any] = {}
-
-  def __call__(self, contender: Contender) -> Days:
-    """All days of a contender."""
-    run = self._run(contender.simulator, contender.action_fn)
-    found = []
-    for seed in range(self._num_seeds):
-      weights = contender.weights
-      if contender.by_seed:
-        weights = ppo.take_one(weights, seed)
-      # Each seed has days of its own, the same ones in all worlds.
-      key = jax.random.fold_in(jax.random.key(self._seed), seed)
-      found.append([
-          run(weights, contender.params._replace(response=response), key)
-          for response in self._worlds])
-    return jax.tree.map(
-        lambda *leaves: np.stack(leaves).reshape(
-            self._num_seeds, len(self._worlds), *leaves[0].shape),
-        *[Days(*map(np.asarray, days)) for row in found for days in row])
-
-  def _run(self, simulator, action_fn):
-    if (simulator, action_fn) not in self._compiled:
-      num_users = self._num_days * self._users_per_day
-
-      def run(weights, params, key):
-        outcome = rollout.simulate(
-            simulator, params, functools.partial(action_fn, weights), key=key,
-            num_users=num_users)
-        of_day = lambda values: jnp.sum(values.reshape(
-            self._num_days, self._users_per_day, -1), axis=1)
-        return Days._make((
-            of_day(outcome.clicks), of_day(outcome.exposures),
-            of_day(outcome.reward), of_day(outcome.cost)[:, 0],
-            of_day(outcome.counted)[:, 0],
-            jnp.full(self._num_days, self._users_per_day)))
-
-      self._compiled[simulator, action_fn] = jax.jit(run)
-    return self._compiled[simulator, action_fn]
-
-
-def constant_action(weights: jax.Array, observations: jax.Array) -> jax.Array:
-  """The same action for all: `[A]` to `[B, A]`."""
-  return jnp.broadcast_to(weights, (len(observations), len(weights)))
-
-
-def interval(by_seed: np.ndarray) -> Interval:
-  """Of the mean of independent `[S]`; NaN ends for one seed."""
-  mean = float(np.mean(by_seed))
-  if len(by_seed) < 2:
-    return Interval(mean, float("nan"), float("nan"))
-  half = float(stats.t.ppf(0.975, len(by_seed) - 1)) * statistics.stdev(
-      map(float, by_seed)) / len(by_seed) ** 0.5
-  return Interval(mean, mean - half, mean + half)
-
-
-def paired(one: Days, other: Days) -> Interval:
-  """Difference of CTR, one minus other, on the same days."""
-  return interval((one.ctr - other.ctr).mean(axis=(1, 2)))
-
-
 class Summary(NamedTuple):
-  """Of one policy, over seeds, worlds and days.
+  """Figures of one policy, over seeds, worlds and days.
 
   Attributes:
     ctr: clicks by exposures.
@@ -166,8 +78,8 @@ class Summary(NamedTuple):
     cumulative_reward: of a user's day.
     reward_by_category: `[C]`, likewise.
     diversity: `log det S_Y / K`, of a slate.
-    violation_rate: share of days beyond the threshold by more than
-      `TOLERANCE` of the feasible range.
+    violation_rate: share of days whose cost is above the threshold by more
+      than what is tolerated.
     excess: mean cost above the threshold, with its interval.
     exposure_share: `[C]`.
   """
@@ -182,18 +94,155 @@ class Summary(NamedTuple):
   exposure_share: np.ndarray
 
 
-def summarise(
-    days: Days, threshold: float, probe: home_page.Probe
-) -> Summary:
+class Results(NamedTuple):
+  """What came of all policies.
+
+  Attributes:
+    days: by the name of the policy.
+    summaries: over the worlds with fatigue and hours.
+    static: likewise, of the world without.
+    paired: CTR of ppo minus that of the others.
+    paired_static: likewise.
+    trained: by the name of what was trained.
+    contenders: by the name of the policy.
+  """
+
+  days: dict[str, Days]
+  summaries: dict[str, Summary]
+  static: dict[str, Summary]
+  paired: dict[str, Interval]
+  paired_static: dict[str, Interval]
+  trained: dict[str, task_lib.Trained]
+  contenders: dict[str, policies.Contender]
+
+  @property
+  def privileged(self) -> list[str]:
+    """Names of the policies that see what users hide."""
+    return [name for name, contender in self.contenders.items()
+            if contender.simulator.privileged]
+
+
+class Judge:
+  """Simulates contenders, each page and kind of policy compiled once."""
+
+  def __init__(
+      self, worlds: Iterable[Any], *, num_seeds: int, num_days: int,
+      users_per_day: int, seed: int,
+  ):
+    self._worlds = list(worlds)
+    self._num_seeds, self._num_days = num_seeds, num_days
+    self._users_per_day, self._seed = users_per_day, seed
+    self._compiled: dict[Any, Any] = {}
+
+  def __call__(self, contender: policies.Contender) -> Days:
+    """All days of a contender."""
+    run = self._run(contender.simulator, contender.action_fn)
+    days = []
+    for seed in range(self._num_seeds):
+      weights = contender.weights
+      if contender.by_seed:
+        weights = ppo.take_one(weights, seed)
+      # Each seed has days of its own, the same ones in all worlds.
+      key = jax.random.fold_in(jax.random.key(self._seed), seed)
+      days += [
+          run(weights, contender.params._replace(response=response), key)
+          for response in self._worlds]
+    return jax.tree.map(
+        lambda *leaves: np.stack(leaves).reshape(
+            self._num_seeds, len(self._worlds), *leaves[0].shape),
+        *[Days(*map(np.asarray, each)) for each in days])
+
+  def _run(self, simulator, action_fn):
+    """The compiled days of a page and a kind of policy."""
+    if (simulator, action_fn) not in self._compiled:
+      self._compiled[simulator, action_fn] = jax.jit(functools.partial(
+          _simulated_days, simulator, action_fn, num_days=self._num_days,
+          users_per_day=self._users_per_day))
+    return self._compiled[simulator, action_fn]
+
+
+def _simulated_days(
+    simulator, action_fn, weights, params, key, *, num_days, users_per_day
+) -> Days:
+  """`Days` without the axes of seeds and worlds."""
+  outcome = rollout.simulate(
+      simulator, params, functools.partial(action_fn, weights), key=key,
+      num_users=num_days * users_per_day)
+  by_day = lambda values: jnp.sum(
+      values.reshape(num_days, users_per_day, -1), axis=1)
+  return Days._make((
+      by_day(outcome.clicks), by_day(outcome.exposures),
+      by_day(outcome.reward), by_day(outcome.cost)[:, 0],
+      by_day(outcome.counted)[:, 0], jnp.full(num_days, users_per_day)))
+
+
+def judge(
+    config: config_lib.Config, world: world_lib.World, limit: limits.Limit,
+    contenders: dict[str, policies.Contender],
+    trained: dict[str, task_lib.Trained],
+) -> Results:
+  """Simulates the same days for all contenders, and compares ppo to each."""
+  scale = config.scale
+  print(f"judging {len(contenders)} policies on {scale.num_days} days of "
+        f"{scale.users_per_day} users in {len(world.responses)} worlds, "
+        f"{scale.num_seeds} seeds", flush=True)
+  run = Judge(
+      world.responses.values(), num_seeds=scale.num_seeds,
+      num_days=scale.num_days, users_per_day=scale.users_per_day,
+      seed=config.seed + 1)
+  days = {name: run(contender) for name, contender in contenders.items()}
+  return compare(days, limit, contenders, trained)
+
+
+def compare(
+    days: dict[str, Days], limit: limits.Limit,
+    contenders: dict[str, policies.Contender],
+    trained: dict[str, task_lib.Trained],
+) -> Results:
+  """The results of simulated days, by the name of the policy."""
+  summaries = lambda worlds: {
+      name: summarise(of_one.in_worlds(worlds), limit)
+      for name, of_one in days.items()}
+  differences = lambda worlds: {
+      name: paired(days["ppo"].in_worlds(worlds), of_one.in_worlds(worlds))
+      for name, of_one in days.items() if name != "ppo"}
+  return Results(
+      days, summaries(MOVING), summaries(STATIC), differences(MOVING),
+      differences(STATIC), trained, contenders)
+
+
+def interval(by_seed: np.ndarray) -> Interval:
+  """The mean of independent values `[S]`; NaN ends for one seed."""
+  mean = float(np.mean(by_seed))
+  if len(by_seed) < 2:
+    return Interval(mean, float("nan"), float("nan"))
+  half = float(stats.t.ppf(0.975, len(by_seed) - 1)) * statistics.stdev(
+      map(float, by_seed)) / len(by_seed) ** 0.5
+  return Interval(mean, mean - half, mean + half)
+
+
+def standard_error(by_seed: np.ndarray) -> float:
+  """Of the mean of independent values `[S]`; NaN for one seed."""
+  if len(by_seed) < 2:
+    return float("nan")
+  return float(np.std(by_seed, ddof=1) / len(by_seed) ** 0.5)
+
+
+def paired(one: Days, other: Days) -> Interval:
+  """Difference of CTR, one minus other, on the same days."""
+  return interval((one.ctr - other.ctr).mean(axis=(1, 2)))
+
+
+def summarise(days: Days, limit: limits.Limit) -> Summary:
   """The figures of a table's row."""
   by_seed = days.ctr.mean(axis=(1, 2))
-  count = len(by_seed)
-  error = float(np.std(by_seed, ddof=1) / count**0.5) if count > 1 else np.nan
-  per_user = (days.reward.sum(axis=(0, 1, 2)) / days.users.sum())
+  per_user = days.reward.sum(axis=(0, 1, 2)) / days.users.sum()
   shares = days.exposures.sum(axis=(0, 1, 2))
-  excess = days.mean_cost - threshold
-  allowed = TOLERANCE * (probe.most - probe.least)
+  excess = days.mean_cost - limit.threshold
   return Summary(
-      float(by_seed.mean()), error, float(per_user.sum()), per_user,
-      -float(days.mean_cost.mean()), float((excess > allowed).mean()),
-      interval(excess.mean(axis=(1, 2))), shares / shares.sum())
+      ctr=float(by_seed.mean()), ctr_error=standard_error(by_seed),
+      cumulative_reward=float(per_user.sum()), reward_by_category=per_user,
+      diversity=-float(days.mean_cost.mean()),
+      violation_rate=float((excess > limit.probe.tolerance).mean()),
+      excess=interval(excess.mean(axis=(1, 2))),
+      exposure_share=shares / shares.sum())

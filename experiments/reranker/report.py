@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from experiments.reranker import figures as figures
-from experiments.reranker import judging as page_policies
-from experiments.reranker import results as page_results
-from experiments.reranker import world as home_page
+from experiments.reranker import config as config_lib
+from experiments.reranker import figures
+from experiments.reranker import judging
+from experiments.reranker import limits
+from experiments.reranker import pools
+from experiments.reranker import world as world_lib
 from experiments.runs import console
 from experiments.runs import html as page
 from experiments.runs import metrics as metric_writer
@@ -57,11 +59,11 @@ class _Slate(NamedTuple):
 
 
 def write_report(
-    workdir: pathlib.Path, world: page_results.World,
-    limit: page_results.Limit, results: page_results.Results,
+    workdir: pathlib.Path, world: world_lib.World,
+    limit: limits.Limit, results: judging.Results,
 ) -> None:
   """Writes `report.html` of a re-ranking policy."""
-  names = world.log.categories
+  names = world.log.category_names
   privileged = [name for name, found in results.contenders.items()
                 if found.simulator.privileged]
   base = limit.base
@@ -92,7 +94,7 @@ def write_report(
       f"<p>Means over {worlds} worlds with fatigue and hours ± standard "
       "errors over seeds, intervals of 95 %. Excess cost is what diversity "
       "lacks, below 0 where there is more than asked for; days beyond lack "
-      f"more than {page_policies.TOLERANCE:.0%} of the feasible range. * sees "
+      f"more than {limits.TOLERANCE:.0%} of the feasible range. * sees "
       "what users hide.</p>",
       _table(results.summaries, results.paired, privileged),
       "<h2>In the static world</h2>",
@@ -154,11 +156,11 @@ def write_report(
 
 
 def _lead(
-    limit: page_results.Limit, results: page_results.Results,
+    limit: limits.Limit, results: judging.Results,
     privileged: Sequence[str],
 ) -> str:
   ours = results.summaries["ppo"]
-  allowed = page_policies.TOLERANCE * (limit.probe.most - limit.probe.least)
+  allowed = limits.TOLERANCE * (limit.probe.most - limit.probe.least)
   keeps = lambda found: found.excess.mean <= allowed
   rivals = {name: found for name, found in results.summaries.items()
             if name != "ppo" and name not in privileged}
@@ -193,7 +195,7 @@ def _range(low: float, high: float, signed: bool = True) -> str:
 
 
 def _points(
-    results: page_results.Results, privileged: Sequence[str]
+    results: judging.Results, privileged: Sequence[str]
 ) -> list[figures.Point]:
   points = []
   for name, found in results.summaries.items():
@@ -209,7 +211,7 @@ def _points(
 
 
 def _paired_figure(
-    results: page_results.Results, privileged: Sequence[str]
+    results: judging.Results, privileged: Sequence[str]
 ) -> Any:
   # From the best to the worst, as in the table.
   order = sorted(results.paired, key=lambda name: results.paired[name].mean)
@@ -223,8 +225,8 @@ def _paired_figure(
 
 
 def _table(
-    summaries: dict[str, page_policies.Summary],
-    paired: dict[str, page_policies.Interval], privileged: Sequence[str],
+    summaries: dict[str, judging.Summary],
+    paired: dict[str, judging.Interval], privileged: Sequence[str],
 ) -> str:
   """ppo first, the others from the best clicks on."""
   number = console.number
@@ -280,14 +282,14 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _calibration(
-    world: page_results.World, base: str
+    world: world_lib.World, base: str
 ) -> figures.Calibration:
   """Predictions of the later days, as they are and calibrated."""
-  calibrate = home_page.CALIBRATIONS[base]
-  later = jax.tree.map(np.asarray, world.held_out.exposures)
+  calibrate = config_lib.CALIBRATIONS[base]
+  later = jax.tree.map(np.asarray, pools.exposures(world.held_out))
   found = jax.jit(functools.partial(
-      calibrate, num_categories=len(world.log.categories)))(
-          jax.tree.map(jnp.asarray, world.log.exposures),
+      calibrate, num_categories=len(world.log.category_names)))(
+          pools.exposures(world.log),
           jnp.asarray(later.log_odds), jnp.asarray(later.categories))
   window = np.clip(later.time.astype(int), 0, calibration.NUM_WINDOWS - 1)
   after = np.asarray(found.base) + np.asarray(found.shift)[
@@ -299,7 +301,7 @@ def _calibration(
 
 
 def _seen(
-    world: page_results.World, results: page_results.Results
+    world: world_lib.World, results: judging.Results
 ) -> tuple[list[_Picture], list[_Slate]]:
   """ppo in the first judged world: mean actions, and the day of a user."""
   ours = results.contenders["ppo"]
@@ -356,7 +358,7 @@ def _slates_of_one(visits: rollout.Visits) -> list[_Slate]:
 
 
 def _knob(
-    results: page_results.Results, pictures: Sequence[_Picture]
+    results: judging.Results, pictures: Sequence[_Picture]
 ) -> str:
   """A sentence on theta, if it is moved."""
   ours = results.contenders["ppo"]
@@ -408,7 +410,7 @@ def _chip(category: int, names: Sequence[str], clicked: bool = False) -> str:
       f"{'✓' if clicked else ''}</span>")
 
 
-def _logged_shares(world: page_results.World) -> np.ndarray:
+def _logged_shares(world: world_lib.World) -> np.ndarray:
   size = np.asarray(world.fidelity.by_category.size, np.float64)
   return size / max(size.sum(), 1)
 
@@ -417,7 +419,7 @@ def _arrays(found: fidelity_lib.Fidelity) -> fidelity_lib.Fidelity:
   return jax.tree.map(np.asarray, found)
 
 
-def _fidelity_text(world: page_results.World) -> str:
+def _fidelity_text(world: world_lib.World) -> str:
   found = world.fidelity
   number = lambda value, digits=3: console.number(float(value), digits)
   return (
@@ -432,7 +434,7 @@ def _fidelity_text(world: page_results.World) -> str:
 
 
 def _fidelity_table(
-    world: page_results.World, results: page_results.Results
+    world: world_lib.World, results: judging.Results
 ) -> str:
   found = world.fidelity
   number = lambda value, digits=4: console.number(float(value), digits)

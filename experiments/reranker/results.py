@@ -1,160 +1,119 @@
-"""What came of the training of a re-ranking policy: figures and a table."""
+"""What the training of a policy says: lines, a table and `summary.json`."""
 
 from typing import Any
-from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.reranker import judging as page_policies
-from experiments.reranker import slate_logs as home_log
-from experiments.reranker import task as page_task
-from experiments.reranker import world as home_page
+from experiments.reranker import judging
+from experiments.reranker import limits
+from experiments.reranker import world as world_lib
+from experiments.runs import console
 from experiments.runs import errors
-from harmonrank_jax.reranker import fidelity as fidelity_lib
-from harmonrank_jax.reranker import response as response_lib
-from harmonrank_jax.reranker import response_fit
-from harmonrank_jax.reranker import simulator as simulator_lib
 
-
-class World(NamedTuple):
-  """What is known of the log.
-
-  Attributes:
-    log: of the first days.
-    held_out: of the last days.
-    fit: of the response, to the first days.
-    fidelity: of the fit, on the last days.
-    simulator: the page.
-    params: to train in, with the scores as predicted.
-    judged: to be judged in, likewise.
-    responses: by the name of the world to be judged in.
-    floors: `[C]`, shares of the slots that categories are to have.
-  """
-
-  log: home_log.HomeLog
-  held_out: home_log.HomeLog
-  fit: response_fit.ResponseFit
-  fidelity: fidelity_lib.Fidelity
-  simulator: simulator_lib.Simulator
-  params: simulator_lib.Params
-  judged: simulator_lib.Params
-  responses: dict[str, response_lib.ResponseModel]
-  floors: list[float]
-
-
-class Limit(NamedTuple):
-  """What is asked of diversity.
-
-  Attributes:
-    probe: what a page can have.
-    threshold: of the mean cost, `-log det S_Y / K`.
-    is_feasible: whether the most varied slates meet it.
-    base: the calibration that policies correct.
-    theta: the most relevant one that keeps it within the threshold.
-  """
-
-  probe: home_page.Probe
-  threshold: float
-  is_feasible: bool
-  base: str
-  theta: float
-
-
-class Results(NamedTuple):
-  """What was found.
-
-  Attributes:
-    days: by the name of the policy.
-    summaries: over the worlds with fatigue and hours.
-    static: likewise, of the world without.
-    paired: CTR of ppo minus that of the others.
-    paired_static: likewise.
-    trained: by the name of what was trained.
-    contenders: by the name of the policy.
-  """
-
-  days: dict[str, page_policies.Days]
-  summaries: dict[str, page_policies.Summary]
-  static: dict[str, page_policies.Summary]
-  paired: dict[str, page_policies.Interval]
-  paired_static: dict[str, page_policies.Interval]
-  trained: dict[str, page_task.Trained]
-  contenders: dict[str, page_policies.Contender]
+_HEADER = ("", "CTR", "reward/day", "diversity", "violations", "ppo ahead by")
 
 
 def summary(
-    world: World, limit: Limit, results: Results, privileged: tuple[str, ...]
+    world: world_lib.World, limit: limits.Limit, results: judging.Results
 ) -> dict[str, Any]:
-  """What `summary.json` says of the results."""
-  names = world.log.categories
-
-  def row(found):
-    values = found._asdict()
-    for field in ("reward_by_category", "exposure_share"):
-      values[field] = dict(zip(names, values[field].tolist(), strict=True))
-    return {**values, "excess": found.excess._asdict()}
-
-  rows = lambda table: {name: row(found) for name, found in table.items()}
-  plain = lambda table: {
-      name: found._asdict() for name, found in table.items()}
-  errors = jax.tree.map(
-      lambda leaf: np.std(leaf, axis=0), world.fit.replicates)
+  """The content of `summary.json` but for scale and configuration."""
+  names = world.log.category_names
   return {
-      "policies": rows(results.summaries), "paired": plain(results.paired),
-      "static_world": {"policies": rows(results.static),
-                       "paired": plain(results.paired_static)},
-      "privileged": list(privileged),
+      "policies": _rows(results.summaries, names),
+      "paired": _dicts(results.paired),
+      "static_world": {"policies": _rows(results.static, names),
+                       "paired": _dicts(results.paired_static)},
+      "privileged": results.privileged,
       "user_steps_per_second": results.trained["ppo"].user_steps_per_second,
       "threshold": limit.threshold, "is_feasible": limit.is_feasible,
       "feasible_range": [limit.probe.least, limit.probe.most],
       "worlds": list(world.responses),
-      "response": {"fit": world.fit.response._asdict(),
-                   "standard_error": errors._asdict()},
+      "response": _response(world),
       "fidelity": {
           name: value._asdict() if hasattr(value, "_asdict") else value
           for name, value in world.fidelity._asdict().items()}}
 
 
-def say_world(world: World) -> None:
-  """What was read, and whether the fit can be believed."""
+def _rows(
+    summaries: dict[str, judging.Summary], names: list[str]
+) -> dict[str, dict[str, Any]]:
+  """Summaries as JSON has them, shares and rewards by name of category."""
+  by_name = lambda values: dict(zip(names, values.tolist(), strict=True))
+  return {name: {
+      **each._asdict(), "excess": each.excess._asdict(),
+      "reward_by_category": by_name(each.reward_by_category),
+      "exposure_share": by_name(each.exposure_share)}
+          for name, each in summaries.items()}
+
+
+def _dicts(intervals: dict[str, judging.Interval]) -> dict[str, Any]:
+  return {name: each._asdict() for name, each in intervals.items()}
+
+
+def _response(world: world_lib.World) -> dict[str, Any]:
+  """The fit, with standard errors from its bootstrap replicates."""
+  standard_errors = jax.tree.map(
+      lambda leaf: np.std(leaf, axis=0), world.fit.replicates)
+  return {"fit": world.fit.response._asdict(),
+          "standard_error": standard_errors._asdict()}
+
+
+def say_world(world: world_lib.World) -> None:
+  """Prints what was read, and how well the fit predicts later days."""
   slates, later = len(world.log.day), len(world.held_out.day)
-  found = world.fidelity
+  fidelity = world.fidelity
   print(f"{slates:,} slates to fit to, {later:,} later ones to judge by; "
-        f"{len(world.log.categories)} categories, "
+        f"{len(world.log.category_names)} categories, "
         f"{len(world.params.activity):,} users")
-  print(f"response on the later days: calibration slope {found.slope:.3f}, "
-        f"log-likelihood {found.log_likelihood:.4f} an exposure (predicted "
-        f"click as it is {found.scores_log_likelihood:.4f}, one rate "
-        f"{found.rate_log_likelihood:.4f})", flush=True)
+  print(f"response on the later days: calibration slope {fidelity.slope:.3f}, "
+        f"log-likelihood {fidelity.log_likelihood:.4f} an exposure (predicted "
+        f"click as it is {fidelity.scores_log_likelihood:.4f}, one rate "
+        f"{fidelity.rate_log_likelihood:.4f})", flush=True)
 
 
-def say_limit(limit: Limit) -> None:
-  """What diversity there can be; warns if what is asked for cannot."""
+def say_limit(limit: limits.Limit, constraint: str) -> None:
+  """Prints what diversity there can be; warns if it is less than asked for.
+
+  Args:
+    limit: what is asked for.
+    constraint: the rule by which the multiplier moves.
+  """
   print(f"diversity (log det S / K) from {-limit.probe.most:.3f} to "
         f"{-limit.probe.least:.3f}; asked for {-limit.threshold:.3f}",
         flush=True)
   if not limit.is_feasible:
+    grows = "" if constraint == "fixed" else (
+        ", and the multiplier grows to its bound "
+        f"(--constraint={constraint})")
     errors.warn(
         "even the most varied slates have a diversity of "
-        f"{-limit.probe.least:.3f}: the constraint cannot be met, and the "
-        "multiplier grows to its bound (--constraint={config.constraint}).")
+        f"{-limit.probe.least:.3f}: the constraint cannot be met{grows}.")
 
 
-def print_table(
-    limit: Limit, results: Results, privileged: tuple[str, ...]
-) -> None:
+def print_table(limit: limits.Limit, results: judging.Results) -> None:
   """Shows the policies, best clicks first."""
-  rows = sorted(results.summaries.items(), key=lambda pair: -pair[1].ctr)
-  width = max(map(len, results.summaries)) + 1
-  print(f"{'':{width}} CTR             reward/day  diversity  violations  "
-        "ppo ahead by")
-  for name, found in rows:
-    ahead = results.paired.get(name)
-    text = "" if ahead is None else (
-        f"{ahead.mean:+.4f} [{ahead.low:+.4f}, {ahead.high:+.4f}]")
-    star = "*" if name in privileged else " "
-    print(f"{name:{width}}{star}{found.ctr:.4f} ± {found.ctr_error:.4f} "
-          f"{found.cumulative_reward:10.2f} {found.diversity:10.3f} "
-          f"{found.violation_rate:10.0%}   {text}")
-  print(f"* sees what users hide; diversity asked for {-limit.threshold:.3f}")
+  order = sorted(
+      results.summaries, key=lambda name: -results.summaries[name].ctr)
+  console.show(
+      "policies in worlds with fatigue and hours (* sees what users hide; "
+      f"diversity asked for {-limit.threshold:.3f})",
+      _HEADER, [_row(name, results) for name in order],
+      bold=[order.index("ppo")])
+
+
+def _row(name: str, results: judging.Results) -> list[str]:
+  """What the table says of a policy."""
+  each, ahead = results.summaries[name], results.paired.get(name)
+  return [
+      name + "*" * (name in results.privileged),
+      console.with_error(each.ctr, each.ctr_error),
+      console.number(each.cumulative_reward, 2),
+      console.number(each.diversity, 3), f"{each.violation_rate:.0%}",
+      "" if ahead is None else interval(ahead)]
+
+
+def interval(values: judging.Interval) -> str:
+  """A signed mean and its interval; dashes for what is undefined."""
+  mean, low, high = (console.number(value, signed=True) for value in values)
+  return f"{mean} [{low}, {high}]"

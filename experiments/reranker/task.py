@@ -1,4 +1,4 @@
-"""The training of a re-ranking policy, for the loop of `loop.py`."""
+"""The training of a re-ranking policy, run by `runs.loop`."""
 
 import functools
 import pathlib
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.reranker import world as home_page
+from experiments.reranker import world as world_lib
 from experiments.runs import loop
 from harmonrank_jax.reranker import paired
 from harmonrank_jax.reranker import ppo
@@ -16,19 +16,19 @@ from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
 
-# Users whose day is simulated at an evaluation, for each seed.
+# For each seed, an evaluation simulates the day of so many users.
 _EVALUATION_USERS = 128
 
 
 class Recipe(NamedTuple):
-  """What a learner is.
+  """What is trained, and how.
 
   Attributes:
-    simulator: the page it acts on, as it is trained.
-    config: of the learner.
+    simulator: the home page as the learner sees it in training.
+    config: configuration of the learner.
     settings: weights, discounts, constraints.
-    num_updates: of the training.
-    is_paired: whether rewards are those ahead of the page without actions.
+    num_updates: length of the training.
+    is_paired: whether rewards are differences to the page without actions.
   """
 
   simulator: simulator_lib.Simulator
@@ -42,8 +42,8 @@ class Trained(NamedTuple):
   """The end of a training.
 
   Attributes:
-    learner: S of them, stacked.
-    user_steps_per_second: of all seeds together; NaN if too few to time.
+    learner: S learners, stacked.
+    user_steps_per_second: of all seeds together; NaN if too few were timed.
   """
 
   learner: ppo.Learner
@@ -61,35 +61,25 @@ class PageTask:
 
     Args:
       recipe: what is trained.
-      fit: of the response, of which worlds are made.
-      params: the world of the fit, with the scores that the page goes by.
+      fit: the response, whose replicates worlds are made from.
+      params: the world of the fit, with the scores that the page ranks by.
       num_seeds: S.
       seed: of worlds and learners.
     """
     self._recipe, self._num_seeds, self._seed = recipe, num_seeds, seed
-    response, arrivals = home_page.training_worlds(
+    response, arrivals = world_lib.training_worlds(
         fit, params.arrivals, recipe.config.num_envs, seed=seed)
     self._params = params._replace(response=response, arrivals=arrivals)
     environment = (paired.Paired(recipe.simulator) if recipe.is_paired
                    else recipe.simulator)
-    of_all = lambda fn: jax.vmap(
+    over_seeds = lambda fn: jax.vmap(
         functools.partial(
             fn, environment=environment, config=recipe.config,
-            params_axes=home_page.WORLD_AXES), in_axes=(0, None, None))
-    self._init = jax.jit(of_all(ppo.init))
-    self._update = jax.jit(of_all(ppo.update), donate_argnums=0)
-
-    def outcome(learner, key):
-      policy_fn = functools.partial(
-          ppo.mean_action, learner.params, learner.statistics,
-          config=recipe.config)
-      found = rollout.simulate(
-          recipe.simulator, params, policy_fn, key=key,
-          num_users=_EVALUATION_USERS)
-      return {"ctr": found.clicks.sum() / found.exposures.sum(),
-              "cost": found.cost.sum(0) / found.counted.sum(0)}
-
-    self._outcome = jax.jit(jax.vmap(outcome, in_axes=(0, None)))
+            params_axes=world_lib.WORLD_AXES), in_axes=(0, None, None))
+    self._init = jax.jit(over_seeds(ppo.init))
+    self._update = jax.jit(over_seeds(ppo.update), donate_argnums=0)
+    self._outcome = jax.jit(jax.vmap(
+        functools.partial(_outcome, recipe, params), in_axes=(0, None)))
 
   def init(self) -> ppo.Learner:
     """Learners before their first update."""
@@ -106,17 +96,34 @@ class PageTask:
   ) -> tuple[ppo.Learner, dict[str, Any]]:
     """One update of all."""
     del batch
-    state, found = self._update(state, self._params, self._recipe.settings)
-    return state, {"loss": jnp.mean(found.policy_loss), **found._asdict()}
+    state, diagnostics = self._update(
+        state, self._params, self._recipe.settings)
+    return state, {
+        "loss": jnp.mean(diagnostics.policy_loss), **diagnostics._asdict()}
 
   def evaluate(
       self, state: ppo.Learner, step: int
   ) -> tuple[ppo.Learner, dict[str, Any]]:
     """Clicks and costs of a day in the world of the fit, without noise."""
     del step
-    found = jax.device_get(self._outcome(state, jax.random.key(self._seed)))
+    outcome = jax.device_get(self._outcome(state, jax.random.key(self._seed)))
     return state, {"validation": {
-        "ctr": found["ctr"].tolist(), "cost": found["cost"].tolist()}}
+        name: values.tolist() for name, values in outcome.items()}}
+
+
+def _outcome(
+    recipe: Recipe, params: simulator_lib.Params, learner: ppo.Learner,
+    key: jax.Array,
+) -> dict[str, jax.Array]:
+  """CTR and costs of a day under one learner's mean action."""
+  policy_fn = functools.partial(
+      ppo.mean_action, learner.params, learner.statistics,
+      config=recipe.config)
+  outcome = rollout.simulate(
+      recipe.simulator, params, policy_fn, key=key,
+      num_users=_EVALUATION_USERS)
+  return {"ctr": outcome.clicks.sum() / outcome.exposures.sum(),
+          "cost": outcome.cost.sum(0) / outcome.counted.sum(0)}
 
 
 def train(

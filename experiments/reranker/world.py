@@ -10,24 +10,29 @@ both, drawn anew.
 from collections.abc import Callable
 from collections.abc import Sequence
 import functools
+import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.reranker import slate_logs as home_log
+from experiments.reranker import config as config_lib
+from experiments.reranker import pools
+from experiments.runs import errors
+from harmonrank_jax.data import generator
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import slate_logs
+from harmonrank_jax.data import slate_rows
 from harmonrank_jax.reranker import augmentation
-from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import response_fit
-from harmonrank_jax.reranker import rollout
-from harmonrank_jax.reranker import score_calibration as calibration
+from harmonrank_jax.reranker import score_calibration
 from harmonrank_jax.reranker import simulator as simulator_lib
 
-NUM_WINDOWS = simulator_lib.NUM_WINDOWS
-# Fixed before anything was compared.
+# Fixed before any policies were compared.
 WORLDS: dict[str, Callable[
     [response_lib.ResponseModel], response_lib.ResponseModel]] = {
     "held_out": lambda r: r,
@@ -35,67 +40,197 @@ WORLDS: dict[str, Callable[
     "tidal": lambda r: r._replace(demand=1.5 * r.demand),
     "fresh": lambda r: r._replace(recovery=r.recovery ** 2),
 }
-# Where the hour and the user's day mean nothing, and a static calibration is
-# as good as anything.
+# Hour and earlier slates change nothing here, so that no policy can beat the
+# best static calibration.
 STATIC_WORLD = "static"
-# By the name they have in tables.
-CALIBRATIONS: dict[str, calibration.Calibration] = {
-    "uncalibrated": calibration.uncalibrated,
-    "intercepts": calibration.intercepts,
-    "platt": calibration.platt,
-    "isotonic": calibration.isotonic_by_category,
-    "platt_by_hour": calibration.platt_by_hour,
-}
-_PROBE_USERS = 256
-# Of theta: nearly all diversity, and nearly all relevance.
-_PROBE_THETAS = (0.02, 0.995)
+# The fields of `Params` in which training worlds differ.
+WORLD_AXES = simulator_lib.Params._make(
+    0 if name in ("response", "arrivals") else None
+    for name in simulator_lib.Params._fields)
 
 
-def fit_response(
-    log: home_log.HomeLog, num_categories: int, *, seed: int
-) -> response_fit.ResponseFit:
-  """How the users of a log respond."""
-  return jax.jit(functools.partial(
-      response_fit.fit_response, num_categories=num_categories))(
-          jax.tree.map(jnp.asarray, log.exposures), key=jax.random.key(seed))
+class World(NamedTuple):
+  """What is known of the log.
 
-
-def make_params(
-    log: home_log.HomeLog, drawn: tuple[simulator_lib.Pool, np.ndarray],
-    response: response_lib.ResponseModel, arrivals: np.ndarray, *, theta: float,
-    values: Sequence[float], log_value_counts: bool,
-) -> simulator_lib.Params:
-  """A world with the users and candidates of a log, scores as predicted.
-
-  Args:
-    log: of the users.
-    drawn: their candidates, by `home_log.make_pool`.
-    response: of the users.
-    arrivals: `[W]`.
-    theta: of the DPP.
-    values: `[C]`, what a click is worth.
-    log_value_counts: whether relevance is that of a click with conversion.
+  Attributes:
+    log: of the first days.
+    held_out: of the last days.
+    fit: of the response, to the first days.
+    fidelity: of the fit, on the last days.
+    simulator: the home page.
+    params: to train in, with the scores as predicted.
+    judged: to be judged in, likewise.
+    responses: by the name of the world to be judged in, the static one last.
+    floors: `[C]`, least shares of the slots by category.
   """
-  pool, users = drawn
-  if not log_value_counts:
+
+  log: slate_logs.SlateLog
+  held_out: slate_logs.SlateLog
+  fit: response_fit.ResponseFit
+  fidelity: fidelity_lib.Fidelity
+  simulator: simulator_lib.Simulator
+  params: simulator_lib.Params
+  judged: simulator_lib.Params
+  responses: dict[str, response_lib.ResponseModel]
+  floors: list[float]
+
+
+def read_log(
+    config: config_lib.Config, workdir: pathlib.Path
+) -> slate_logs.SlateLog:
+  """Reads the log, or generates the embedded one in the workdir."""
+  data, items, columns = config.data, config.items, _columns(config)
+  if data is None:
+    folder = workdir / "prepared"
+    data, items = str(folder / "log.parquet"), str(folder / "items.parquet")
+    if not pathlib.Path(items).exists():
+      week = generator.generate_log(generator.LogConfig(
+          config.num_exposures, config.log_seed, "regulars"))
+      parquet.write_parquet(week.log, pathlib.Path(data))
+      parquet.write_parquet(week.items, pathlib.Path(items))
+    columns = slate_rows.Columns(
+        dismissed="dismissed", value_score="score_buy")
+  return slate_logs.read_log(
+      data, items, columns, utc_offset_hours=config.utc_offset_hours)
+
+
+def _columns(config: config_lib.Config) -> slate_rows.Columns:
+  return slate_rows.Columns._make(
+      getattr(config, f"{name}_column") for name in slate_rows.Columns._fields)
+
+
+def make_world(
+    config: config_lib.Config, log: slate_logs.SlateLog
+) -> World:
+  """Fits the response, and makes the worlds.
+
+  Raises:
+    UserError: if the configuration does not fit the log.
+    DataError: if the log is of one day.
+  """
+  is_held_out = slate_logs.held_out_days(log)
+  first, last = log.of_days(~is_held_out), log.of_days(is_held_out)
+  names = log.category_names
+  values = _by_category(
+      "category_values", config.category_values, names, default=1.0)
+  floors = _by_category(
+      "exposure_floors", config.exposure_floors, names, default=0.0)
+  _check(config, log, floors)
+  drawn = [pools.make_pool(
+      first, num_candidates=config.num_candidates, seed=config.seed + number)
+           for number in (0, 1)]
+  fit = _fit_response(first, "first", seed=config.seed)
+  other = _fit_response(last, "last", seed=config.seed + 1)
+  params, judged = (
+      _make_params(config, first, pool, users, part_fit.response,
+                   pools.arrivals(part), values)
+      for (pool, users), part_fit, part in zip(
+          drawn, (fit, other), (first, last), strict=True))
+  return World(
+      first, last, fit, _fidelity(fit.response, last),
+      _make_simulator(config, len(names)), params, judged,
+      evaluation_worlds(other.response), floors)
+
+
+def _check(
+    config: config_lib.Config, log: slate_logs.SlateLog,
+    floors: Sequence[float],
+) -> None:
+  """Whether the configuration asks for what the log has."""
+  if sum(floors) > 1:
+    raise errors.UserError(
+        f"--exposure_floors={','.join(config.exposure_floors or ())} ask for "
+        "more than there is: shares sum to 1.")
+  positions = log.clicks.shape[1]
+  if positions < config.num_slots:
+    raise errors.UserError(
+        f"--num_slots={config.num_slots}, but no slate of the log has more "
+        f"than {positions} positions: nothing is known of those below.")
+
+
+def _by_category(
+    flag: str, texts: tuple[str, ...] | None, names: list[str], *,
+    default: float,
+) -> list[float]:
+  """Numbers `[C]` of "phones=0.2"; the default for categories not named."""
+  numbers = dict.fromkeys(names, default)
+  for text in texts or ():
+    name, _, number = text.rpartition("=")
+    if name not in numbers:
+      raise errors.UserError(
+          f"--{flag}={text}: expected numbers by category, as in "
+          f"{names[0]}=0.2; the log has no category {name!r}"
+          f"{schema_lib.nearest(name, names)}.")
+    try:
+      numbers[name] = float(number)
+    except ValueError:
+      numbers[name] = float("nan")
+    if not 0 <= numbers[name] < float("inf"):
+      raise errors.UserError(
+          f"--{flag}={text}: expected a number from 0, got {number!r}.")
+  return list(numbers.values())
+
+
+def _make_simulator(
+    config: config_lib.Config, num_categories: int
+) -> simulator_lib.Simulator:
+  return simulator_lib.Simulator(
+      num_categories=num_categories, num_slots=config.num_slots,
+      num_candidates=config.num_candidates, layout=config.layout, knob=True,
+      max_requests=config.max_requests, scope=config.scope,
+      spread=config.spread, feedback_rule=config.feedback_rule,
+      exposure_costs=config.exposure_floors is not None)
+
+
+def _fit_response(
+    log: slate_logs.SlateLog, part: str, *, seed: int
+) -> response_fit.ResponseFit:
+  """How the users of a part of the log respond."""
+  fit = jax.jit(functools.partial(
+      response_fit.fit_response, num_categories=len(log.category_names)))(
+          pools.exposures(log), key=jax.random.key(seed))
+  if not fit.is_converged:
+    errors.warn(f"the response did not converge on the {part} days.")
+  return fit
+
+
+def _make_params(
+    config: config_lib.Config, log: slate_logs.SlateLog,
+    pool: simulator_lib.Pool, users: np.ndarray,
+    response: response_lib.ResponseModel, arrivals: np.ndarray,
+    values: Sequence[float],
+) -> simulator_lib.Params:
+  """A world with the users and candidates of a log, scores as predicted."""
+  if config.relevance == "pctr":
     pool = pool._replace(log_value=jnp.zeros_like(pool.log_value))
   return simulator_lib.Params(
       pool=pool, response=response, arrivals=jnp.asarray(arrivals),
-      activity=jnp.asarray(home_log.activity(log, users)),
-      base=pool.log_odds, shift=jnp.zeros((NUM_WINDOWS, len(values))),
-      theta=jnp.float32(theta), values=jnp.asarray(values, jnp.float32))
+      activity=jnp.asarray(pools.activity(log, users)),
+      base=pool.log_odds,
+      shift=jnp.zeros((simulator_lib.NUM_WINDOWS, len(values))),
+      theta=jnp.float32(config.theta), values=jnp.asarray(values, jnp.float32))
+
+
+def _fidelity(
+    response: response_lib.ResponseModel, held_out: slate_logs.SlateLog
+) -> fidelity_lib.Fidelity:
+  """How the fit to one log predicts another."""
+  return jax.jit(fidelity_lib.fidelity)(
+      response, pools.exposures(held_out),
+      is_random=jnp.asarray(held_out.is_random))
 
 
 def calibrated(
-    params: simulator_lib.Params, exposures: response_lib.Exposures,
-    calibrate: calibration.Calibration,
+    params: simulator_lib.Params, log: slate_logs.SlateLog,
+    calibrate: score_calibration.Calibration,
 ) -> simulator_lib.Params:
-  """A world whose page goes by calibrated scores."""
+  """A world whose home page ranks by scores calibrated on a log."""
   num_categories = params.shift.shape[1]
-  kinds = params.pool.item_categories[params.pool.items]
-  found = jax.jit(functools.partial(calibrate, num_categories=num_categories))(
-      jax.tree.map(jnp.asarray, exposures), params.pool.log_odds, kinds)
-  return params._replace(base=found.base, shift=found.shift)
+  categories = params.pool.item_categories[params.pool.items]
+  scores = jax.jit(functools.partial(
+      calibrate, num_categories=num_categories))(
+          pools.exposures(log), params.pool.log_odds, categories)
+  return params._replace(base=scores.base, shift=scores.shift)
 
 
 def training_worlds(
@@ -104,17 +239,10 @@ def training_worlds(
 ) -> tuple[response_lib.ResponseModel, jax.Array]:
   """Augmented responses and arrivals, `[count, ...]`."""
   keys = jax.random.split(jax.random.key(seed), count)
-  return jax.jit(jax.vmap(
-      functools.partial(augmentation.augment,
-                        spread=augmentation.Spread()),
-      in_axes=(0, None, None)))(
-          keys, fit.replicates, arrivals)
-
-
-# Of `Params`, what differs between training worlds.
-WORLD_AXES = simulator_lib.Params._make(
-    0 if name in ("response", "arrivals") else None
-    for name in simulator_lib.Params._fields)
+  augment = functools.partial(
+      augmentation.augment, spread=augmentation.Spread())
+  return jax.jit(jax.vmap(augment, in_axes=(0, None, None)))(
+      keys, fit.replicates, arrivals)
 
 
 def evaluation_worlds(
@@ -125,90 +253,3 @@ def evaluation_worlds(
   worlds[STATIC_WORLD] = response._replace(
       fatigue=jnp.zeros(()), demand=jnp.zeros_like(response.demand))
   return worlds
-
-
-class Probe(NamedTuple):
-  """What diversity a page can have, as the cost `-log det S_Y / K`.
-
-  Attributes:
-    least: of the most varied slates.
-    most: of the most relevant ones.
-    today: `[B]`, of the days of B users with uncalibrated slates.
-    mean: `[]`, of all of today's slates.
-  """
-
-  least: float
-  most: float
-  today: np.ndarray
-  mean: float
-
-  def threshold(self, quantile: float | None) -> float:
-    """What cost is allowed: the mean of today's slates, or a quantile of days.
-    """
-    if quantile is None:
-      return self.mean
-    return float(np.quantile(self.today, quantile))
-
-  def is_feasible(self, threshold: float) -> bool:
-    """Whether the most varied slates meet it."""
-    return threshold >= self.least
-
-
-class Thetas:
-  """Mean cost and clicks of a page, by theta."""
-
-  def __init__(self, simulator: simulator_lib.Simulator, *, seed: int):
-    self._key = jax.random.key(seed)
-    self._outcome = jax.jit(functools.partial(
-        rollout.simulate, simulator,
-        policy_fn=rollout.no_action(simulator), num_users=_PROBE_USERS))
-
-  def probe(self, params: simulator_lib.Params) -> Probe:
-    """The feasible range, and today's place in it."""
-    least, most = (self.cost(params, theta) for theta in _PROBE_THETAS)
-    outcome = self._outcome(params, key=self._key)
-    cost, counted = outcome.cost[:, 0], outcome.counted[:, 0]
-    today = np.asarray(cost / jnp.maximum(counted, 1))
-    return Probe(least, most, today, float(cost.sum() / counted.sum()))
-
-  def cost(self, params: simulator_lib.Params, theta: float) -> float:
-    """Mean cost of slates."""
-    outcome = self._outcome(
-        params._replace(theta=jnp.float32(theta)), key=self._key)
-    return float(outcome.cost[:, 0].sum() / outcome.counted[:, 0].sum())
-
-  def at_budget(
-      self, params: simulator_lib.Params, threshold: float
-  ) -> float:
-    """The largest theta whose slates keep to a threshold."""
-    low, high = _PROBE_THETAS
-    if self.cost(params, high) <= threshold:
-      return high
-    for _ in range(10):
-      middle = (low + high) / 2
-      if self.cost(params, middle) <= threshold:
-        low = middle
-      else:
-        high = middle
-    return low
-
-
-def controller(
-    rule: str, threshold: jax.Array, multiplier: float
-) -> constraints.Controller:
-  """Gains by the name of the rule, for costs of a slate of about 1."""
-  gains = {
-      "fixed": {}, "ascent": {"integral": 0.5},
-      "pi": {"integral": 0.5, "proportional": 2.0},
-      "pid": {"integral": 0.5, "proportional": 2.0, "derivative": 1.0}}
-  return constraints.Controller(
-      threshold, initial=multiplier, limit=100.0, **gains[rule])
-
-
-def judge(
-    response: response_lib.ResponseModel, held_out: home_log.HomeLog
-) -> fidelity_lib.Fidelity:
-  """How the fit to one log predicts another."""
-  return jax.jit(fidelity_lib.fidelity)(
-      response, jax.tree.map(jnp.asarray, held_out.exposures),
-      is_random=jnp.asarray(held_out.is_random))

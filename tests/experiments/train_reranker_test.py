@@ -10,15 +10,26 @@ import numpy as np
 import pytest
 
 from experiments import train_reranker
-from experiments.reranker import judging as page_policies
-from experiments.reranker import task as page_task
-from experiments.reranker import world as home_page
+from experiments.reranker import config as config_lib
+from experiments.reranker import limits
+from experiments.reranker import policies
+from experiments.reranker import task as task_lib
+from experiments.reranker import world as world_lib
 from experiments.runs import errors
 
-SMALL = train_reranker.Config(
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(config_lib.Config):
+  """A configuration of very short judging."""
+
+  @property
+  def scale(self):
+    return config_lib.Scale(2, 4, 2, 4)
+
+
+SMALL = Config(
     num_exposures=4000, num_slots=6, num_candidates=20, num_envs=4,
     num_updates=4)
-SCALE = train_reranker.Scale(2, 4, 2, 4)
 
 
 class Killed(BaseException):
@@ -26,15 +37,22 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("changes, said", [
-    ({"items": "items.parquet"}, "--items needs --data"),
-    ({"theta": 1.0}, "--theta=1.0 must be between"),
-    ({"diversity": -1.0, "diversity_quantile": 0.5}, "give one"),
-    ({"data": "log.parquet", "relevance": "pctcvr"}, "--value_score_column"),
-    ({"category_values": ("phone=2",)}, "no category 'phone'.*'phones'"),
-    ({"exposure_floors": ("phones=x",)}, "expected a number from 0, got 'x'"),
-    ({"exposure_floors": ("phones=0.6", "toys=0.6")}, "shares sum to 1"),
-    ({"num_slots": 40}, "more than 30 positions"),
-    ({"num_candidates": 2000}, "lower --num_candidates")])
+    pytest.param({"items": "items.parquet"}, "--items needs --data",
+                 id="items alone"),
+    pytest.param({"theta": 1.0}, "--theta=1.0 must be between", id="theta"),
+    pytest.param({"diversity": -1.0, "diversity_quantile": 0.5}, "give one",
+                 id="two limits"),
+    pytest.param({"data": "log.parquet", "relevance": "pctcvr"},
+                 "--value_score_column", id="no value score"),
+    pytest.param({"category_values": ("phone=2",)},
+                 "no category 'phone'.*'phones'", id="unknown category"),
+    pytest.param({"exposure_floors": ("phones=x",)},
+                 "expected a number from 0, got 'x'", id="no number"),
+    pytest.param({"exposure_floors": ("phones=0.6", "toys=0.6")},
+                 "shares sum to 1", id="too much exposure"),
+    pytest.param({"num_slots": 40}, "more than 30 positions", id="num_slots"),
+    pytest.param({"num_candidates": 2000}, "lower --num_candidates",
+                 id="num_candidates")])
 def test_what_does_not_fit_is_said_and_leaves_no_workdir(
     tmp_path, changes, said):
   with pytest.raises(errors.UserError, match=said):
@@ -43,42 +61,10 @@ def test_what_does_not_fit_is_said_and_leaves_no_workdir(
   assert not any((tmp_path / "run").iterdir())
 
 
-def test_intervals_are_those_of_students_t():
-  found = page_policies.interval(np.array([1.0, 2.0, 3.0]))
-  half = 4.302653 * 1.0 / 3**0.5
-  np.testing.assert_allclose(found, (2.0, 2 - half, 2 + half), rtol=1e-6)
-  assert np.isnan(page_policies.interval(np.array([1.0])).low)
-
-
-def test_days_are_summed_up_as_by_hand():
-  ones = np.ones((2, 1, 2, 3))
-  days = page_policies.Days(
-      clicks=ones * np.array([[[1.0], [2]]])[None], exposures=10 * ones,
-      reward=2 * ones, cost=np.array([[[1.0, 4.0]], [[2.0, 3.0]]]),
-      counted=np.full((2, 1, 2), 2.0), users=np.full((2, 1, 2), 4.0))
-  probe = home_page.Probe(0.0, 10.0, np.zeros(1), 1.0)
-  found = page_policies.summarise(days, 1.1, probe)
-  assert found.ctr == pytest.approx(0.15)
-  assert found.cumulative_reward == pytest.approx(2 * 3 / 4)
-  # Costs of 0.5, 2, 1 and 1.5 a slate; 1.1 + 0.02 * 10 is exceeded twice.
-  assert found.diversity == pytest.approx(-1.25)
-  assert found.violation_rate == pytest.approx(0.5)
-  assert found.excess.mean == pytest.approx(0.15)
-  np.testing.assert_allclose(found.exposure_share, np.full(3, 1 / 3))
-  assert page_policies.paired(days, days) == (0, 0, 0)
-
-
-def test_thresholds_are_the_mean_or_a_quantile_and_may_be_out_of_reach():
-  probe = home_page.Probe(0.4, 1.2, np.array([0.8, 1.0, 1.2]), 0.95)
-  assert probe.threshold(None) == 0.95
-  assert probe.threshold(0.5) == 1.0
-  assert probe.is_feasible(0.5) and not probe.is_feasible(0.3)
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-  log = train_reranker.read_log(SMALL, tmp_path_factory.mktemp("world"))
-  return train_reranker.make_world(SMALL, log)
+  log = world_lib.read_log(SMALL, tmp_path_factory.mktemp("world"))
+  return world_lib.make_world(SMALL, log)
 
 
 @pytest.fixture
@@ -93,10 +79,9 @@ def compiles_fast():
 @pytest.mark.usefixtures("compiles_fast")
 def test_a_killed_training_ends_like_one_that_was_not(
     world, tmp_path, monkeypatch):
-  monkeypatch.setitem(train_reranker.SCALES, "quick", SCALE)
-  limit = train_reranker.make_limit(SMALL, world)
-  recipe = train_reranker.recipes(SMALL, world, limit)["ppo"]
-  task = page_task.PageTask(
+  limit = limits.make_limit(SMALL, world)
+  recipe = policies.recipes(SMALL, world, limit)["ppo"]
+  task = task_lib.PageTask(
       recipe, world.fit, world.params, num_seeds=2, seed=0)
 
   def run(folder, kill_at=None):
@@ -112,7 +97,7 @@ def test_a_killed_training_ends_like_one_that_was_not(
 
     with monkeypatch.context() as patch:
       patch.setattr(task, "step", counted)
-      return page_task.train(task, folder, recipe, 2).learner
+      return task_lib.train(task, folder, recipe, 2).learner
 
   whole = run(tmp_path / "whole")
   with pytest.raises(Killed):
@@ -131,15 +116,15 @@ def test_a_killed_training_ends_like_one_that_was_not(
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiles_fast")
 @pytest.mark.parametrize("changes", [
-    {},
-    {"preset": "document", "max_requests": 2, "scope": "window",
-     "spread": None, "feedback_rule": 0.0, "relevance": "pctcvr",
-     "base": "uncalibrated", "layout": "slot_category", "diversity": -0.01,
-     "constraint": "pid", "exposure_floors": ("toys=0.1",),
-     "category_values": ("phones=2", "toys=0.5")}])
+    pytest.param({}, id="defaults"),
+    pytest.param(
+        {"preset": "paper", "max_requests": 2, "scope": "window",
+         "spread": None, "feedback_rule": 0.0, "relevance": "pctcvr",
+         "base": "uncalibrated", "layout": "slot_category", "diversity": -0.01,
+         "constraint": "pid", "exposure_floors": ("toys=0.1",),
+         "category_values": ("phones=2", "toys=0.5")}, id="paper")])
 def test_a_run_leaves_what_it_promises(
-    tmp_path, monkeypatch, capsys, changes):
-  monkeypatch.setitem(train_reranker.SCALES, "quick", SCALE)
+    tmp_path, capsys, changes):
   config = dataclasses.replace(SMALL, **changes)
   summary = train_reranker.train(config, tmp_path / "run")
   out, err = capsys.readouterr()
@@ -167,15 +152,14 @@ def test_a_run_leaves_what_it_promises(
 
 
 @pytest.mark.slow
-def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path):
-  for arguments, said in ((["--layout=rows"], "layout"),
-                          (["--theta=nan"], "theta"),
-                          (["--theta=0"], "theta"),
-                          (["--batch_size=3"], "batch_size"),
-                          (["--data=/nowhere"], "no such file")):
-    ended = subprocess.run(
-        [sys.executable, "-m", "experiments.train_reranker",
-         f"--workdir={tmp_path / 'run'}", *arguments], text=True,
-        capture_output=True, check=False)
-    assert ended.returncode == 2, ended.stderr
-    assert said in ended.stderr and ended.stderr.count("\n") == 1
+@pytest.mark.parametrize("argument, said", [
+    ("--layout=rows", "layout"), ("--theta=nan", "theta"),
+    ("--theta=0", "theta"), ("--batch_size=3", "batch_size"),
+    ("--data=/nowhere", "no such file")], ids=lambda text: text.strip("-"))
+def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path, argument, said):
+  ended = subprocess.run(
+      [sys.executable, "-m", "experiments.train_reranker",
+       f"--workdir={tmp_path / 'run'}", argument], text=True,
+      capture_output=True, check=False)
+  assert ended.returncode == 2, ended.stderr
+  assert said in ended.stderr and ended.stderr.count("\n") == 1

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.reranker import judging as page_policies
+from experiments.reranker import judging
+from experiments.reranker import limits
+from experiments.reranker import policies
 from experiments.reranker import report as reranker
-from experiments.reranker import results as page_results
-from experiments.reranker import slate_logs as home_log
-from experiments.reranker import task as page_task
-from experiments.reranker import world as home_page
+from experiments.reranker import task as task_lib
+from experiments.reranker import world as world_lib
+from harmonrank_jax.data import slate_logs
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import response_fit
@@ -34,28 +35,26 @@ def f32(values):
   return jnp.asarray(values, jnp.float32)
 
 
-def make_exposures(rng, num_categories, num_slots):
+def make_log(rng, category_names, num_slots):
+  num_categories = len(category_names)
   shape = (NUM_SLATES, num_slots)
   where = rng.random(shape) < 0.95
   clicks = (rng.random(shape) < 0.3) & where
   # The last category was never shown.
-  return response_lib.Exposures(
-      rng.normal(size=shape).astype(np.float32) - 1,
-      rng.integers(0, num_categories - 1, shape, dtype=np.int32)
-      if num_categories > 2 else np.zeros(shape, np.int32),
-      rng.uniform(size=shape).astype(np.float32), clicks, clicks & False,
-      where, np.sort(rng.uniform(0, 96, NUM_SLATES)).astype(np.float32),
-      np.arange(NUM_SLATES, dtype=np.int32))
-
-
-def make_log(rng, categories, num_slots):
-  exposures = make_exposures(rng, len(categories), num_slots)
-  none = np.zeros(exposures.clicks.shape)
-  return home_log.HomeLog(
-      exposures, np.arange(NUM_SLATES), np.zeros(NUM_SLATES, int),
-      none.astype(int), none.astype(np.float32), none.astype(bool),
-      np.zeros(NUM_ITEMS, np.int32), np.ones((NUM_ITEMS, WIDTH), np.float32),
-      categories)
+  categories = (rng.integers(0, num_categories - 1, shape, dtype=np.int32)
+                if num_categories > 2 else np.zeros(shape, np.int32))
+  return slate_logs.SlateLog(
+      user=np.arange(NUM_SLATES), day=np.zeros(NUM_SLATES, int),
+      day_ids=np.arange(NUM_SLATES, dtype=np.int32),
+      time_ms=np.sort(rng.uniform(0, slate_logs.DAY_MS, NUM_SLATES)),
+      where=where, items=np.zeros(shape, int), categories=categories,
+      similarity=rng.uniform(size=shape).astype(np.float32),
+      log_odds=rng.normal(size=shape).astype(np.float32) - 1,
+      log_value=np.zeros(shape, np.float32), clicks=clicks,
+      dismissed=clicks & False, is_random=clicks & False,
+      item_categories=np.zeros(NUM_ITEMS, np.int32),
+      item_features=np.ones((NUM_ITEMS, WIDTH), np.float32),
+      category_names=category_names)
 
 
 def make_fidelity(rng, num_categories, num_slots):
@@ -94,7 +93,7 @@ def make_world(rng, categories, page):
   fit = response_fit.ResponseFit(
       response, jax.tree.map(lambda leaf: leaf[None], response), f32(0),
       jnp.asarray(True))
-  return page_results.World(
+  return world_lib.World(
       first, last, fit,
       make_fidelity(rng, num_categories, num_slots), page, params, params,
       {"held_out": response, "tiring": response, "static": response},
@@ -106,7 +105,7 @@ def make_days(rng, num_seeds, num_categories, rate, cost):
   exposures = np.full((*shape, num_categories), 1000)
   clicks = rng.binomial(exposures, rate).astype(float)
   counted = np.full(shape, 50.0)
-  return page_policies.Days(
+  return judging.Days(
       clicks, exposures.astype(float), clicks,
       counted * (cost + 0.001 * rng.normal(size=shape)), counted,
       np.full(shape, 4))
@@ -138,8 +137,8 @@ def make_report(
       num_categories=num_categories, num_candidates=NUM_PLACES, layout=layout,
       knob=knob, spread=None, feedback_rule=0, **changes)
   world = make_world(rng, categories, page)
-  limit = page_results.Limit(
-      home_page.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0, True,
+  limit = limits.Limit(
+      limits.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0, True,
       "platt", THETA)
   # A correction for each number of the action; the knob turns up theta.
   action = f32(np.append(
@@ -148,27 +147,17 @@ def make_report(
   days, contenders = {}, {}
   for name, (rate, cost) in zip(names, rates, strict=True):
     of_seeds = jnp.stack([action] * num_seeds)
-    seeing = page_policies.Contender(
+    seeing = policies.Contender(
         simulator_lib.Simulator(privileged=name.startswith("privileged")),
-        world.judged, page_policies.constant_action, action)
+        world.judged, policies.constant_action, action)
     contenders[name] = seeing if name not in trained else (
-        page_policies.Contender(
-            page, world.judged, page_policies.constant_action, of_seeds,
+        policies.Contender(
+            page, world.judged, policies.constant_action, of_seeds,
             by_seed=True))
     days[name] = make_days(rng, num_seeds, num_categories, rate, cost)
-  summarise = lambda part: {
-      name: page_policies.summarise(
-          found.in_worlds(part), limit.threshold, limit.probe)
-      for name, found in days.items()}
-  compare = lambda part: {
-      name: page_policies.paired(
-          days["ppo"].in_worlds(part), found.in_worlds(part))
-      for name, found in days.items() if name != "ppo"}
-  moving, still = slice(0, -1), slice(-1, None)
-  results = page_results.Results(
-      days, summarise(moving), summarise(still), compare(moving),
-      compare(still),
-      {name: page_task.Trained(None, 1.0) for name in trained}, contenders)
+  results = judging.compare(
+      days, limit, contenders,
+      {name: task_lib.Trained(None, 1.0) for name in trained})
   for name in trained:
     write_metrics(workdir / name, num_seeds, page.num_rewards)
   (workdir / "config.json").write_text('{"base": "platt"}')

@@ -1,0 +1,160 @@
+"""What diversity is asked of policies, and what diversity there can be.
+
+The cost of a slate is `-log det S_Y / K`: the lower, the more varied. A limit
+is a threshold of its mean. Theta, the weight of relevance in the DPP, moves
+the cost of a page from the least to the largest there can be.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.reranker import config as config_lib
+from experiments.reranker import world as world_lib
+from harmonrank_jax.reranker import constraints
+from harmonrank_jax.reranker import rollout
+from harmonrank_jax.reranker import simulator as simulator_lib
+
+# A cost above the threshold by more than this share of the feasible range is a
+# violation.
+TOLERANCE = 0.02
+# Policies aim below the threshold by so many tolerances: with a mean cost at
+# the threshold, half of the days would be above it, and days differ by about
+# one tolerance.
+_MARGIN = 3
+_PROBE_USERS = 256
+# Nearly all diversity, and nearly all relevance.
+_PROBE_THETAS = (0.02, 0.995)
+_BISECTIONS = 10
+# Gains by the name of the rule, for costs of about 1 a slate.
+_GAINS: dict[str, dict[str, float]] = {
+    "fixed": {}, "ascent": {"integral": 0.5},
+    "pi": {"integral": 0.5, "proportional": 2.0},
+    "pid": {"integral": 0.5, "proportional": 2.0, "derivative": 1.0}}
+
+
+class Probe(NamedTuple):
+  """What mean cost a page can have.
+
+  Attributes:
+    least: of the most varied slates.
+    most: of the most relevant ones.
+    today: `[B]`, of the days of B users with uncalibrated slates.
+    mean: of all of today's slates.
+  """
+
+  least: float
+  most: float
+  today: np.ndarray
+  mean: float
+
+  @property
+  def tolerance(self) -> float:
+    """Cost above a threshold that is tolerated."""
+    return TOLERANCE * (self.most - self.least)
+
+  def threshold(self, quantile: float | None) -> float:
+    """The cost allowed: the mean of today's slates, or a quantile of days."""
+    if quantile is None:
+      return self.mean
+    return float(np.quantile(self.today, quantile))
+
+  def is_feasible(self, threshold: float) -> bool:
+    """Whether the most varied slates meet a threshold."""
+    return threshold >= self.least
+
+
+class Limit(NamedTuple):
+  """What is asked of diversity.
+
+  Attributes:
+    probe: what a page can have.
+    threshold: of the mean cost.
+    is_feasible: whether the most varied slates meet it.
+    base: the calibration that policies correct.
+    theta: the largest with which the calibrated scores meet the target.
+  """
+
+  probe: Probe
+  threshold: float
+  is_feasible: bool
+  base: str
+  theta: float
+
+  @property
+  def target(self) -> float:
+    """The mean cost that policies aim at, a margin below the threshold."""
+    return _target(self.probe, self.threshold)
+
+
+class Thetas:
+  """Mean cost of a page by theta."""
+
+  def __init__(self, simulator: simulator_lib.Simulator, *, seed: int):
+    self._key = jax.random.key(seed)
+    self._outcome = jax.jit(functools.partial(
+        rollout.simulate, simulator,
+        policy_fn=rollout.no_action(simulator), num_users=_PROBE_USERS))
+
+  def probe(self, params: simulator_lib.Params) -> Probe:
+    """The feasible range, and today's place in it."""
+    least, most = (self.cost(params, theta) for theta in _PROBE_THETAS)
+    outcome = self._outcome(params, key=self._key)
+    cost, counted = outcome.cost[:, 0], outcome.counted[:, 0]
+    today = np.asarray(cost / jnp.maximum(counted, 1))
+    return Probe(least, most, today, float(cost.sum() / counted.sum()))
+
+  def cost(self, params: simulator_lib.Params, theta: float) -> float:
+    """Mean cost of slates."""
+    outcome = self._outcome(
+        params._replace(theta=jnp.float32(theta)), key=self._key)
+    return float(outcome.cost[:, 0].sum() / outcome.counted[:, 0].sum())
+
+  def at_budget(
+      self, params: simulator_lib.Params, threshold: float
+  ) -> float:
+    """The largest theta with which the mean cost meets a threshold."""
+    low, high = _PROBE_THETAS
+    if self.cost(params, high) <= threshold:
+      return high
+    for _ in range(_BISECTIONS):
+      middle = (low + high) / 2
+      if self.cost(params, middle) <= threshold:
+        low = middle
+      else:
+        high = middle
+    return low
+
+
+def make_limit(config: config_lib.Config, world: world_lib.World) -> Limit:
+  """Probes what is feasible, and how far theta may go."""
+  thetas = Thetas(world.simulator, seed=config.seed)
+  probe = thetas.probe(world.params)
+  threshold = (-config.diversity if config.diversity is not None
+               else probe.threshold(config.diversity_quantile))
+  base = world_lib.calibrated(
+      world.params, world.log, config_lib.CALIBRATIONS[config.base])
+  return Limit(
+      probe, threshold, probe.is_feasible(threshold), config.base,
+      thetas.at_budget(base, _target(probe, threshold)))
+
+
+def _target(probe: Probe, threshold: float) -> float:
+  return threshold - _MARGIN * TOLERANCE * (probe.most - probe.least)
+
+
+def controller(
+    rule: str, threshold: jax.Array, multiplier: float
+) -> constraints.Controller:
+  """The rule by which multipliers move.
+
+  Args:
+    rule: one of `CONSTRAINTS`.
+    threshold: `[Q]`, of the costs.
+    multiplier: at the start.
+  """
+  return constraints.Controller(
+      threshold, initial=multiplier, limit=100.0, **_GAINS[rule])
