@@ -2,94 +2,17 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import pathlib
-from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments.comparison import studies as contenders
+from experiments.comparison.cells import Cell
 from harmonrank_jax.data import features as features_lib
-from harmonrank_jax.data import files
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.evaluation import bootstrap as evaluation
 
 _REPLICATES = 200
-_BINS = 15
-
-
-class Cell(NamedTuple):
-  """What a method makes of one block.
-
-  Attributes:
-    scores: `[S, N]` float32 of test rows; formulas have one seed.
-    validation: `[S]` what the networks were chosen by: the sum of AUCs of
-      validation rows, within lists where a network trains on them.
-    calibration_error: `[S, M]`, of methods that give probabilities.
-    learning_rate: chosen.
-    seconds: of training, the search for the learning rate with it.
-    left_out: `[S, N]`, of an average: the same without one of the seeds.
-  """
-
-  scores: np.ndarray
-  validation: np.ndarray | None = None
-  calibration_error: np.ndarray | None = None
-  learning_rate: float | None = None
-  seconds: float | None = None
-  left_out: np.ndarray | None = None
-
-
-def write_cell(path: pathlib.Path, cell: Cell) -> None:
-  """Writes a cell; half of one is never seen under its name."""
-  with files.atomic(path) as temporary, open(temporary, "wb") as file:
-    np.savez(file, **{name: value for name, value in cell._asdict().items()
-                      if value is not None})
-
-
-def read_cell(path: pathlib.Path) -> Cell:
-  """Reads a cell."""
-  with np.load(path) as content:
-    values: dict[str, Any] = {
-        name: value if value.ndim else float(value)
-        for name, value in content.items()}
-  return Cell(**values)
-
-
-def average(cell: Cell) -> Cell:
-  """The mean score of the seeds, each in units of its spread, as a method."""
-  scores = cell.scores.astype(np.float64)
-  unit = np.maximum(scores.std(axis=1, keepdims=True), 1e-12)
-  scores /= unit
-  total = scores.sum(axis=0, keepdims=True)
-  count = len(scores)
-  return Cell((total / count).astype(np.float32),
-              left_out=((total - scores) / (count - 1)).astype(np.float32))
-
-
-def calibration_errors(
-    probabilities: np.ndarray, labels: np.ndarray
-) -> np.ndarray:
-  """Expected calibration error `[S, M]`, in bins of as many rows.
-
-  The mean distance, over bins of rows of similar probability, between the
-  mean probability and the rate.
-
-  Args:
-    probabilities: `[S, N, M]`.
-    labels: `[N, M]`, fractions of the largest for values.
-
-  References:
-    Naeini, Cooper, Hauskrecht, "Obtaining well calibrated probabilities using
-    Bayesian binning", AAAI 2015, with bins of equal mass.
-  """
-  edges = np.linspace(0, len(labels), _BINS + 1).astype(int)[:-1]
-  result = np.empty((len(probabilities), labels.shape[1]))
-  for s, m in np.ndindex(*result.shape):
-    column = probabilities[s, :, m].astype(np.float64)
-    gap = column - labels[:, m]
-    order = np.argsort(column, kind="stable")
-    result[s, m] = np.abs(np.add.reduceat(gap[order], edges)).sum() / len(gap)
-  return result
 
 
 class Lead(NamedTuple):

@@ -22,6 +22,7 @@ from experiments.reranker import task as task_lib
 from experiments.reranker import world as world_lib
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
+from harmonrank_jax.reranker import search
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 # At these thetas, the uncalibrated page is judged too.
