@@ -22,16 +22,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from experiments.ranker import config as config_lib
 from experiments.ranker import inputs as inputs_lib
 from experiments.runs import configs
-from experiments.runs import errors
 from experiments.runs import flags
-from experiments.runs import logs
 from experiments.runs import workdir as workdir_lib
-from experiments.tradeoff import front as tradeoff_lib
+from experiments.tradeoff import families as families_lib
+from experiments.tradeoff import front as front_lib
+from experiments.tradeoff import results
+from experiments.tradeoff import weights as weights_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +61,8 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     UserError: if the configuration does not fit the data or the workdir.
     DataError: if the data is not what it should be.
   """
-  # Slow to import.
-  from experiments.tradeoff import page as tradeoff_page
-  from experiments.tradeoff import report as report
+  from experiments.tradeoff import page  # Slow to import, as is the report.
+  from experiments.tradeoff import report
 
   workdir = pathlib.Path(workdir)
   training = config_lib.Config(**{
@@ -73,66 +71,36 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(training, workdir)
     test = inputs_lib.read_test(training, inputs)
-    shown = _objectives_with_auc(inputs, test.batch.labels)
-    weights = _weights(config, len(inputs.model.schema.names), shown)
+    schema = inputs.model.schema
+    swept = weights_lib.swept_objectives(schema, test.batch.labels)
+    weights = weights_lib.swept_weights(
+        swept, num_objectives=len(schema.names),
+        num_weights=config.num_weights, seed=config.seed)
   workdir_lib.check_same_data(
       workdir, [*inputs.sample, *inputs.validation, *test.batch])
-  families = tradeoff_lib.Trainer(
+  families = families_lib.Trainer(
       workdir, inputs, test.batch, learning_rate=config.learning_rate,
       seed=config.seed).families(weights, test.truth)
-  schema = inputs.model.schema
-  labels = test.batch.labels[:, shown]
-  tradeoff = tradeoff_lib.measure(
-      families, tuple(schema.names[m] for m in shown), weights[:, shown],
-      labels, test.batch.user if schema.user else None,
-      truth=None if test.truth is None else test.truth[:, shown],
+  names, labels = schema.names, test.batch.labels[:, swept]
+  tradeoff = front_lib.measure_fronts(
+      families, weights[:, swept], labels,
+      test.batch.user if schema.user else None,
+      names=[names[m] for m in swept],
+      truth=None if test.truth is None else test.truth[:, swept],
       seed=config.seed)
   summary = workdir_lib.finite({
-      **tradeoff_lib.summary(tradeoff),
-      "left_out": [name for m, name in enumerate(schema.names)
-                   if m not in shown],
+      **results.summary(tradeoff),
+      "left_out": [name for m, name in enumerate(names) if m not in swept],
       "num_steps": inputs.num_steps, "config": dataclasses.asdict(config)})
   workdir_lib.write_json(workdir / "summary.json", summary)
   report.write_report(workdir, tradeoff, summary)
-  terms = {name: family.terms[:, shown] for name, family in families.items()
-           if family.terms is not None}
-  tradeoff_page.write(workdir / "tradeoff.html", tradeoff, terms, labels)
-  tradeoff_lib.print_table(tradeoff)
+  page.write(workdir / "tradeoff.html", tradeoff, {
+      name: family.terms[:, swept] for name, family in families.items()
+      if family.terms is not None}, labels)
+  results.print_table(tradeoff)
   print(f"{workdir / 'report.html'}  {workdir / 'tradeoff.html'}  "
         f"{workdir / 'summary.json'}")
   return summary
-
-
-def _objectives_with_auc(
-    inputs: inputs_lib.Inputs, labels: np.ndarray
-) -> list[int]:
-  """Places of the objectives with an AUC on test rows `[N, M]`."""
-  names = inputs.model.schema.names
-  shown = [m for m, column in enumerate(labels.T)
-           if (column != column[0]).any()]
-  logs.warn_of_one_class(inputs.model.schema, labels, "test")
-  left_out = [name for m, name in enumerate(names) if m not in shown]
-  if left_out:
-    errors.warn(f"the sweep leaves out {', '.join(left_out)}.")
-  if len(shown) < 2:
-    raise errors.UserError(
-        "a trade-off needs at least two objectives with an AUC on test rows, "
-        f"there is {', '.join(names[m] for m in shown) or 'none'}.")
-  return shown
-
-
-def _weights(
-    config: Config, num_objectives: int, shown: list[int]
-) -> np.ndarray:
-  """`[K, M]`, 0 for objectives that are left out."""
-  if config.num_weights <= len(shown):
-    raise errors.UserError(
-        f"--num_weights={config.num_weights}: {len(shown)} objectives need at "
-        f"least {len(shown) + 1}, each of them alone and all equal.")
-  weights = np.zeros((config.num_weights, num_objectives), np.float32)
-  weights[:, shown] = tradeoff_lib.simplex_weights(
-      len(shown), config.num_weights, seed=config.seed)
-  return weights
 
 
 def main(config: Config) -> None:

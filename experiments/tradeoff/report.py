@@ -1,7 +1,6 @@
 """The report of a sweep over the weights of objectives."""
 
 import html
-import itertools
 import json
 import pathlib
 from typing import Any
@@ -11,30 +10,30 @@ import numpy as np
 
 from experiments.runs import console
 from experiments.runs import html as page
-from experiments.tradeoff import front as tradeoff_lib
-from harmonrank_jax.evaluation import front
+from experiments.tradeoff import families as families_lib
+from experiments.tradeoff import front as front_lib
+from experiments.tradeoff import results
 
-COLORS = {tradeoff_lib.ONE: page.OURS, tradeoff_lib.SEPARATE: "#d9742b",
-          tradeoff_lib.CLOSED_FORM: page.RIVAL, "tuned sum": "#b9a44c",
-          "tuned product": "#9a6fb0", tradeoff_lib.CEILING: page.TRUTH}
+COLORS = {families_lib.ONE: page.OURS, families_lib.SEPARATE: "#d9742b",
+          families_lib.CLOSED_FORM: page.RIVAL, "tuned sum": "#b9a44c",
+          "tuned product": "#9a6fb0", families_lib.CEILING: page.TRUTH}
 # Panels of two objectives.
 _MAX_PANELS = 6
 
 
 def write_report(
-    workdir: pathlib.Path, tradeoff: tradeoff_lib.Tradeoff,
+    workdir: pathlib.Path, tradeoff: front_lib.Tradeoff,
     summary: dict[str, Any],
 ) -> None:
   """Writes `report.html` of a sweep."""
-  pairs = _pairs(tradeoff)
-  count = len(tradeoff.names)
-  of_all = "" if len(pairs) == count * (count - 1) // 2 else (
-      f" Of {count * (count - 1) // 2} pairs of objectives, those that give up "
-      "most for each other.")
+  pairs = front_lib.pairs_in_conflict(tradeoff)
+  of_all = "" if len(pairs) <= _MAX_PANELS else (
+      f" Of {len(pairs)} pairs of objectives, those that give up most for each "
+      "other.")
   left_out = summary["left_out"]
   parts = [
       "<h1>The trade-off between objectives</h1>",
-      f"<p class=lead>{html.escape(tradeoff_lib.verdict(tradeoff))} To move "
+      f"<p class=lead>{html.escape(results.verdict(tradeoff))} To move "
       'along the front, open <a href="tradeoff.html">tradeoff.html</a>.</p>',
       f"<p>{len(tradeoff.weights)} vectors of weights w, for each of which "
       "the sum of w times AUC is maximised; AUCs are of "
@@ -46,10 +45,10 @@ def write_report(
       "objectives; what it reaches in the others is not seen, so few points "
       "stand on the line, the front of the two. Rings are at equal weights."
       f"{of_all}</p>",
-      page.svg(_front_figure(tradeoff, pairs)),
+      page.svg(_front_figure(tradeoff, pairs[:_MAX_PANELS])),
       "<h2>Hypervolume and training time</h2>",
       "<p>The share of the cube of AUCs from "
-      f"{tradeoff_lib.REFERENCE} to 1 that lies below some point of a front, "
+      f"{front_lib.REFERENCE} to 1 that lies below some point of a front, "
       f"with 95 % intervals by resampling {tradeoff.clusters}. Families are "
       "compared on the same resamples: the ratio is better known than the "
       "volumes. Training is that of all networks of a family, with "
@@ -58,8 +57,8 @@ def write_report(
       "<h2>Numbers</h2>",
       "<p>The weighted AUC is the mean, over all weights, of what is "
       "maximised.</p>",
-      page.html_table(["", *tradeoff_lib.HEADER], [
-          [name, *tradeoff_lib.figures(tradeoff, f)]
+      page.html_table(["", *results.HEADER], [
+          [name, *results.cells(tradeoff, f)]
           for f, name in enumerate(tradeoff.families)]),
       "<h2>AUC at equal weights</h2>",
       "<p>± standard errors.</p>",
@@ -72,20 +71,8 @@ def write_report(
   page.write_page(workdir / "report.html", "Trade-off", parts)
 
 
-def _pairs(tradeoff: tradeoff_lib.Tradeoff) -> list[tuple[int, int]]:
-  """Pairs of objectives, those in most conflict if there are many."""
-  count = len(tradeoff.names)
-  # After the middle, each objective alone.
-  alone = tradeoff.auc[tradeoff.families.index(tradeoff_lib.ONE), 1:count + 1]
-  given_up = np.diag(alone)[None, :] - alone
-  conflict = given_up + given_up.T
-  pairs = sorted(itertools.combinations(range(count), 2),
-                 key=lambda pair: -conflict[pair])
-  return pairs[:_MAX_PANELS]
-
-
 def _front_figure(
-    tradeoff: tradeoff_lib.Tradeoff, pairs: list[tuple[int, int]]
+    tradeoff: front_lib.Tradeoff, pairs: list[tuple[int, int]]
 ) -> mpl_figure.Figure:
   columns = min(len(pairs), 3)
   rows = -(-len(pairs) // columns)
@@ -98,8 +85,7 @@ def _front_figure(
       points = tradeoff.auc[f][:, pair]
       color = COLORS[name]
       axes.plot(*points.T, "o", ms=3, color=color, alpha=0.45, mew=0)
-      best = points[np.asarray(front.pareto_mask(points))]
-      best = best[np.argsort(best[:, 0])]
+      best = front_lib.front_of_pair(tradeoff, f, pair)
       axes.plot(*best.T, "-o", ms=3.5, lw=1.3, color=color, mew=0, label=name)
       axes.plot(*points[0], "o", ms=9, mfc="none", color=color, mew=1.4)
     axes.set_xlabel(f"AUC of {tradeoff.names[pair[0]]}")
@@ -111,7 +97,7 @@ def _front_figure(
   return figure
 
 
-def _volume_figure(tradeoff: tradeoff_lib.Tradeoff) -> mpl_figure.Figure:
+def _volume_figure(tradeoff: front_lib.Tradeoff) -> mpl_figure.Figure:
   """Volumes, ratios to separate networks, seconds of training."""
   families = tradeoff.families
   figure = mpl_figure.Figure(figsize=(10, 1.1 + 0.3 * len(families)))
@@ -126,7 +112,7 @@ def _volume_figure(tradeoff: tradeoff_lib.Tradeoff) -> mpl_figure.Figure:
     ratio.errorbar(100 * tradeoff.ratio[f, 0], place, fmt="o", ms=5,
                    xerr=100 * _whiskers(tradeoff.ratio[f:f + 1]),
                    color=colors[f])
-  ratio.axvline(100, color=COLORS[tradeoff_lib.SEPARATE], lw=1)
+  ratio.axvline(100, color=COLORS[families_lib.SEPARATE], lw=1)
   ratio.set_yticks([])
   ratio.set_ylim(volume.get_ylim())
   ratio.set_xlabel("% of that of separate networks")

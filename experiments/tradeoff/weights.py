@@ -1,0 +1,94 @@
+"""The vectors of weights of a sweep, and the objectives that they weigh."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.runs import errors
+from experiments.runs import logs
+from harmonrank_jax.data import schema as schema_lib
+
+
+def simplex_weights(
+    num_objectives: int, num_weights: int, *, seed: int
+) -> np.ndarray:
+  """Draws weights that sum to 1 and cover the simplex.
+
+  The first vector is equal weights. Then follow each objective alone, halves
+  of two objectives in a random order, and uniform draws for the rest.
+
+  Args:
+    num_objectives: M, at least 2.
+    num_weights: K, more than M.
+    seed: seed of the order and of the draws.
+
+  Returns:
+    `[K, M]` float32, no two rows equal.
+
+  Example:
+    >>> simplex_weights(2, 3, seed=0)
+    array([[0.5, 0.5],
+           [1. , 0. ],
+           [0. , 1. ]], dtype=float32)
+  """
+  rng = np.random.default_rng(seed)
+  alone = np.eye(num_objectives)
+  # With two objectives the half of both is the vector of equal weights.
+  pairs = np.triu_indices(num_objectives, 1 if num_objectives > 2 else 2)
+  halves = rng.permutation(0.5 * (alone[pairs[0]] + alone[pairs[1]]))
+  draws = rng.dirichlet(np.ones(num_objectives), num_weights)
+  weights = np.concatenate(
+      [alone.mean(axis=0, keepdims=True), alone, halves, draws])
+  return weights[:num_weights].astype(np.float32)
+
+
+def swept_objectives(
+    schema: schema_lib.Schema, labels: np.ndarray
+) -> list[int]:
+  """Places of the objectives that have an AUC on test rows.
+
+  Args:
+    schema: names the objectives.
+    labels: `[N, M]` of the test rows.
+
+  Raises:
+    UserError: if there are fewer than two.
+  """
+  swept = [m for m, column in enumerate(labels.T)
+           if (column != column[0]).any()]
+  logs.warn_of_one_class(schema, labels, "test")
+  left_out = [name for m, name in enumerate(schema.names) if m not in swept]
+  if left_out:
+    errors.warn(f"the sweep leaves out {', '.join(left_out)}.")
+  if len(swept) < 2:
+    raise errors.UserError(
+        "a trade-off needs at least two objectives with an AUC on test rows, "
+        f"there is {', '.join(schema.names[m] for m in swept) or 'none'}.")
+  return swept
+
+
+def swept_weights(
+    swept: Sequence[int], *, num_objectives: int, num_weights: int, seed: int
+) -> np.ndarray:
+  """`simplex_weights` of the swept objectives, 0 for the others.
+
+  Args:
+    swept: places of the objectives that are swept.
+    num_objectives: M, of all objectives.
+    num_weights: K.
+    seed: seed of the draws.
+
+  Returns:
+    `[K, M]` float32.
+
+  Raises:
+    UserError: if there are too few vectors for each objective alone.
+  """
+  if num_weights <= len(swept):
+    raise errors.UserError(
+        f"--num_weights={num_weights}: {len(swept)} objectives need at "
+        f"least {len(swept) + 1}, each of them alone and all equal.")
+  weights = np.zeros((num_weights, num_objectives), np.float32)
+  weights[:, list(swept)] = simplex_weights(
+      len(swept), num_weights, seed=seed)
+  return weights
