@@ -161,12 +161,12 @@ def test_labels_of_a_fold_do_not_change_its_scores(inputs):
   folds = task_lib.deal(
       inputs.is_validation, num_folds=SMALL.num_folds, seed=SMALL.seed)
   task, params = trained(inputs)
-  before = task.task_lib(params)
+  before = task.out_of_fold(params)
   mine = folds.fold == 1
   labels = np.where(mine[:, None], ~inputs.rows.labels, inputs.rows.labels)
   task, params = trained(
       inputs._replace(rows=inputs.rows._replace(labels=labels)))
-  after = task.task_lib(params)
+  after = task.out_of_fold(params)
   np.testing.assert_array_equal(after[mine], before[mine])
   # While every other fold has seen them.
   for fold in (0, 2):

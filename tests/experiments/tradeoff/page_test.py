@@ -8,7 +8,7 @@ from experiments.tradeoff import front as front_lib
 from experiments.tradeoff import page as page_lib
 from experiments.tradeoff import report
 from experiments.tradeoff import weights as weights_lib
-from tests import browser as browser_lib
+from tests import browser
 from tests.experiments.tradeoff import cases
 
 
@@ -67,37 +67,34 @@ def test_a_report_and_a_page_are_one_file_each(measured, tmp_path):
 
 @pytest.mark.slow
 def test_the_page_moves_in_a_browser(measured, tmp_path):
-  path = browser_lib.find()
-  if path is None:
-    pytest.skip("no Chromium on the PATH, and CHROME_BIN names none")
   families, labels, tradeoff = measured
   file = tmp_path / "tradeoff.html"
   page_lib.write(file, tradeoff, cases.page_terms(families), labels)
   data = cases.page_data(file)
-  shown = "[0, 1, 2].map(m => +document.getElementById(`auc-${m}`).textContent)"
-  with browser_lib.Browser(path) as page:
-    page.open(file.as_uri())
+
+  def shown():
+    return [float(page.text_content(f"#auc-{m}")) for m in range(3)]
+
+  with browser.opened(file) as page:
     expected = cases.estimates(data, 0, [1 / 3] * 3)
-    np.testing.assert_allclose(page.value(shown), expected, atol=6e-4)
+    np.testing.assert_allclose(shown(), expected, atol=6e-4)
     ours = next(p for p in data["points"] if p["name"] == "one network")
-    np.testing.assert_allclose(page.value(shown), ours["auc"][0], atol=0.01)
+    np.testing.assert_allclose(shown(), ours["auc"][0], atol=0.01)
     # By the keyboard, as by the mouse.
-    page.value("document.getElementById('worth-2').focus()")
-    page.press("Home")
+    page.focus("#worth-2")
+    page.keyboard.press("Home")
     np.testing.assert_allclose(
-        page.value(shown), cases.estimates(data, 0, [0.5, 0.5, 0]), atol=6e-4)
+        shown(), cases.estimates(data, 0, [0.5, 0.5, 0]), atol=6e-4)
     # A click on a point takes its weights.
-    page.value("[...document.querySelectorAll('.point')].at(-3).dispatchEvent("
-               "new Event('click'))")
+    page.evaluate("[...document.querySelectorAll('.point')].at(-3)"
+                  ".dispatchEvent(new Event('click'))")
     np.testing.assert_allclose(
-        page.value(shown), cases.estimates(data, 0, data["weights"][-3]),
-        atol=6e-4)
-    page.value("document.getElementById('equal').click()")
-    np.testing.assert_allclose(page.value(shown), expected, atol=6e-4)
+        shown(), cases.estimates(data, 0, data["weights"][-3]), atol=6e-4)
+    page.click("#equal")
+    np.testing.assert_allclose(shown(), expected, atol=6e-4)
     moved = ("(() => {const knob = document.getElementById('worth-0');"
              "const began = performance.now(); for (let k = 0; k < 10; k++) {"
              "knob.value = 100 * k; knob.dispatchEvent(new Event('input'));}"
              "return (performance.now() - began) / 10})()")
-    assert page.value(moved) < 100
-    assert page.value("document.documentElement.scrollWidth <= innerWidth")
-    assert page.complaints == []
+    assert page.evaluate(moved) < 100
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
