@@ -76,13 +76,13 @@ def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
   Returns:
     The content of `summary.json`.
   """
-  from experiments.ranker import report as ranker  # Slow to import.
+  from experiments.ranker import report  # Slow to import.
 
-  found = results.evaluate(run)
-  content = workdir_lib.finite(results.summary(run, found))
+  measured = results.evaluate(run)
+  content = workdir_lib.finite(results.summary(run, measured))
   workdir_lib.write_json(workdir / "summary.json", content)
-  ranker.write_report(workdir, run, found)
-  results.print_table(run, found)
+  report.write_report(workdir, run, measured)
+  results.print_table(run, measured)
   print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
   return content
 

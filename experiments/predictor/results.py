@@ -23,7 +23,7 @@ COLUMNS = ("objective", "positives", "AUC", "log-loss", "of base rate")
 
 
 class Measures(NamedTuple):
-  """Of the scores of M objectives on the same rows; `[M]` each.
+  """Measures of M scores on the same rows; `[M]` each.
 
   Attributes:
     positives: rows with the event.
@@ -58,7 +58,7 @@ def measure(
   """
   losses = task_lib.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
-  # Of all scores against all labels, each against its own.
+  # The diagonal holds each score against its own labels.
   _, replicates = evaluation.bootstrap_auc(
       [evaluation.Part(logits.T, labels, users)])
   own = np.diagonal(replicates, axis1=1, axis2=2)

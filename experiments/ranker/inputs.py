@@ -19,7 +19,7 @@ from harmonrank_jax.data import splits
 from harmonrank_jax.ensemble import network
 from harmonrank_jax.serving import bundle
 
-# More passes learn profiles by heart where these tell users apart.
+# More passes overfit profiles that identify users.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
 # Rows that are calibrated on, and rows that are validated on, at most.
 _MAX_ROWS = 2_000_000

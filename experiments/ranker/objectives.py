@@ -14,7 +14,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
     "pairwise": losses.pairwise_loss,
     "auc_margin": losses.auc_margin_loss,
 }
-# Of these, those that take lists.
+# The losses that take lists.
 RANK_LOSSES = ("soft_auc", "pairwise")
 
 

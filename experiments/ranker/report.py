@@ -53,7 +53,7 @@ def write_report(
       "<p>Where the positives of each objective stand in the ranking of all "
       "held-out rows (the diagonal would be no information), and the log-odds "
       "of the scores that went in.</p>",
-      page.svg(_score_figure(run, results.methods[results_lib.ENSEMBLE]))]
+      page.svg(_score_figure(results.curves))]
   if results.slice_by:
     parts += [f"<h2>By {html.escape(results.slice_by)}</h2>",
               "<p>Sum of the AUCs within the rows of each value.</p>",
@@ -137,22 +137,14 @@ def _soft_rank_figure(lines: list[dict[str, Any]]) -> mpl_figure.Figure:
   return figure
 
 
-def _score_figure(
-    run: results_lib.Run, scores: np.ndarray
-) -> mpl_figure.Figure:
+def _score_figure(curves: results_lib.Curves) -> mpl_figure.Figure:
   figure = mpl_figure.Figure(figsize=(10, 3.4))
   ranked, entered = figure.subplots(1, 2)
-  order = np.argsort(scores, kind="stable")
-  share = 100 * (np.arange(len(scores)) + 0.5) / len(scores)
-  for m, name in enumerate(run.schema.names):
-    found = np.cumsum(run.test.labels[order, m], dtype=np.float64)
-    if found[-1]:
-      ranked.plot(share, 100 * found / found[-1], lw=1.2, label=name)
-    present = run.test.has_score[:, m]
-    odds = run.test.scores[present, m].astype(np.float64)
-    if len(odds):
-      entered.hist(np.log(odds) - np.log1p(-odds), bins=_BINS, density=True,
-                   histtype="step", lw=1.2, label=name)
+  for name, positives in curves.positives.items():
+    ranked.plot(curves.place, positives, lw=1.2, label=name)
+  for name, log_odds in curves.log_odds.items():
+    entered.hist(log_odds, bins=_BINS, density=True, histtype="step", lw=1.2,
+                 label=name)
   ranked.set_xlabel("place in the ranking, % from the bottom")
   ranked.plot([0, 100], [0, 100], color=page.RIVAL, lw=0.8, ls="--")
   ranked.set_ylabel("positives up to there, %")

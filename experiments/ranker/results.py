@@ -22,6 +22,21 @@ from harmonrank_jax.evaluation import bootstrap as evaluation
 ENSEMBLE, CEILING = "harmonrank", "ceiling"
 
 
+class Curves(NamedTuple):
+  """What the report shows of the scores.
+
+  Attributes:
+    place: `[N]` percent from the bottom of the ranking.
+    positives: by objective, `[N]` percent of its positives up to there;
+      objectives without a positive are left out.
+    log_odds: by objective, those of the scores that went in.
+  """
+
+  place: np.ndarray
+  positives: dict[str, np.ndarray]
+  log_odds: dict[str, np.ndarray]
+
+
 class Run(NamedTuple):
   """A trained ranker and the rows to show it on.
 
@@ -66,6 +81,7 @@ class Results(NamedTuple):
     group_auc: `[M]` of the ensemble within groups, or None.
     slice_by: the column whose values cut the rows, or None.
     slices: value to (rows, `[K]` AUC sums of the methods).
+    curves: of the ensemble's ranking and the scores that went in.
   """
 
   methods: dict[str, np.ndarray]
@@ -74,6 +90,7 @@ class Results(NamedTuple):
   group_auc: metrics.GroupAuc | None
   slice_by: str | None
   slices: dict[str, tuple[int, np.ndarray]]
+  curves: Curves
 
 
 def evaluate(run: Run) -> Results:
@@ -102,7 +119,8 @@ def evaluate(run: Run) -> Results:
         ranker.list_numbers(getattr(run.test, group_by)))
   return Results(methods, comparison, group_by, group_auc,
                  run.slices[0] if run.slices else None,
-                 _slice_sums(run, methods))
+                 _slice_sums(run, methods),
+                 _curves(run, methods[ENSEMBLE]))
 
 
 def own_scores(
@@ -111,6 +129,21 @@ def own_scores(
   """Name to `[N]` scores of the held-out rows: each objective's own score."""
   tested = baselines.fill_scores(test, baselines.mean_scores(sample))
   return {f"own_{name}": tested[:, m] for m, name in enumerate(names)}
+
+
+def _curves(run: Run, scores: np.ndarray) -> Curves:
+  order = np.argsort(scores, kind="stable")
+  place = 100 * (np.arange(len(scores)) + 0.5) / len(scores)
+  positives, log_odds = {}, {}
+  for m, name in enumerate(run.schema.names):
+    count = np.cumsum(run.test.labels[order, m], dtype=np.float64)
+    if count[-1]:
+      positives[name] = 100 * count / count[-1]
+    present = run.test.has_score[:, m]
+    given = run.test.scores[present, m].astype(np.float64)
+    if len(given):
+      log_odds[name] = np.log(given) - np.log1p(-given)
+  return Curves(place, positives, log_odds)
 
 
 def _slice_sums(

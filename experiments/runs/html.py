@@ -126,15 +126,15 @@ def training_figure(
   loss.plot([line["step"] for line in trained],
             [line["train"]["loss"] for line in trained], color=OURS, lw=1)
   loss.set_title("training loss", fontsize=10)
-  found = [line for line in lines if "validation" in line]
-  steps = [line["step"] for line in found]
-  judged.plot(steps, [line["validation"][judge] for line in found], "o-",
+  validated = [line for line in lines if "validation" in line]
+  steps = [line["step"] for line in validated]
+  judged.plot(steps, [line["validation"][judge] for line in validated], "o-",
               color=OURS, ms=3)
   judged.set_title(f"validation, {judge.replace('_', ' ')}", fontsize=10)
   if best_step is not None:
     judged.axvline(best_step, color=TRUTH, lw=0.8, ls="--")
   for name in names:
-    values = np.asarray([line["validation"]["auc"][name] for line in found],
+    values = np.asarray([line["validation"]["auc"][name] for line in validated],
                         np.float64)
     each.plot(steps, values - values[0], "o-", ms=2, lw=1, label=name)
   each.set_title("validation, AUC since step 0", fontsize=10)

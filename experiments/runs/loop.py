@@ -14,7 +14,7 @@ from experiments.runs import errors
 from experiments.runs import metrics as metric_writer
 from experiments.runs import progress
 
-# Of a run, beside the evaluation before the first step.
+# Numbers in a run, beside the evaluation before the first step.
 _NUM_EVALUATIONS = 10
 _NUM_LOGGED_STEPS = 100
 

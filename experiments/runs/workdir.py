@@ -15,7 +15,7 @@ from experiments.runs import errors
 from harmonrank_jax.data import files
 
 CONFIG = "config.json"
-# Of what stands in a workdir; a run is gone on with by the same format only.
+# Version of the files in a workdir; a run resumes with the same one only.
 FORMAT = 2
 
 
@@ -97,7 +97,8 @@ def claimed(
 ) -> Iterator[None]:
   """`open_workdir`, but left as it was if what is done within it fails.
 
-  Inputs are checked within it: who mends a flag can use the same workdir.
+  Inputs are checked within it, so that after a flag is mended the same
+  workdir can be used.
   """
   was_there = open_workdir(path, config)
   try:

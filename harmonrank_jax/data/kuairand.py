@@ -45,7 +45,7 @@ _ITEM_FILES = ("video_features_basic*.csv", "video_features_basic*.parquet")
 # A rate of few rows is drawn to 0 as by this many rows without the outcome.
 _PRIOR_ROWS = 5
 
-# Of a video, in the table of candidates.
+# Columns of a video in the table of candidates.
 NUM_FEATURES = 64
 NO_TAG = "no tag"
 # What stands for a missing value in the table of videos.

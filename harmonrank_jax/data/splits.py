@@ -15,10 +15,10 @@ from harmonrank_jax.data.schema import DataError
 
 # Parts of a split.
 TRAIN, VALIDATION, TEST = range(3)
-# Of all rows for the test, of the rest for validation: a smaller part would
-# hold too few positives of a rare objective to choose by.
+# Shares of all rows for the test, and of the rest for validation: a smaller
+# part would hold too few positives of a rare objective to choose by.
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.2
-# Of all rows, those before the first of several blocks to test on.
+# Share of the rows before the first of several blocks to test on.
 _BEFORE_BLOCKS = 0.5
 
 

@@ -30,7 +30,7 @@ class HarmonRankConfig:
 
   Attributes:
     num_objectives: M >= 1.
-    head: "score", the document's scalar output; or "aligned", in which the
+    head: "score", the paper's scalar output; or "aligned", in which the
       branches correct the calibrated log-odds of each objective, and the
       score is the best one for these probabilities and the weights asked for.
     token_size: width of a token, a multiple of `num_heads`.
@@ -275,7 +275,7 @@ class RelationAware(nn.Module):
     if config.head == "score":
       hidden = nn.relu(nn.Dense(size, name="head_in")(context[..., 0, :]))
       return nn.Dense(1, name="head_out")(hidden)[..., 0]
-    # Each objective reads its aligned token beside what the profile found.
+    # Each objective reads its aligned token beside what the profile attends to.
     hidden = nn.relu(nn.Dense(size, name="head_token")(tokens)
                      + nn.Dense(size, name="head_context")(context))
     weight = self.param(

@@ -4,7 +4,7 @@ Every categorical column is embedded, numeric columns stand beside it; a
 shared layer and one tower an objective follow. Two kinds of gates adapt the
 network to the row, both multiply by a factor in (0, 2) that starts at 1:
 EPNet gates the shared embedding by the domain, PPNet every layer of every
-tower by who and what meets.
+tower by user and item.
 """
 
 import dataclasses
