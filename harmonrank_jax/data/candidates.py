@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import chunks as chunks_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as items_lib
@@ -139,7 +140,7 @@ class Candidates:
         (), request=columns.request, item=columns.item,
         categorical=(columns.category,) if has_category else (),
         numeric=(columns.score,))
-    schema_lib.check_types(self._schema, log.arrow_schema, str(log.files[0]))
+    checks.check_types(self._schema, log.arrow_schema, str(log.files[0]))
     self._items: items_lib.Items | None = None
     if items is not None:
       self._items = items_lib.read_items(
@@ -209,7 +210,7 @@ class Candidates:
     """Yields all rows, checked."""
     names, last = (*self._schema.columns, *self._features), None
     for place, table in self._tables(names):
-      schema_lib.check_rows(self._schema, table, *place)
+      checks.check_rows(self._schema, table, *place)
       requests = items_lib.one_array(table[self._columns.request])
       items = items_lib.one_array(table[self._columns.item])
       scores = self._scores(table, place)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -213,13 +214,13 @@ def read_items(
   schema = schema_lib.Schema(
       (), item=columns.item,
       categorical=(columns.category,) if has_category else ())
-  schema_lib.check_types(schema, log.arrow_schema, str(log.files[0]))
+  checks.check_types(schema, log.arrow_schema, str(log.files[0]))
   ids, categories, features = [], [], []
   num_features = None
   for group in log.row_groups:
     table = log.read(group, (*schema.columns, *names))
     place = Place(log.place(group), group.first_row)
-    schema_lib.check_rows(schema, table, *place)
+    checks.check_rows(schema, table, *place)
     ids.append(one_array(table[columns.item]))
     if has_category:
       categories.append(read_categories(table, columns.category, place))

@@ -22,6 +22,7 @@ import pyarrow as pa
 from pyarrow import csv
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import features
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -328,8 +329,8 @@ def _read_clicks(path: PathLike) -> pa.Table:
   tables = []
   for file in _files(path, _LOG_FILES):
     tables.append(_read(file, roles.columns))
-    schema_lib.check_types(roles, tables[-1].schema, str(file))
-    schema_lib.check_rows(roles, tables[-1], str(file), 0)
+    checks.check_types(roles, tables[-1].schema, str(file))
+    checks.check_rows(roles, tables[-1], str(file), 0)
   return _concat(tables, path)
 
 
@@ -387,8 +388,8 @@ def _read_log(
     if raw is None:
       raw = _roles(file)
     table = _read(file, raw.columns)
-    schema_lib.check_types(raw, table.schema, str(file))
-    schema_lib.check_rows(raw, table, str(file), 0)
+    checks.check_types(raw, table.schema, str(file))
+    checks.check_rows(raw, table, str(file), 0)
     narrow = {o.label: pc.cast(table[o.label], pa.int8())
               for o in raw.objectives}
     narrow["time_ms"] = pa.array(features.times(table, "time_ms"))
@@ -438,8 +439,8 @@ def _table_columns(
   schema = schema_lib.Schema(
       (), roles.user, roles.item, categorical=tuple(categorical),
       numeric=tuple(numeric))
-  schema_lib.check_types(schema, table.schema, str(file))
-  schema_lib.check_rows(schema, table, str(file), 0)
+  checks.check_types(schema, table.schema, str(file))
+  checks.check_rows(schema, table, str(file), 0)
   known = table[id_column].combine_chunks()
   if known.type != ids.type:
     raise DataError(f"{file}: column {id_column!r} has type {known.type}, in "

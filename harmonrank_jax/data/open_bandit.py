@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -72,8 +73,8 @@ def read_rounds(
   file, table = _read(folder, (
       f"{policy}/{campaign}/{campaign}.csv", f"{policy}_{campaign}.parquet"),
       _ROLES.columns)
-  schema_lib.check_types(_ROLES, table.schema, str(file))
-  schema_lib.check_rows(_ROLES, table, str(file), 0)
+  checks.check_types(_ROLES, table.schema, str(file))
+  checks.check_rows(_ROLES, table, str(file), 0)
   columns = {name: schema_lib.numbers_of(table[name]) for name in (
       "click", "item_id", "position", "propensity_score")}
   num_items = items.num_rows

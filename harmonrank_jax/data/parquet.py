@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import files
 from harmonrank_jax.data import schema as schema_lib
 
@@ -137,9 +138,9 @@ def check_log(log: ParquetLog, schema: schema_lib.Schema) -> None:
   Raises:
     DataError: at the first thing that is wrong.
   """
-  schema_lib.check_types(schema, log.arrow_schema, str(log.files[0]))
+  checks.check_types(schema, log.arrow_schema, str(log.files[0]))
   for group in log.row_groups:
-    schema_lib.check_rows(
+    checks.check_rows(
         schema, log.read(group, schema.columns), log.place(group),
         group.first_row)
 
@@ -265,7 +266,6 @@ class BatchReader:
     arrays = arrays._make(array[order] for array in arrays)
     self._loaded = ((epoch, block), arrays)
     return arrays
-
 
   def _arrays(self, group: RowGroup):
     """The arrays of a row group, from memory if it is kept there."""

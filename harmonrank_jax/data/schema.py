@@ -1,8 +1,7 @@
-"""What a log is: which column plays which role, and checks with clear errors.
+"""The schema of a log: which column plays which role.
 
 A schema comes from a JSON file, from an adapter, or from the column names.
-Every row is checked against it before anything is trained, and what is wrong
-is said in one line: file, row group, column, first bad row, what is accepted.
+`checks` holds the rows of a log against it.
 """
 
 from collections.abc import Iterable
@@ -17,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# By name: a score column is this and the name of its objective.
+# The name of a score column is this prefix and the name of its objective.
 SCORE_PREFIX = "score_"
 ROLES = {"user": "user_id", "item": "item_id", "time": "time_ms",
          "request": "request_id"}
-# Known outcomes of the row they stand in: as features they would tell the
-# labels.
+# Columns that are outcomes of their own row: used as features they would leak
+# the labels.
 OUTCOMES = ("play_time_ms", "profile_stay_time", "comment_stay_time")
 
 
@@ -37,7 +36,7 @@ class Objective:
   Attributes:
     name: how it is called in tables.
     label: column of labels, 0 or 1 (or values at least 0).
-    score: column of predicted scores, or None where there are none yet.
+    score: column of predicted scores, or None if nothing predicts it yet.
     is_value: whether labels are values (watch time, order value).
   """
 
@@ -106,7 +105,7 @@ class Schema:
     return dataclasses.replace(self, objectives=tuple(chosen))
 
   def describe(self) -> str:
-    """What was understood, a line for each role."""
+    """The roles in words, a line for each."""
     lines = []
     for o in self.objectives:
       kind = "values" if o.is_value else "0/1"
@@ -244,7 +243,7 @@ def schema_from_names(
     raise DataError(
         "no objective found by name: expected columns <objective> and "
         f"{SCORE_PREFIX}<objective>, got {', '.join(names)}; name the roles "
-        "with --schema or --format.")
+        "in a schema, or the format of a public log.")
   roles = {role: name for role, name in ROLES.items() if name in names}
   taken = {*scores, *(o.label for o in objectives), *roles.values()}
   categorical, numeric = [], []
@@ -262,7 +261,7 @@ def schema_from_names(
       raise DataError(
           f"column {field.name!r} of type {field.type} is no profile column; "
           "accepted are text, booleans, integers and floats (name the roles "
-          "with --schema to leave it out).")
+          "in a schema to leave it out).")
   schema = Schema(tuple(objectives), **roles, categorical=tuple(categorical),
                   numeric=tuple(numeric))
   _check_roles(schema)
@@ -272,18 +271,22 @@ def schema_from_names(
 def _check_no_objective(
     name: str, others: list[str], objectives: list[str]
 ) -> None:
-  """A column that was meant to be a score would make its label a feature."""
+  """Refuses a column that, as a feature, would leak a label.
+
+  A misspelt score makes its label a profile column; a column of true
+  probabilities is the label without its noise.
+  """
   prefix, _, rest = name.partition("_")
   if rest in others and difflib.get_close_matches(
       prefix, [SCORE_PREFIX.rstrip("_")], cutoff=0.7):
     raise DataError(
         f"column {name!r} looks like a score (did you mean "
-        f"{SCORE_PREFIX + rest!r}?); if it is none, name the roles with "
-        "--schema.")
+        f"{SCORE_PREFIX + rest!r}?); if it is none, name the roles in a "
+        "schema.")
   if name.removeprefix("true_") in objectives:
     raise DataError(
-        f"column {name!r} looks like the truth of an objective and would tell "
-        "the label; name the roles with --schema to leave it out.")
+        f"column {name!r} looks like the truth of an objective and would leak "
+        "the label; name the roles in a schema to leave it out.")
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -298,103 +301,12 @@ def is_number(kind: pa.DataType) -> bool:
   return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
-def check_types(schema: Schema, arrow_schema: pa.Schema, file: str) -> None:
-  """Checks that every column is there, and of a type for its role.
-
-  Raises:
-    DataError: with the file, the column and what is accepted.
-  """
-  names = arrow_schema.names
-  for name in schema.columns:
-    if name not in names:
-      raise DataError(f"{file}: no column {name!r}{nearest(name, names)}; it "
-                      f"has {', '.join(names)}.")
-
-  def expect(column: str, accepted: bool, what: str) -> None:
-    if not accepted:
-      raise DataError(f"{file}: column {column!r} has type "
-                      f"{arrow_schema.field(column).type}; accepted: {what}.")
-
-  kinds = {name: arrow_schema.field(name).type for name in schema.columns}
-  for role, column in schema.ids.items():
-    kind = kinds[column]
-    if role == "time":
-      expect(column, pa.types.is_integer(kind) or pa.types.is_timestamp(kind),
-             "integer milliseconds or a timestamp")
-    else:
-      expect(column, pa.types.is_integer(kind) or is_text(kind),
-             "integers or text")
-  for objective in schema.objectives:
-    expect(objective.label,
-           is_number(kinds[objective.label])
-           or pa.types.is_boolean(kinds[objective.label]),
-           "booleans or numbers")
-    if objective.score:
-      expect(objective.score, is_number(kinds[objective.score]), "numbers")
-  for column in schema.categorical:
-    expect(column, is_text(kinds[column]) or pa.types.is_integer(kinds[column])
-           or pa.types.is_boolean(kinds[column]),
-           "text, integers or booleans")
-  for column in schema.numeric:
-    expect(column, is_number(kinds[column])
-           or pa.types.is_boolean(kinds[column]), "numbers")
-
-
-def check_rows(schema: Schema, table: pa.Table, where: str, row: int) -> None:
-  """Checks the values of a part of a log.
-
-  Args:
-    schema: roles.
-    table: the rows, with at least the schema's columns.
-    where: the file and row group, for the message.
-    row: number of the first row of `table` in its file.
-
-  Raises:
-    DataError: for the first column with a bad value, at its first bad row.
-  """
-
-  def fail_at(bad: np.ndarray, column: str, what: str) -> None:
-    if bad.any():
-      first = int(np.argmax(bad))
-      value = table[column][first].as_py()
-      raise DataError(
-          f"{where}: column {column!r}, row {row + first}: {what}, got "
-          f"{'a missing value' if value is None else repr(value)}.")
-
-  def missing(column: str) -> np.ndarray:
-    return _flags(pc.is_null(table[column]))
-
-  for role, column in schema.ids.items():
-    fail_at(missing(column), column, f"every row needs its {role}")
-  for objective in schema.objectives:
-    labels = table[objective.label]
-    fail_at(missing(objective.label), objective.label,
-            "every row needs a label")
-    numbers = numbers_of(labels)
-    if objective.is_value:
-      fail_at(~(np.isfinite(numbers) & (numbers >= 0)), objective.label,
-              "values must be finite and at least 0")
-    else:
-      fail_at((numbers != 0) & (numbers != 1), objective.label,
-              "labels must be 0 or 1 (or declare a value objective in "
-              "--schema)")
-    if objective.score:
-      scores = numbers_of(table[objective.score])
-      fail_at(~np.isfinite(scores) & ~missing(objective.score),
-              objective.score,
-              "scores must be finite (leave missing ones null)")
-
-
 def numbers_of(column: pa.ChunkedArray) -> np.ndarray:
   """A column as float64, missing values as NaN.
 
   Integers beyond 2^53 are rounded: hashes and ids may be numeric columns.
   """
   return pc.cast(column, pa.float64(), safe=False).to_numpy()
-
-
-def _flags(column: pa.ChunkedArray) -> np.ndarray:
-  return column.to_numpy()
 
 
 def _check_roles(schema: Schema) -> None:
