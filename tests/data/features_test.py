@@ -68,7 +68,8 @@ def test_vocabulary_is_by_frequency_and_without_the_rare(fit):
     (pa.array(["x", "y", "y", "z", "x", "y"]).dictionary_encode(),
      ["y", "x"]),
     (pa.array(["", "", "é", None, None, "é"]), ["", "é"]),
-])
+], ids=["int", "uint8", "uint64", "bool", "text", "large_text", "dictionary",
+        "empty_text"])
 def test_vocabularies_of_every_type(fit, values, vocabulary):
   schema = clicks(categorical=("c",))
   features, batch = fit(schema, group_size=2, c=values)
@@ -98,7 +99,9 @@ def test_integers_of_another_width_are_the_same_values(fit):
 @pytest.mark.parametrize(("fitted", "given"), [
     ([1, 1, 2], ["1", "2", "a"]), (["a", "a", "b"], [1, 2, 3]),
     (["1", "1", "b"], [1, 2, 3]), ([True, True], ["a"]),
-    ([-1, -1], pa.array([2], pa.uint64()))])
+    ([-1, -1], pa.array([2], pa.uint64())),
+], ids=["text_for_int", "int_for_text", "int_for_digits", "text_for_bool",
+        "unsigned_for_negative"])
 def test_another_kind_of_column_is_refused(fit, fitted, given):
   schema = clicks(categorical=("c",))
   features, _ = fit(schema, c=fitted)
@@ -159,7 +162,8 @@ def test_ties_stand_in_the_middle_of_their_steps(fit):
 
 
 @pytest.mark.parametrize("values", [
-    [None, None, None], [np.nan, np.nan], [np.inf, -np.inf]])
+    [None, None, None], [np.nan, np.nan], [np.inf, -np.inf],
+], ids=["null", "nan", "infinite"])
 def test_a_column_without_numbers_is_zero(fit, values):
   schema = clicks(numeric=("x",))
   features, batch = fit(schema, x=pa.array(values, pa.float64()))
@@ -352,7 +356,7 @@ def test_ids_are_equal_exactly_where_they_were(fit):
 @pytest.mark.parametrize("kind", [
     pa.int64(), pa.int32(), pa.uint32(), pa.timestamp("ms"),
     pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("ms", "UTC"),
-    pa.timestamp("us", "Europe/Berlin")])
+    pa.timestamp("us", "Europe/Berlin")], ids=str)
 def test_times_are_milliseconds(kind):
   times = pa.chunked_array([[1500, 86_400_000], [7]])
   if pa.types.is_timestamp(kind):

@@ -193,11 +193,10 @@ def test_closed_form_is_the_best_of_all_orders():
     assert (value < value.max() - 1e-9).sum() == len(orders) - 1
 
 
-def test_errors_name_the_argument():
-  scores, labels = sample()
-  for shown, arguments in (
-      ("labels", (scores, labels[:, :1], None)),
-      ("where", (scores, labels, labels[1:])),
-      ("scores", (scores[:, 0], labels[:, 0], None))):
-    with pytest.raises(ValueError, match=f"{shown} has shape"):
-      calibration.fit_platt(arguments[0], arguments[1], where=arguments[2])
+@pytest.mark.parametrize("name, scores, labels, where", [
+    ("labels", SHAPE, (400, 1), None), ("where", SHAPE, SHAPE, (399, 5)),
+    ("scores", (400,), (400,), None)], ids=["labels", "where", "scores"])
+def test_errors_name_the_argument(name, scores, labels, where):
+  where = None if where is None else np.ones(where, bool)
+  with pytest.raises(ValueError, match=f"{name} has shape"):
+    calibration.fit_platt(np.ones(scores), np.ones(labels), where=where)

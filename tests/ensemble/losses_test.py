@@ -331,14 +331,18 @@ def test_one_trace(loss_fn):
   assert traces.count(loss_fn) == 1
 
 
-def test_errors_name_the_argument():
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_errors_name_the_argument(loss_fn):
   scores, labels = sample()
-  for loss_fn in ALL:
-    with pytest.raises(ValueError, match=r"labels.*\(15,\).*\(16,\)"):
-      loss_fn(scores[0], labels[0, :15, 0])
-    with pytest.raises(ValueError, match=r"objective_weights.*\(2,\)"):
-      jax.eval_shape(lambda s, f=loss_fn: f(
-          s, labels, objective_weights=np.ones(2)), scores)
+  with pytest.raises(ValueError, match=r"labels.*\(15,\).*\(16,\)"):
+    loss_fn(scores[0], labels[0, :15, 0])
+  with pytest.raises(ValueError, match=r"objective_weights.*\(2,\)"):
+    jax.eval_shape(
+        lambda s: loss_fn(s, labels, objective_weights=np.ones(2)), scores)
+
+
+def test_a_negative_strength_is_refused():
+  scores, labels = sample()
   with pytest.raises(ValueError, match=r"relative_strength.*-1"):
     losses.multi_objective_auc_loss(scores, labels, relative_strength=-1)
 

@@ -139,7 +139,8 @@ def grouped(list_auc, scores, labels, ids, where, weighting):
 
 
 @pytest.mark.parametrize("list_auc", [
-    lambda s, y: sklearn_metrics.roc_auc_score(y, s), value_auc])
+    lambda s, y: sklearn_metrics.roc_auc_score(y, s), value_auc,
+], ids=["class", "value"])
 def test_group_auc_is_the_weighted_mean_over_lists(list_auc, x64):
   scores, where, ids = oracles.random_lists(SHAPE, 9)
   scores, labels = scores.round(), sample()[1] * 1.0

@@ -65,7 +65,8 @@ def test_sorts_agree_with_the_oracle(x64):
         sorts[row], expected, rtol=1e-10, atol=1e-13 / strength)
 
 
-@pytest.mark.parametrize("calculus, size", [(rank, SIZE), (sort, SMALL)])
+@pytest.mark.parametrize("calculus, size", [
+    (rank, SIZE), (sort, SMALL)], ids=["rank", "sort"])
 def test_gradients_against_differences(calculus, size, x64):
   scores, _ = cases(size)
   scores += 1e-3 * np.random.default_rng(1).normal(size=scores.shape)

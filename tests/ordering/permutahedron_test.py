@@ -159,7 +159,7 @@ def test_infinite_and_nan_values_of_the_sort(x64):
       [-np.inf, 1, np.nan, 3, np.inf])
 
 
-@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)])
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)], ids=str)
 def test_empty(shape):
   values = jnp.full(shape, 3.0)
   assert harmonrank_jax.soft_rank(values, strength=1.0).shape == shape
@@ -184,7 +184,7 @@ def test_all_masked_is_zero_without_gradient():
 
 @pytest.mark.parametrize("calculus, oracle, shape, num_lists", [
     (rank, oracles.soft_rank, SHAPE, 5),
-    (small_sort, oracles.soft_sort, SMALL_SHAPE, 2)])
+    (small_sort, oracles.soft_sort, SMALL_SHAPE, 2)], ids=["rank", "sort"])
 def test_masked_ragged_lists(calculus, oracle, shape, num_lists, x64):
   scores, where, ids = oracles.random_lists(shape, num_lists)
   eps = 0.3
@@ -229,7 +229,7 @@ def test_derivative_in_the_strength_is_the_formula(x64):
 
 
 @pytest.mark.parametrize("calculus, shape", [
-    (rank, SHAPE), (small_sort, SMALL_SHAPE)])
+    (rank, SHAPE), (small_sort, SMALL_SHAPE)], ids=["rank", "sort"])
 def test_gradients_against_differences(calculus, shape, x64):
   scores, direction = normal(2, *shape)
   eps = relative(np.geomspace(0.3, 30, ROWS)[:, None], scores)

@@ -76,7 +76,8 @@ def test_infinities_end_the_scale_and_nan_takes_no_part():
       [4, 5.5, np.nan, 1, 5.5, 2.5, 2.5])
 
 
-@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4), (1,), (2, 1)])
+@pytest.mark.parametrize(
+    "shape", [(0,), (3, 0), (0, 4), (1,), (2, 1)], ids=str)
 def test_empty_and_single(shape):
   ranks = jax.jit(harmonrank_jax.hard_rank)(jnp.zeros(shape))
   np.testing.assert_array_equal(ranks, np.ones(shape))

@@ -101,7 +101,8 @@ def transcription(config, params, categorical, numeric):
     {"epnet": False, "shared_sizes": (), "tower_sizes": (5, 4)},
     {"ppnet": False, "tower_sizes": (), "domain": ()},
     {"num_objectives": 1, "vocabulary_sizes": (), "domain": (),
-     "personal": ()}])
+     "personal": ()},
+], ids=["both_gates", "no_gate", "ppnet", "epnet", "numeric_only"])
 def test_agrees_with_a_transcription(change, x64):
   config = dataclasses.replace(CONFIG, **change)
   rows = sample(config)
