@@ -27,9 +27,11 @@ import pathlib
 from typing import Any
 
 from experiments.reranker import config as config_lib
+from experiments.reranker import day as day_lib
 from experiments.reranker import judging
 from experiments.reranker import limits
 from experiments.reranker import policies
+from experiments.reranker import record as record_lib
 from experiments.reranker import results as results_lib
 from experiments.reranker import world as world_lib
 from experiments.reranker.config import Config
@@ -74,13 +76,15 @@ def publish(
   Returns:
     The content of `summary.json`.
   """
-  from experiments.reranker import report  # Slow to import.
+  from experiments.reranker import report  # Imports matplotlib, which is slow.
 
   summary = workdir_lib.finite({
       **results_lib.summary(world, limit, results),
       "scale": config.scale._asdict(), "config": dataclasses.asdict(config)})
   workdir_lib.write_json(workdir / "summary.json", summary)
-  report.write_report(workdir, world, limit, results)
+  day = day_lib.simulate_day(world, results.contenders["ppo"])
+  report.write_report(workdir, record_lib.make_record(
+      workdir, world, limit, results, day))
   results_lib.print_table(limit, results)
   print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
   return summary

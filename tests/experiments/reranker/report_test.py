@@ -1,4 +1,4 @@
-"""The report of a re-ranking policy, of made-up results."""
+"""The report of a re-ranking policy, on made-up results."""
 
 from html import parser
 import json
@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.reranker import day as day_lib
 from experiments.reranker import judging
 from experiments.reranker import limits
 from experiments.reranker import policies
-from experiments.reranker import report as reranker
+from experiments.reranker import record as record_lib
+from experiments.reranker import report
 from experiments.reranker import task as task_lib
 from experiments.reranker import world as world_lib
 from harmonrank_jax.data import slate_logs
@@ -128,9 +130,13 @@ def write_metrics(workdir, num_seeds, num_rewards):
 
 
 def make_report(
-    workdir, categories, num_seeds, layout, knob, rates, names, **changes
+    workdir, categories, num_seeds, layout, knob, rates, names, day=None,
+    **changes
 ):
-  """Writes it; CTRs are about `rates`, in the order of `names`."""
+  """Writes it; CTRs are about `rates`, in the order of `names`.
+
+  Without a day, that of the made-up ppo is simulated.
+  """
   rng = np.random.default_rng(0)
   num_categories = len(categories)
   page = simulator_lib.Simulator(
@@ -161,7 +167,9 @@ def make_report(
   for name in trained:
     write_metrics(workdir / name, num_seeds, page.num_rewards)
   (workdir / "config.json").write_text('{"base": "platt"}')
-  reranker.write_report(workdir, world, limit, results)
+  day = day or day_lib.simulate_day(world, contenders["ppo"])
+  report.write_report(workdir, record_lib.make_record(
+      workdir, world, limit, results, day))
   return (workdir / "report.html").read_text(), results
 
 
@@ -209,25 +217,26 @@ def modern(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def document(tmp_path_factory):
+def paper(tmp_path_factory):
   """One seed, one training, many categories of long names, more slots."""
-  names = ["uncalibrated", "platt", "platt_at_budget", "ppo"]
   rng = np.random.default_rng(1)
   # Without the simulation, which takes its time to compile: nobody came in
   # the morning, and there was not enough to fill the last slot.
-  pictures = [reranker._Picture(None, float("nan")),
-              reranker._Picture(rng.normal(size=(12, 30)), THETA)]
+  morning, evening = day_lib.TIMES
   where = np.arange(12) < 11
-  slates = [reranker._Slate(
-      15 * k, rng.integers(0, 30, 12), where, where & (rng.random(12) < 0.3),
-      -1.5) for k in range(20)]
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(reranker, "_seen", lambda world, results: (pictures, slates))
-    return make_report(
-        tmp_path_factory.mktemp("runs"),
-        [f"$ the category of long names no. {k} $" for k in range(30)],
-        num_seeds=1, layout="slot_category", knob=False,
-        rates=[(0.4, 1.3)] * 4, names=names, num_slots=12)
+  day = day_lib.Day(
+      {morning: day_lib.Action(None, float("nan")),
+       evening: day_lib.Action(rng.normal(size=(12, 30)), THETA)},
+      [day_lib.Slate(
+          15 * k, rng.integers(0, 30, 12), where,
+          where & (rng.random(12) < 0.3), -1.5) for k in range(20)])
+  return make_report(
+      tmp_path_factory.mktemp("runs"),
+      [f"$ the category of long names no. {k} $" for k in range(30)],
+      num_seeds=1, layout="slot_category", knob=False,
+      rates=[(0.4, 1.3)] * 4,
+      names=["uncalibrated", "platt", "platt_at_budget", "ppo"], day=day,
+      num_slots=12)
 
 
 def test_the_report_is_one_file_with_everything(modern):
@@ -238,9 +247,12 @@ def test_the_report_is_one_file_with_everything(modern):
   assert "src=" not in page and 'href="http' not in page
   for name in results.contenders:
     assert texts["td"].count(name + "*" * (name == "privileged")) == 2
-    # A text of the figures; the first has its number where it is far below.
+    # A text of the figures.
     assert f"<!-- {name} -->" in page
-  assert "<!-- random, 0.0" in page and page.count("asked for -->") == 1
+  # Where a policy is far below the others, its name has its CTR.
+  assert re.search(r"<!-- \d+  random, 0\.0", page)
+  assert re.search(r"<!-- \d+  ppo -->", page)
+  assert page.count("asked for -->") == 1
   assert "<!-- floor -->" in page
   assert "platt" in page[page.index("<pre>"):]
 
@@ -273,8 +285,8 @@ def test_a_day_is_shown_slate_by_slate(modern):
   assert len(times) == num_slates and times == sorted(times)
 
 
-def test_the_document_preset_on_one_seed(document):
-  page, results = document
+def test_the_paper_preset_on_one_seed(paper):
+  page, results = paper
   texts = read(page)
   assert texts["h2"] == SECTIONS
   ours = results.summaries["ppo"]
@@ -286,29 +298,3 @@ def test_the_document_preset_on_one_seed(document):
   assert f"{ours.diversity:.3f} missed." in texts["p"][0]
   assert "The knob" not in page and "morning, 8 to 10 h: nobody came" in page
   assert page.count('title="empty"') == 20
-
-
-def test_names_of_any_kind():
-  plain = reranker.figures.plain
-  assert plain("books") == "books"
-  assert plain("a of $5 and $6") == r"a of \$5 and \$6"
-  for name in ("x" * 80, "word " * 20, "a " + "y" * 60):
-    short = plain(name)
-    assert len(short) == 24
-    begin, end = short.split("…")
-    assert name.startswith(begin) and name.endswith(end)
-
-
-def test_bins_are_quantiles():
-  rng = np.random.default_rng(0)
-  predicted = rng.uniform(0.1, 0.9, 1000)
-  clicks = rng.random(1000) < predicted
-  found = reranker.figures.Calibration(
-      predicted, 0.5 * predicted, clicks, np.zeros(1000, int))
-  gap = reranker.figures.gap
-  mean = np.mean([abs(predicted[part].mean() - clicks[part].mean())
-                  for part in np.array_split(np.argsort(predicted), 10)])
-  np.testing.assert_allclose(gap(predicted, found, 2), mean)
-  assert gap(0.5 * predicted, found, 2) > 0.2
-  empty = found._replace(categories=np.zeros(0, int), clicks=clicks[:0])
-  assert np.isnan(gap(predicted[:0], empty, 2))
