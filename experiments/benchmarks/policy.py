@@ -9,15 +9,20 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
+import pathlib
 import time
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import policy_methods
-from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import policy_peer
+from experiments.benchmarks import policy_problems as problems
+from experiments.benchmarks import policy_tables
+from experiments.benchmarks import suite
+from experiments.benchmarks import timing as timing_lib
 from experiments.reranker import world as home_page
 from experiments.runs import errors
 from harmonrank_jax.reranker import environment as environments
@@ -25,60 +30,72 @@ from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
 
-# Users whose day is simulated side by side.
-BATCHES: tuple[int, ...] = (64, 256, 1024)
-SIMULATE, TRAIN, LEARNER = PARTS = ("simulate", "train", "learner")
-OURS, THEIRS = "harmonrank", policy_methods.PEER
-# Of PyTorch.
-THREADS = (1, 2)
-# Of the users, how many may have another day in another form of the library:
-# where rounding decides about a pick, the day goes on differently.
+# Users whose days are simulated in one batch.
+SIZES: tuple[int, ...] = (64, 256, 1024)
+# The largest share of users whose days may differ between forms of the
+# library: where rounding decides a pick, the rest of a day is another one.
 _MOST_OTHER_DAYS = 0.2
+_OURS, _THEIRS = policy_tables.OURS, policy_tables.THEIRS
+
+parse_size = suite.parse_batch_size
+tables = policy_tables.tables
 
 
 def run(
-    batches: Sequence[int], repeats: int, seed: int, shape: policy_methods.Shape
+    sizes: Sequence[int] | None = None, *, repeats: int, seed: int,
+    workdir: pathlib.Path | None = None,
+    shape: problems.Shape | None = None,
+    forms: timing_lib.Forms | None = None, learners: "Learners | None" = None,
 ) -> dict[str, Any]:
   """Times every part.
 
   Args:
-    batches: of users whose day is simulated.
+    sizes: users whose days are simulated in one batch; `SIZES` if not given.
     repeats: samples of each time.
-    seed: of the world, of learners and of the order of samples.
-    shape: of all else.
+    seed: seed of the world, of learners and of the order of samples.
+    workdir: not used.
+    shape: all other sizes; the default ones if not given.
+    forms: forms of this library; all that run here if not given.
+    learners: what is timed in the parts `train` and `learner`.
 
   Returns:
     What goes into `benchmark.json`: `measurements`, `left_out` in words,
-    `agreement`, how far apart the learners' environments and advantages are,
-    or None, and `shape`.
+    `agreement`, the largest differences between the learners' environments
+    and advantages, or None, and `shape`.
 
   Raises:
     UserError: if what is compared does not compute the same.
   """
-  clock = benchmarking.Clock(repeats, seed)
-  params = policy_methods.make_params(shape, seed)
-  left_out: list[str] = []
-  # Compiling is timed first: little has been traced by then.
-  trained = _timed(TRAIN, lambda: _train(shape, params, clock, seed))
-  learned, agreement = _timed(
-      LEARNER, lambda: _learn(shape, clock, seed, left_out))
+  del workdir
+  forms, shape = forms or timing_lib.forms(), shape or problems.Shape()
+  learners = learners or Learners()
+  clock = timing_lib.Clock(repeats, seed)
+  params = problems.make_params(shape, seed)
+  # Compiling is timed first, before much has been traced.
+  trained = _announced(policy_tables.TRAIN, lambda: time_training(
+      shape, params, clock, seed, form=next(iter(forms)), learners=learners))
+  learned, agreement, left_out = _announced(
+      policy_tables.LEARNER,
+      lambda: time_learners(shape, clock, seed, learners=learners))
   simulated = [
-      m for batch in sorted(batches)
-      for m in _timed(f"{SIMULATE} {batch:,} users", functools.partial(
-          _simulate, batch, shape, params, clock, seed))]
+      m for batch in sorted(sizes or SIZES)
+      for m in _announced(
+          f"{policy_tables.SIMULATE} {batch:,} users", functools.partial(
+              _simulate, batch, shape, params, clock, seed, forms=forms))]
   return {"measurements": simulated + trained + learned, "left_out": left_out,
           "agreement": agreement, "shape": shape._asdict()}
 
 
-def _timed(name: str, measure: Callable[[], Any]) -> Any:
+def _announced(name: str, part: Callable[[], Any]) -> Any:
+  """The result of a part, whose seconds are printed."""
   began = time.perf_counter()
-  result = measure()
+  result = part()
   print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
   return result
 
 
 class _Metered:
-  """A call whose CPU time is noted, that of all threads."""
+  """A call that records its CPU time, that of all threads."""
 
   def __init__(self, call: Callable[[], Any]):
     self._call = call
@@ -95,7 +112,7 @@ class _Metered:
 
 
 def _measurement(
-    part: str, task: str, method: str, steps: int, timing: benchmarking.Timing,
+    part: str, task: str, method: str, steps: int, timing: timing_lib.Timing,
     call: _Metered, **more: Any
 ) -> dict[str, Any]:
   low, high = timing.quartiles
@@ -106,13 +123,13 @@ def _measurement(
 
 
 def _simulate(
-    batch: int, shape: policy_methods.Shape, params: simulator_lib.Params,
-    clock: benchmarking.Clock, seed: int,
+    batch: int, shape: problems.Shape, params: simulator_lib.Params,
+    clock: timing_lib.Clock, seed: int, *, forms: timing_lib.Forms,
 ) -> list[dict[str, Any]]:
   """Measurements of `rollout.simulate`, one for each form of the library."""
-  page = policy_methods.make_page(shape)
+  page = problems.make_page(shape)
   slates = batch * simulator_lib.NUM_WINDOWS
-  # Arguments: of constants, some of the work would be done by the compiler.
+  # Arguments, because the compiler would do part of the work on constants.
   args = params, 0.1 * jnp.arange(page.action_size), jax.random.key(seed)
 
   def days(params, action, key):
@@ -122,18 +139,18 @@ def _simulate(
         key=key, num_users=batch)
 
   calls, seconds, outcomes = {}, {}, {}
-  for name, trace in benchmarking.forms().items():
-    if clock.is_worth_it((SIMULATE, name), slates):
+  for name, trace in forms.items():
+    if clock.is_worth_it((policy_tables.SIMULATE, name), slates):
       with trace():
-        executable, seconds[name] = benchmarking.compiled(days, *args)
+        executable, seconds[name] = timing_lib.compiled(days, *args)
       outcomes[name] = jax.device_get(executable(*args))
-      calls[SIMULATE, name] = _Metered(functools.partial(
+      calls[policy_tables.SIMULATE, name] = _Metered(functools.partial(
           _finish, executable, *args))
-  same = _same_days(outcomes)
+  same = same_days(outcomes)
   return [
       _measurement(
-          SIMULATE, f"{batch:,} users", name, slates, timing,
-          calls[SIMULATE, name], batch=batch,
+          policy_tables.SIMULATE, f"{batch:,} users", name, slates, timing,
+          calls[policy_tables.SIMULATE, name], batch=batch,
           user_steps_per_second=(
               float(np.sum(outcomes[name].windows)) / timing.median),
           same_days=same[name], compile_seconds=seconds[name])
@@ -144,11 +161,17 @@ def _finish(function: Callable[..., Any], *args: Any) -> None:
   jax.block_until_ready(function(*args))
 
 
-def _same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:
-  """Shares of users whose day was, by category, as in the first form.
+def same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:
+  """Compares the days in each form with those in the first one.
+
+  Args:
+    outcomes: of the same users, by form.
+
+  Returns:
+    The share of users with the same clicks and exposures of each category.
 
   Raises:
-    UserError: if it is not that of most of them.
+    UserError: if a share is small.
   """
   result = {}
   for name, outcome in outcomes.items():
@@ -164,12 +187,12 @@ def _same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:
   return result
 
 
-class _Updates:
-  """One update of a learner after the other.
+class Updates:
+  """A learner of this library; each call is one more update.
 
   Attributes:
-    actor_steps: that each took.
-    compile_seconds: of one update, from Python to machine code.
+    actor_steps: steps of the actor in each update so far.
+    compile_seconds: seconds to compile an update, from Python to machine code.
   """
 
   def __init__(
@@ -185,7 +208,7 @@ class _Updates:
     self._learner = jax.jit(functools.partial(ppo.init, **static))(
         jax.random.key(seed), *self._args)
     jax.block_until_ready(self._learner)
-    # Cold: also what only others have traced so far is traced anew.
+    # Functions that other learners have traced are traced again.
     jax.clear_caches()
     began = time.perf_counter()
     self._update = jax.jit(
@@ -195,20 +218,35 @@ class _Updates:
     self.actor_steps: list[int] = []
 
   def __call__(self) -> None:
-    self._learner, found = self._update(self._learner, *self._args)
+    self._learner, measured = self._update(self._learner, *self._args)
     jax.block_until_ready(self._learner)
-    self.actor_steps.append(int(found.num_actor_steps))
+    self.actor_steps.append(int(measured.num_actor_steps))
 
 
-def _train(
-    shape: policy_methods.Shape, params: simulator_lib.Params,
-    clock: benchmarking.Clock, seed: int,
+class Learners(NamedTuple):
+  """What is timed as a learner; tests pass some that compile nothing.
+
+  Attributes:
+    updates: makes a learner of this library, as `Updates`.
+    peer: makes the peer, as `policy_peer.Peer`.
+    collect: the first trajectory of this library, as `policy_peer.collect`.
+    threads: numbers of threads of PyTorch.
+  """
+
+  updates: Callable[..., Any] = Updates
+  peer: Callable[..., Any] = policy_peer.Peer
+  collect: Callable[..., ppo.Trajectory] = policy_peer.collect
+  threads: Sequence[int] = (1, 2)
+
+
+def time_training(
+    shape: problems.Shape, params: simulator_lib.Params,
+    clock: timing_lib.Clock, seed: int, *, form: str, learners: Learners,
 ) -> list[dict[str, Any]]:
-  """Measurements of whole updates, in the form used by default."""
-  form = next(iter(benchmarking.forms()))
-  modern = policy_methods.make_page(shape, layout="category", knob=True)
-  document = policy_methods.make_page(shape, layout="slot_category")
-  learners = {
+  """Measurements of whole updates on the page, in the default form."""
+  modern = problems.make_page(shape, layout="category", knob=True)
+  document = problems.make_page(shape, layout="slot_category")
+  configs = {
       "modern, category and knob": (modern, ppo.PpoConfig.modern(modern)),
       "document, slot_category": (document, ppo.PpoConfig.document(document))}
   # Each environment is a world, as in a training.
@@ -217,135 +255,65 @@ def _train(
   params = params._replace(
       response=worlds(params.response), arrivals=worlds(params.arrivals))
   updates = {}
-  for name, (page, config) in learners.items():
-    updates[name] = _Updates(
+  for name, (page, config) in configs.items():
+    updates[name] = learners.updates(
         page, dataclasses.replace(
             config, num_envs=shape.envs, num_steps=shape.steps),
-        params, policy_methods.settings(page), seed=seed,
+        params, problems.settings(page), seed=seed,
         params_axes=home_page.WORLD_AXES)
   rows = shape.envs * shape.steps
   calls = {name: _Metered(update) for name, update in updates.items()}
   result = []
   for name, timing in clock.interleaved(calls, rows).items():
-    config = learners[name][1]
+    config = configs[name][1]
     result.append(_measurement(
-        TRAIN, name, form, rows, timing, calls[name],
+        policy_tables.TRAIN, name, form, rows, timing, calls[name],
         compile_seconds=updates[name].compile_seconds,
         actor_steps=float(np.mean(updates[name].actor_steps)),
         most_actor_steps=config.num_epochs * config.num_minibatches))
   return result
 
 
-def _learn(
-    shape: policy_methods.Shape, clock: benchmarking.Clock, seed: int,
-    left_out: list[str],
-) -> tuple[list[dict[str, Any]], dict[str, float] | None]:
-  """Measurements of updates that are the learner's work, and the agreement."""
-  replay, shown = policy_methods.make_replay(shape, seed)
-  config = policy_methods.learner_config(replay, shape)
-  ours = _Updates(
-      replay, config, shown, policy_methods.settings(replay), seed=seed,
+def time_learners(
+    shape: problems.Shape, clock: timing_lib.Clock, seed: int, *,
+    learners: Learners,
+) -> tuple[list[dict[str, Any]], dict[str, float] | None, list[str]]:
+  """Times updates where the environment costs nothing, here and by the peer.
+
+  Returns:
+    The measurements, the agreement of `policy_peer.check_same_update` or None,
+    and a line for each method that is left out.
+
+  Raises:
+    UserError: if the two do not compute the same.
+  """
+  replay, shown = problems.make_replay(shape, seed)
+  config = problems.learner_config(replay, shape)
+  ours = learners.updates(
+      replay, config, shown, problems.settings(replay), seed=seed,
       params_axes=0)
-  calls = {OURS: _Metered(ours)}
-  agreement = None
+  calls = {_OURS: _Metered(ours)}
+  agreement, left_out = None, []
   try:
-    peer = policy_methods.Peer(np.asarray(shown), replay, config, seed)
+    peer = learners.peer(np.asarray(shown), replay, config, seed)
   except ImportError as error:
-    left_out.append(f"{THEIRS} is left out: {error}. Installed by "
+    left_out.append(f"{_THEIRS} is left out: {error}. Installed by "
                     "requirements-bench.txt, as it says there.")
   else:
     peer.update()
-    agreement = policy_methods.compare(
-        peer.seen(), policy_methods.collect(replay, shown, config), config)
-    for threads in THREADS:
-      if threads <= benchmarking.num_cores():
-        calls[f"{THEIRS}, {threads} thread{'s' * (threads > 1)}"] = (
+    agreement = policy_peer.check_same_update(
+        peer.seen(), learners.collect(replay, shown, config), config)
+    for threads in learners.threads:
+      if threads <= timing_lib.num_cores():
+        calls[f"{_THEIRS}, {threads} thread{'s' * (threads > 1)}"] = (
             _Metered(functools.partial(peer.update, threads)))
   rows = shape.envs * shape.steps
   task = f"{shape.envs} x {shape.steps} steps"
-  more = {OURS: {"compile_seconds": ours.compile_seconds}}
+  more = {_OURS: {"compile_seconds": ours.compile_seconds}}
   timings = clock.interleaved(calls, rows)
   left_out += [f"{name} is left out: an update takes more than "
-               f"{benchmarking.LIMIT_SECONDS:g} s."
+               f"{clock.limit_seconds:g} s."
                for name in calls if name not in timings]
-  return [_measurement(LEARNER, task, name, rows, timing, calls[name],
-                       **more.get(name, {}))
-          for name, timing in timings.items()], agreement
-
-
-def tables(content: dict[str, Any]) -> list[benchmarking.Table]:
-  """What was measured as tables, the one to look at first."""
-  measured = content["measurements"]
-  of_part = lambda part: [m for m in measured if m["part"] == part]
-  rate = lambda value: f"{value:,.0f}"
-  seconds = lambda m: (benchmarking.number(m["compile_seconds"])
-                       if "compile_seconds" in m else "-")
-
-  def row(m):
-    low, high = (rate(x) for x in m["quartiles_steps_per_second"])
-    return [named(m), rate(m["steps_per_second"]), f"[{low}, {high}]",
-            benchmarking.number(1e3 * m["median_seconds"]),
-            benchmarking.number(1e3 * m["median_cpu_seconds"]), seconds(m)]
-
-  return [
-      benchmarking.Table(
-          "Slates of simulated days, and steps of PPO",
-          ["", "per second", "quartiles", "milliseconds of a call",
-           "of the CPU, all threads", "seconds to compile"],
-          [row(m) for m in measured], note(content)),
-      benchmarking.Table(
-          "Simulated days", ["", "slates per second", "user-steps per second",
-                             "days that are those of the first form"],
-          [[named(m), rate(m["steps_per_second"]),
-            rate(m["user_steps_per_second"]), f"{100 * m['same_days']:.4g} %"]
-           for m in of_part(SIMULATE)]),
-      benchmarking.Table(
-          "Updates of PPO on the page",
-          ["", "user-steps per second", "seconds to compile",
-           "steps of the actor, mean"],
-          [[named(m), rate(m["steps_per_second"]), seconds(m),
-            f"{m['actor_steps']:.4g} of {m['most_actor_steps']}"]
-           for m in of_part(TRAIN)])]
-
-
-def named(m: dict[str, Any]) -> str:
-  """What a measurement is of, in words."""
-  return f"{m['part']}, {m['task']}: {m['method']}"
-
-
-def note(content: dict[str, Any]) -> str:
-  """What is counted, what is not the same on both sides, and the ratios."""
-  shape = policy_methods.Shape(**content["shape"])
-  lines = [
-      f"A page of {shape.slots} slots, {shape.categories} categories and "
-      f"{shape.candidates} candidates; medians of the samples. Simulation: "
-      "a slate is made in each of a user's "
-      f"{simulator_lib.NUM_WINDOWS} windows, and counted; those before a "
-      "user's day has begun are made at its end, and are no user-steps. "
-      f"Training: an update of {shape.envs} environments x {shape.steps} "
-      "windows, all of them user-steps, rollout and learning; the actor stops "
-      "early where its divergence says so. Learner: an update where the "
-      "environment replays arrays of "
-      f"{shape.observation} numbers, actions of {shape.action}, the same "
-      "networks, epochs, minibatches and clipping, no stop."]
-  learned = {m["method"]: m for m in content["measurements"]
-             if m["part"] == LEARNER}
-  rivals = [name for name in learned if name.startswith(THEIRS)]
-  if rivals and content["agreement"]:
-    largest = benchmarking.number(max(content["agreement"].values()))
-    lines.append(
-        f"What differs there: {THEIRS} steps in a loop of the host, with one "
-        "value, one optimiser for both networks and advantages normalised by "
-        f"minibatch; this library compiles the whole update, its critic has "
-        f"{shape.rewards + 1} values and an optimiser of its own. "
-        "Observations, rewards and, of the same values, advantages agree to "
-        f"{largest}.")
-  for rival in rivals:
-    if OURS in learned:
-      ratio, of_cpu = (
-          benchmarking.number(learned[rival][key] / max(
-              learned[OURS][key], 1e-9))
-          for key in ("median_seconds", "median_cpu_seconds"))
-      lines.append(f"{OURS} is {ratio} times as fast as {rival}, which takes "
-                   f"{of_cpu} times the CPU seconds.")
-  return " ".join(lines)
+  return [_measurement(policy_tables.LEARNER, task, name, rows, timing,
+                       calls[name], **more.get(name, {}))
+          for name, timing in timings.items()], agreement, left_out

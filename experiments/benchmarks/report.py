@@ -1,5 +1,6 @@
 """The report of a benchmark."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import html
 import json
@@ -9,13 +10,13 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 import numpy as np
 
-from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import timing as timing_lib
 from experiments.runs import html as page
 
 
 def write_report(
     workdir: pathlib.Path, content: dict[str, Any],
-    tables: Sequence[benchmarking.Table],
+    tables: Sequence[timing_lib.Table],
 ) -> None:
   """Writes `report.html` of a benchmark; the first table's note leads."""
   machine = content["machine"]
@@ -27,24 +28,8 @@ def write_report(
       f"<p>{html.escape(machine['processor'])}, {machine['cores']} cores, on "
       f"{html.escape(machine['device'])}; load average "
       f"{machine['load_average']:.1f} when it began. Bands and bars are "
-      "quartiles.</p>"]
-  measured = content["measurements"]
-  if content["suite"] == "train_auc":
-    parts.append(page.svg(_throughput_figure(measured)))
-  elif content["suite"] == "slates":
-    parts.append(page.svg(_selection_figure(measured)))
-  elif content["suite"] == "policy":
-    parts.append(page.svg(_rates_figure(measured)))
-  else:
-    single = [m for m in measured if m["batch"] == 1]
-    batched = [m for m in measured if m["batch"] > 1]
-    if single:
-      parts += ["<h2>One list</h2>",
-                "<p>Time of forward and backward, and how far the worst rank "
-                "is off. Dashed: what does less, to be ranked by.</p>",
-                page.svg(_time_figure(single))]
-    if batched:
-      parts += ["<h2>Many lists</h2>", page.svg(_batch_figure(batched))]
+      "quartiles.</p>",
+      *_FIGURES[content["suite"]](content["measurements"])]
   for table in tables:
     parts += [f"<h2>{html.escape(table.title)}</h2>",
               page.html_table(table.header, table.rows)]
@@ -54,7 +39,7 @@ def write_report(
 
 
 class _Methods:
-  """A colour and a line for each method; ours are blue, floors dashed."""
+  """Colours and labels of methods; ours are blue, floors black or grey."""
 
   def __init__(self, measured: Sequence[dict[str, Any]]):
     self.names = list(dict.fromkeys(m["method"] for m in measured))
@@ -71,15 +56,29 @@ class _Methods:
   def is_floor(self, name: str) -> bool:
     return name not in self._whole
 
-  def of(
+  def shown(
       self, name: str, measured: Sequence[dict[str, Any]]
   ) -> list[dict[str, Any]]:
-    """What to show of a method: all of its work, of a floor what it does."""
+    """Measurements of a method: of all its work, or of a floor."""
     return [m for m in measured if m["method"] == name and (
         self.is_floor(name) or m.get("work") != "forward")]
 
   def label(self, name: str) -> str:
     return f"{name} (floor)" if self.is_floor(name) else name
+
+
+def _soft_rank_parts(measured: Sequence[dict[str, Any]]) -> list[str]:
+  single = [m for m in measured if m["batch"] == 1]
+  batched = [m for m in measured if m["batch"] > 1]
+  parts = []
+  if single:
+    parts += ["<h2>One list</h2>",
+              "<p>Time of forward and backward, and how far the worst rank "
+              "is off. Dashed: what does less, to be ranked by.</p>",
+              page.svg(_time_figure(single))]
+  if batched:
+    parts += ["<h2>Many lists</h2>", page.svg(_batch_figure(batched))]
+  return parts
 
 
 def _time_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
@@ -88,17 +87,17 @@ def _time_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   figure = mpl_figure.Figure(figsize=(10, 4.6))
   times, errors = figure.subplots(1, 2)
   for name in methods.names:
-    found = sorted(methods.of(name, measured), key=lambda m: m["n"])
-    sizes = [m["n"] for m in found]
+    lines = sorted(methods.shown(name, measured), key=lambda m: m["n"])
+    sizes = [m["n"] for m in lines]
     line = {"color": methods.color[name], "label": methods.label(name),
             "ls": "--" if methods.is_floor(name) else "-"}
-    times.plot(sizes, [1e3 * m["median_seconds"] for m in found], "o", ms=3,
+    times.plot(sizes, [1e3 * m["median_seconds"] for m in lines], "o", ms=3,
                lw=1.4, **line)
-    low, high = 1e3 * np.asarray([m["quartiles_seconds"] for m in found]).T
+    low, high = 1e3 * np.asarray([m["quartiles_seconds"] for m in lines]).T
     times.fill_between(sizes, low, high, color=line["color"], alpha=0.2, lw=0)
     if not methods.is_floor(name):
-      # An error of 0 has no place on the axis.
-      errors.plot(sizes, [m["rank_error"] or np.nan for m in found], "o",
+      # A logarithmic axis has no place for 0.
+      errors.plot(sizes, [m["rank_error"] or np.nan for m in lines], "o",
                   ms=3, lw=1.4, **line)
   for axes, label in ((times, "milliseconds"),
                       (errors, "largest error, in ranks")):
@@ -122,7 +121,7 @@ def _batch_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   places = np.arange(len(methods.names))[::-1]
   for (batch, size), axes in zip(sizes, grid.flat, strict=True):
     for place, name in zip(places, methods.names, strict=True):
-      for m in methods.of(name, measured):
+      for m in methods.shown(name, measured):
         if (m["batch"], m["n"]) == (batch, size):
           low, high = 1e3 * np.asarray(m["quartiles_seconds"])
           axes.plot([low, high], [place, place], color=methods.color[name])
@@ -162,7 +161,7 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
           axes.plot(1e3 * m["median_seconds"], place, "o", ms=4, color=color,
                     mfc="none" if name in reading else color)
     axes.set_xscale("log")
-    # From a power of ten to another: two of them are labelled at least.
+    # Limits are powers of ten, so that at least two ticks have labels.
     low, high = np.log10(axes.get_xlim())
     axes.set_xlim(10**np.floor(low), 10**np.ceil(high))
     axes.xaxis.set_minor_formatter("")
@@ -179,12 +178,12 @@ def _throughput_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   figure = mpl_figure.Figure(figsize=(8, 4))
   axes = figure.subplots()
   for name in methods.names:
-    found = methods.of(name, measured)
-    sizes = [m["batch_size"] for m in found]
-    axes.plot(sizes, [m["examples_per_second"] for m in found], "o-", ms=4,
+    lines = methods.shown(name, measured)
+    sizes = [m["batch_size"] for m in lines]
+    axes.plot(sizes, [m["examples_per_second"] for m in lines], "o-", ms=4,
               color=methods.color[name], label=name)
     low, high = np.asarray(
-        [m["quartiles_examples_per_second"] for m in found]).T
+        [m["quartiles_examples_per_second"] for m in lines]).T
     axes.fill_between(sizes, low, high, color=methods.color[name], alpha=0.2,
                       lw=0)
   axes.set_xscale("log", base=2)
@@ -209,17 +208,25 @@ def _rates_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   grid = figure.subplots(
       len(parts), 1, squeeze=False, height_ratios=[1 + x for x in counts])
   for part, axes in zip(parts, grid.flat, strict=True):
-    found = [m for m in measured if m["part"] == part]
-    places = np.arange(len(found))[::-1]
-    for m, place in zip(found, places, strict=True):
+    lines = [m for m in measured if m["part"] == part]
+    places = np.arange(len(lines))[::-1]
+    for m, place in zip(lines, places, strict=True):
       is_ours = m["method"].startswith("harmonrank")
       color = page.OURS if is_ours else page.RIVAL
       axes.plot(m["quartiles_steps_per_second"], [place, place], color=color)
       axes.plot(m["steps_per_second"], place, "o", ms=4, color=color)
     axes.set_xlim(0)
-    axes.set_ylim(-0.6, len(found) - 0.4)
-    axes.set_yticks(places, [f"{m['task']}: {m['method']}" for m in found])
+    axes.set_ylim(-0.6, len(lines) - 0.4)
+    axes.set_yticks(places, [f"{m['task']}: {m['method']}" for m in lines])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_xlabel(labels[part])
     axes.grid(axis="x", alpha=0.25, lw=0.5)
   return figure
+
+
+# The figures of each suite, with their titles.
+_FIGURES: dict[str, Callable[[Sequence[dict[str, Any]]], list[str]]] = {
+    "soft_rank": _soft_rank_parts,
+    "train_auc": lambda measured: [page.svg(_throughput_figure(measured))],
+    "slates": lambda measured: [page.svg(_selection_figure(measured))],
+    "policy": lambda measured: [page.svg(_rates_figure(measured))]}

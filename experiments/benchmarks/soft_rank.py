@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import contextlib
+import functools
 import os
+import pathlib
 import resource
 import subprocess
 import sys
@@ -15,94 +17,123 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import soft_rank_methods as methods_lib
-from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import suite
+from experiments.benchmarks import timing as timing_lib
 
 SIZES: tuple[tuple[int, int], ...] = (
     (1, 1000), (1, 10_000), (1, 100_000), (1, 1_000_000),
     (1, 10_000_000), (128, 1000), (512, 100))
 FORWARD, BOTH = "forward", "forward_backward"
-# From here on memory is looked at: below, it is that of the compiler.
+# Memory is measured from this size on: below, the compiler needs most of it.
 _MANY_ITEMS = 1_000_000
 
 
+def parse_size(text: str) -> tuple[int, int]:
+  """Reads lists x items of each."""
+  expected = "lists x items of each, as in 128x1000"
+  batch, size = suite.parse_counts(text, 2, expected)
+  if batch * size > suite.MAX_ITEMS:
+    raise suite.size_error(text, expected)
+  return batch, size
+
+
 def run(
-    sizes: Sequence[tuple[int, int]], repeats: int, seed: int
+    sizes: Sequence[tuple[int, int]] | None = None, *, repeats: int,
+    seed: int, workdir: pathlib.Path | None = None,
+    forms: timing_lib.Forms | None = None,
 ) -> dict[str, Any]:
-  """Times every method that there is here, and compares it with float64.
+  """Times every method that runs here, and compares it with float64.
+
+  Args:
+    sizes: lists and items of each; `SIZES` if not given.
+    repeats: samples of each time.
+    seed: seed of the scores and of the order of samples.
+    workdir: not used.
+    forms: forms of this library; all that run here if not given.
 
   Returns:
     What goes into `benchmark.json`: `measurements`, `left_out` in words, and
     `peak_memory_bytes` by method at the largest size.
   """
-  methods, left_out = methods_lib.find_methods()
-  clock = benchmarking.Clock(repeats, seed)
+  del workdir
+  forms = forms or timing_lib.forms()
+  methods, left_out = methods_lib.find_methods(forms)
+  clock = timing_lib.Clock(repeats, seed)
+  ordered = sorted(sizes or SIZES, key=lambda size: size[0] * size[1])
   measurements = []
-  for batch, size in sorted(sizes, key=lambda size: size[0] * size[1]):
+  for batch, size in ordered:
     began = time.perf_counter()
-    problem = methods_lib.make_problem(batch, size, seed)
-    found = measure(problem, methods, clock)
-    measurements += [{"batch": batch, "n": size, **each} for each in found]
-    print(f"{batch} x {size:,}: {len({each['method'] for each in found})} "
+    result = time_methods(
+        methods_lib.make_lists(batch, size, seed), methods, clock)
+    measurements += [{"batch": batch, "n": size, **each} for each in result]
+    print(f"{batch} x {size:,}: {len({each['method'] for each in result})} "
           f"methods, {time.perf_counter() - began:.1f} s", flush=True)
-  batch, size = max(sizes, key=lambda size: size[0] * size[1])
+  batch, size = ordered[-1]
   memory = {}
   if batch * size >= _MANY_ITEMS:
-    memory = {name: peak_memory(name, batch, size)
-              for name in benchmarking.forms()}
+    memory = {name: peak_memory(name, batch, size) for name in forms}
   return {"measurements": measurements, "left_out": left_out,
           "peak_memory_bytes": memory}
 
 
-def measure(
-    problem: methods_lib.Problem,
-    methods: dict[str, Callable[[methods_lib.Problem], methods_lib.Method]],
-    clock: benchmarking.Clock,
+def time_methods(
+    lists: methods_lib.Lists,
+    methods: dict[str, Callable[[methods_lib.Lists], methods_lib.RankMethod]],
+    clock: timing_lib.Clock,
 ) -> list[dict[str, Any]]:
   """Measurements of one size, a dict for each method and kind of work."""
-  num_items = problem.scores.size
+  num_items = lists.scores.size
   calls, ready = {}, {}
   for name, prepare in methods.items():
     if not clock.is_worth_it((name, FORWARD), num_items):
       continue
-    ready[name] = prepare(problem)
+    ready[name] = prepare(lists)
     calls[name, FORWARD] = ready[name].forward
     both = ready[name].both
     if both and clock.is_worth_it((name, BOTH), num_items):
       calls[name, BOTH] = both
   timings = clock.interleaved(calls, num_items)
-  ranks, gradient = methods_lib.reference(problem)
+  expected = methods_lib.reference(lists)
   result = []
   for (name, work), timing in timings.items():
-    errors: dict[str, Any] = {}
+    errors = {}
     if ready[name].both:
-      found = calls[name, work]()
-      if work == FORWARD:
-        found = (found,)
-      errors["rank_error"] = np.max(np.abs(_on_host(found[0]) - ranks))
-      if work == BOTH:
-        errors["gradient_error"] = (
-            np.linalg.norm(_on_host(found[1]) - gradient)
-            / np.maximum(np.linalg.norm(gradient), 1e-30))
+      ranked = calls[name, work]()
+      errors = _errors(
+          ranked if work == BOTH else (ranked,), expected)
     result.append({
         "method": name, "work": work, **timing.to_json(), **errors,
         "compile_seconds": ready[name].compile_seconds})
   return result
 
 
+def _errors(
+    ranked: Sequence[Any], expected: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Any]:
+  """Errors of ranks, and of a gradient if there is one."""
+  ranks, gradient = expected
+  result = {"rank_error": np.max(np.abs(_on_host(ranked[0]) - ranks))}
+  if len(ranked) > 1:
+    result["gradient_error"] = (
+        np.linalg.norm(_on_host(ranked[1]) - gradient)
+        / np.maximum(np.linalg.norm(gradient), 1e-30))
+  return result
+
+
 def _on_host(array: Any) -> np.ndarray:
-  """Of JAX, NumPy or PyTorch, which has a word of its own for it."""
+  """An array of JAX or NumPy, or a tensor of PyTorch, as a NumPy array."""
   return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
 def peak_memory(name: str, batch: int, size: int) -> int:
   """Bytes that a form needs beside its inputs, forward and backward.
 
-  On a CPU in a process of its own, the compiler included; elsewhere as the
-  compiler has laid it out.
+  On a CPU measured in a process of its own, the compiler included; elsewhere
+  taken from the compiler's memory analysis.
   """
   if jax.default_backend() != "cpu":
-    problem = methods_lib.make_problem(batch, size, 0)
-    executable, _ = benchmarking.compiled(methods_lib.with_gradient, *problem)
+    lists = methods_lib.make_lists(batch, size, 0)
+    executable, _ = timing_lib.compiled(methods_lib.with_gradient, *lists)
     analysis = executable.memory_analysis()
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
   code = ("from experiments.benchmarks import soft_rank as b; "
@@ -114,21 +145,21 @@ def peak_memory(name: str, batch: int, size: int) -> int:
 
 
 def resident_growth(name: str, batch: int, size: int) -> int:
-  """By how many bytes this process's peak grows; at its beginning only."""
-  problem = methods_lib.make_problem(batch, size, 0)
-  jax.block_until_ready([jnp.asarray(array) for array in problem])
+  """Bytes by which the peak of a process grows that has just started."""
+  lists = methods_lib.make_lists(batch, size, 0)
+  jax.block_until_ready([jnp.asarray(array) for array in lists])
   before = _peak_resident()
   both = methods_lib.jitted(
-      methods_lib.soft_rank, methods_lib.with_gradient, problem,
-      trace=benchmarking.forms()[name]).both
+      methods_lib.soft_rank, methods_lib.with_gradient, lists,
+      trace=timing_lib.forms()[name]).both
   assert both is not None
   both()
   return _peak_resident() - before
 
 
 def _peak_resident() -> int:
-  """Bytes of this process's memory at most so far."""
-  # Linux hands the peak of resource.getrusage down to child processes.
+  """The largest resident memory of this process so far, in bytes."""
+  # On Linux child processes inherit the peak of resource.getrusage.
   with contextlib.suppress(OSError), open("/proc/self/status") as file:
     for line in file:
       if line.startswith("VmHWM:"):
@@ -136,75 +167,103 @@ def _peak_resident() -> int:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def tables(content: dict[str, Any]) -> list[benchmarking.Table]:
-  """What was measured as tables, the one to look at first."""
+def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
+  """What was measured as tables; the first is the summary."""
   measurements = content["measurements"]
-  found = {(m["method"], m["work"], m["batch"], m["n"]): m
-           for m in measurements}
-  columns = list(dict.fromkeys((m["batch"], m["n"]) for m in measurements))
-  columns.sort(key=lambda size: (size[0] > 1, size))
-  methods = list(dict.fromkeys(m["method"] for m in measurements))
-  header = ["", *(f"{batch} x {size:,}" for batch, size in columns)]
-  whole = {m["method"] for m in measurements if "rank_error" in m}
-
-  def rows(work, cell):
-    """A row for each method; floors do the same whatever the work."""
-    result = []
-    for method in methods:
-      kind = work if method in whole else FORWARD
-      cells = [found.get((method, kind, *column)) for column in columns]
-      result.append([method if method in whole else f"{method} (floor)",
-                     *("-" if m is None else cell(m) for m in cells)])
-    return result
-
-  def short(m):
-    time = benchmarking.number(1e3 * m["median_seconds"])
-    if m.get("rank_error") is None:
-      return time
-    return f"{time} ({benchmarking.number(m['rank_error'])})"
-
-  def long(m):
-    low, high = (benchmarking.number(1e3 * x) for x in m["quartiles_seconds"])
-    return f"{short(m)} [{low}, {high}]"
-
-  spread = np.median([
-      np.diff(m["quartiles_seconds"])[0] / m["median_seconds"]
-      for m in measurements])
+  cells = _Cells(measurements)
   note = ("Milliseconds, median of the samples; in brackets the largest error "
           "of a rank. Quartiles are typically "
-          f"{100 * spread:.0f} % of the median apart. {verdict(found)}").strip()
+          f"{100 * _spread(measurements):.0f} % of the median apart. "
+          f"{verdict(measurements)}").strip()
   titles = {BOTH: "Soft rank, forward and backward",
             FORWARD: "Soft rank, forward"}
-  result = [benchmarking.Table(titles[BOTH], header, rows(BOTH, short), note)]
+  result = [timing_lib.Table(
+      titles[BOTH], cells.header, cells.rows(BOTH, _time), note)]
   result += [
-      benchmarking.Table(f"{title}, with quartiles", header, rows(work, long))
+      timing_lib.Table(f"{title}, with quartiles", cells.header,
+                       cells.rows(work, _time_with_quartiles))
       for work, title in titles.items()]
   for key, title in (
       ("gradient_error", "Error of the gradient, a share of its norm"),
       ("compile_seconds", "Seconds to compile, forward and both")):
-    shown = rows(BOTH, lambda m, key=key: (
-        benchmarking.number(m[key]) if m.get(key) else "-"))
-    result.append(benchmarking.Table(
-        title, header, [row for row in shown if set(row[1:]) != {"-"}]))
+    shown = cells.rows(BOTH, functools.partial(_number_at, key))
+    result.append(timing_lib.Table(
+        title, cells.header, [row for row in shown if set(row[1:]) != {"-"}]))
   if content["peak_memory_bytes"]:
-    size = max(columns, key=lambda size: size[0] * size[1])
-    result.append(benchmarking.Table(
-        "Memory, forward and backward", ["", f"GB at {size[0]} x {size[1]:,}"],
-        [[method, benchmarking.number(count / 1e9)]
+    batch, size = max(cells.sizes, key=lambda size: size[0] * size[1])
+    result.append(timing_lib.Table(
+        "Memory, forward and backward", ["", f"GB at {batch} x {size:,}"],
+        [[method, timing_lib.number(count / 1e9)]
          for method, count in content["peak_memory_bytes"].items()]))
   return result
 
 
-def verdict(found: dict[tuple[str, str, int, int], dict[str, Any]]) -> str:
-  """This library's time as a share of that of torchsort."""
-  rival = {key[1:]: m["median_seconds"] for key, m in found.items()
-           if key[0] == methods_lib.TORCHSORT}
+class _Cells:
+  """Measurements arranged by method and size.
+
+  Attributes:
+    sizes: the columns, one list first.
+    header: their titles.
+  """
+
+  def __init__(self, measurements: Sequence[dict[str, Any]]):
+    self._by_cell = {(m["method"], m["work"], m["batch"], m["n"]): m
+                     for m in measurements}
+    self._methods = list(dict.fromkeys(m["method"] for m in measurements))
+    self._whole = {m["method"] for m in measurements if "rank_error" in m}
+    self.sizes = list(dict.fromkeys((m["batch"], m["n"]) for m in measurements))
+    self.sizes.sort(key=lambda size: (size[0] > 1, size))
+    self.header = ["", *(f"{batch} x {size:,}" for batch, size in self.sizes)]
+
+  def rows(
+      self, work: str, cell: Callable[[dict[str, Any]], str]
+  ) -> list[list[str]]:
+    """A row for each method; floors do the same whatever the work."""
+    result = []
+    for method in self._methods:
+      is_whole = method in self._whole
+      kind = work if is_whole else FORWARD
+      row = [self._by_cell.get((method, kind, *size)) for size in self.sizes]
+      result.append([method if is_whole else f"{method} (floor)",
+                     *("-" if m is None else cell(m) for m in row)])
+    return result
+
+
+def _number_at(key: str, m: dict[str, Any]) -> str:
+  return timing_lib.number(m[key]) if m.get(key) else "-"
+
+
+def _time(m: dict[str, Any]) -> str:
+  """Milliseconds, and the error of the ranks where there is one."""
+  time_text = timing_lib.number(1e3 * m["median_seconds"])
+  if m.get("rank_error") is None:
+    return time_text
+  return f"{time_text} ({timing_lib.number(m['rank_error'])})"
+
+
+def _time_with_quartiles(m: dict[str, Any]) -> str:
+  low, high = (timing_lib.number(1e3 * x) for x in m["quartiles_seconds"])
+  return f"{_time(m)} [{low}, {high}]"
+
+
+def _spread(measurements: Sequence[dict[str, Any]]) -> float:
+  """The typical distance of the quartiles, a share of the median."""
+  return float(np.median([
+      np.diff(m["quartiles_seconds"])[0] / m["median_seconds"]
+      for m in measurements]))
+
+
+def verdict(measurements: Sequence[dict[str, Any]]) -> str:
+  """The time of this library as a share of that of torchsort, in words."""
+  both = {(m["method"], m["batch"], m["n"]): m["median_seconds"]
+          for m in measurements if m["work"] == BOTH}
   lines = []
-  for method in benchmarking.forms():
-    shares = [m["median_seconds"] / rival[key[1:]] for key, m in found.items()
-              if key[:2] == (method, BOTH) and key[1:] in rival]
+  for form in timing_lib.forms_among(measurements):
+    shares = [seconds / both[methods_lib.TORCHSORT, *size]
+              for (method, *size), seconds in both.items()
+              if method == form and (methods_lib.TORCHSORT, *size) in both]
     if shares:
       lines.append(
-          f"{method} takes {min(shares):.2f} to {max(shares):.2f} of the time "
+          f"{form} takes {min(shares):.2f} to {max(shares):.2f} of the time "
           f"of {methods_lib.TORCHSORT}.")
   return " ".join(lines)

@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import timing as timing_lib
 import harmonrank_jax as hr
 
 TORCHSORT = "torchsort"
 _RELATIVE_STRENGTH = 2.0
 
 
-class Problem(NamedTuple):
-  """Lists of scores to rank, `[B, N]` float32.
+class Lists(NamedTuple):
+  """B lists of N scores to rank, float32.
 
   Attributes:
     scores: `[B, N]`.
-    strength: `[B, 1]`.
-    cotangent: `[B, N]`, of the ranks.
+    strength: `[B, 1]` strength of the soft rank.
+    cotangent: `[B, N]` cotangent of the ranks.
   """
 
   scores: np.ndarray
@@ -33,14 +33,14 @@ class Problem(NamedTuple):
   cotangent: np.ndarray
 
 
-class Method(NamedTuple):
-  """A way to rank, made ready for a problem.
+class RankMethod(NamedTuple):
+  """A way to rank, made ready for some lists.
 
   Attributes:
     forward: computes ranks, or the order of a floor.
     both: computes ranks and the gradient of `sum(cotangent * ranks)` with
       respect to the scores; None for a floor.
-    compile_seconds: of both together; 0 for what is compiled already.
+    compile_seconds: seconds to compile both; 0 where nothing is compiled.
   """
 
   forward: Callable[[], Any]
@@ -48,52 +48,61 @@ class Method(NamedTuple):
   compile_seconds: float = 0.0
 
 
-def make_problem(batch: int, size: int, seed: int) -> Problem:
-  """Normal scores, at the strength that the loss would choose."""
+def make_lists(batch: int, size: int, seed: int) -> Lists:
+  """Draws normal scores; the strength is that of the loss."""
   rng = np.random.default_rng(seed)
   scores = rng.standard_normal((batch, size), np.float32)
   spread = np.maximum(scores.std(axis=1, keepdims=True), 1e-6)
   strength = (_RELATIVE_STRENGTH * spread / size).astype(np.float32)
-  return Problem(scores, strength,
+  return Lists(scores, strength,
                  rng.standard_normal((batch, size), np.float32))
 
 
-def reference(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+def reference(lists: Lists) -> tuple[np.ndarray, np.ndarray]:
   """Ranks and gradient `[B, N]` in float64, by SciPy's isotonic regression."""
-  ranks = np.empty(problem.scores.shape)
-  gradient = np.empty(problem.scores.shape)
+  ranks = np.empty(lists.scores.shape)
+  gradient = np.empty(lists.scores.shape)
   for row in range(len(ranks)):
-    order, z, fit = _scipy_fit(problem, row)
+    order, z, fit = _scipy_fit(lists, row)
     ranks[row, order] = z - fit.x
-    cotangent = problem.cotangent[row, order].astype(np.float64)
+    cotangent = lists.cotangent[row, order].astype(np.float64)
     sizes = np.diff(fit.blocks)
     means = np.add.reduceat(cotangent, fit.blocks[:-1]) / sizes
     gradient[row, order] = (
-        cotangent - np.repeat(means, sizes)) / problem.strength[row]
+        cotangent - np.repeat(means, sizes)) / lists.strength[row]
   return ranks, gradient
 
 
-def _scipy_ranks(problem: Problem) -> np.ndarray:
-  """The ranks alone."""
-  ranks = np.empty(problem.scores.shape)
+def _scipy_ranks(lists: Lists) -> np.ndarray:
+  """The ranks of `reference`."""
+  ranks = np.empty(lists.scores.shape)
   for row in range(len(ranks)):
-    order, z, fit = _scipy_fit(problem, row)
+    order, z, fit = _scipy_fit(lists, row)
     ranks[row, order] = z - fit.x
   return ranks
 
 
-def _scipy_fit(problem: Problem, row: int) -> tuple[np.ndarray, Any, Any]:
+def _scipy_fit(lists: Lists, row: int) -> tuple[np.ndarray, Any, Any]:
   """Order, scaled scores and isotonic fit of a list."""
-  order = np.argsort(problem.scores[row])
-  z = problem.scores[row, order].astype(np.float64) / problem.strength[row]
+  order = np.argsort(lists.scores[row])
+  z = lists.scores[row, order].astype(np.float64) / lists.strength[row]
   return order, z, optimize.isotonic_regression(z - np.arange(1, len(z) + 1))
 
 
-def find_methods() -> tuple[dict[str, Callable[[Problem], Method]], list[str]]:
-  """Methods that can run here, and a line for each that cannot."""
-  methods: dict[str, Callable[[Problem], Method]] = {
+def find_methods(
+    forms: timing_lib.Forms
+) -> tuple[dict[str, Callable[[Lists], RankMethod]], list[str]]:
+  """Finds the methods that can run here.
+
+  Args:
+    forms: forms of this library.
+
+  Returns:
+    What prepares each method, and a line for each that cannot run.
+  """
+  methods: dict[str, Callable[[Lists], RankMethod]] = {
       name: functools.partial(jitted, soft_rank, with_gradient, trace=trace)
-      for name, trace in benchmarking.forms().items()}
+      for name, trace in forms.items()}
   left_out = []
   try:
     methods[TORCHSORT] = _find_torchsort()
@@ -103,10 +112,10 @@ def find_methods() -> tuple[dict[str, Callable[[Problem], Method]], list[str]]:
   methods["sequential loop"] = functools.partial(
       jitted, _sequential_rank, _sequential_with_gradient)
   if jax.default_backend() == "cpu":
-    methods["scipy, float64"] = lambda problem: Method(
-        lambda: _scipy_ranks(problem), lambda: reference(problem))
-    methods["numpy argsort"] = lambda problem: Method(
-        lambda: np.argsort(problem.scores), None)
+    methods["scipy, float64"] = lambda lists: RankMethod(
+        lambda: _scipy_ranks(lists), lambda: reference(lists))
+    methods["numpy argsort"] = lambda lists: RankMethod(
+        lambda: np.argsort(lists.scores), None)
   else:
     methods["copy"] = functools.partial(jitted, jnp.copy, None)
   methods["jnp.sort"] = functools.partial(jitted, jnp.sort, None)
@@ -115,27 +124,27 @@ def find_methods() -> tuple[dict[str, Callable[[Problem], Method]], list[str]]:
 
 def jitted(
     forward: Callable[..., Any], both: Callable[..., Any] | None,
-    problem: Problem, *,
+    lists: Lists, *,
     trace: Callable[[], Any] = contextlib.nullcontext,
-) -> Method:
+) -> RankMethod:
   """A method of JAX; a floor takes the scores alone."""
-  args = [jnp.asarray(array) for array in problem]
+  args = [jnp.asarray(array) for array in lists]
   total = 0.0
 
   def ready(function, some):
     nonlocal total
     with trace():
-      executable, seconds = benchmarking.compiled(function, *some)
+      executable, seconds = timing_lib.compiled(function, *some)
     total += seconds
     return lambda: jax.block_until_ready(executable(*some))
 
   if both is None:
-    return Method(ready(forward, args[:1]), None)
-  return Method(ready(forward, args[:2]), ready(both, args), total)
+    return RankMethod(ready(forward, args[:1]), None)
+  return RankMethod(ready(forward, args[:2]), ready(both, args), total)
 
 
 def soft_rank(scores: jax.Array, strength: jax.Array) -> jax.Array:
-  """This library's."""
+  """The soft rank of this library."""
   return hr.soft_rank(scores, strength=strength)
 
 
@@ -154,7 +163,7 @@ def _sequential_rank(scores: jax.Array, strength: jax.Array) -> jax.Array:
 def _sequential_with_gradient(
     scores: jax.Array, strength: jax.Array, cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """What one writes in JAX first: pool adjacent violators, item by item."""
+  """The obvious way in JAX: pool adjacent violators, item by item."""
   order = jnp.argsort(scores, axis=-1)
   z = jnp.take_along_axis(scores, order, axis=-1) / strength
   places = jnp.arange(1, scores.shape[-1] + 1, dtype=z.dtype)
@@ -173,8 +182,8 @@ def _pool_adjacent_violators(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Block `[B, N]` of each item; size and mean `[B * N + 1]` of each block.
 
-  One loop over the lists on end. A stack holds where each block starts and
-  what it sums to; entry 0 is not used.
+  One loop over the concatenated lists. A stack holds the start and the sum of
+  each block; entry 0 is not used.
   """
   size, total_size = values.shape[-1], values.size
   flat = values.reshape(-1)
@@ -198,7 +207,7 @@ def _pool_adjacent_violators(
   none = jnp.full(total_size + 2, total_size, jnp.int32)
   top, starts, sums = lax.fori_loop(0, total_size, push, (
       jnp.int32(0), none, jnp.zeros(total_size + 2, flat.dtype)))
-  # What was popped still lies above the top.
+  # Popped blocks still lie above the top.
   blocks = jnp.arange(total_size + 2, dtype=jnp.int32)
   starts = jnp.where((blocks >= 1) & (blocks <= top), starts, total_size)
   is_start = jnp.zeros(total_size, jnp.int32).at[starts].set(1, mode="drop")
@@ -207,7 +216,7 @@ def _pool_adjacent_violators(
           sums[:-1] / sizes)
 
 
-def _find_torchsort() -> Callable[[Problem], Method]:
+def _find_torchsort() -> Callable[[Lists], RankMethod]:
   """Makes torchsort ready; on the accelerator if JAX is on one.
 
   Raises:
@@ -220,7 +229,7 @@ def _find_torchsort() -> Callable[[Problem], Method]:
       "cpu" if jax.default_backend() == "cpu" else "cuda")
   if device.type == "cuda" and not torch.cuda.is_available():
     raise ImportError("PyTorch sees no accelerator")
-  torch.set_num_threads(benchmarking.num_cores())
+  torch.set_num_threads(timing_lib.num_cores())
   torchsort.soft_rank(torch.zeros(1, 2, device=device))
 
   def wait(*tensors):
@@ -228,9 +237,9 @@ def _find_torchsort() -> Callable[[Problem], Method]:
       torch.cuda.synchronize()
     return tensors
 
-  def prepare(problem):
+  def prepare(lists):
     scores, strength, cotangent = (
-        torch.from_numpy(array).to(device) for array in problem)
+        torch.from_numpy(array).to(device) for array in lists)
     leaf = scores.clone().requires_grad_()
 
     def both():
@@ -238,7 +247,7 @@ def _find_torchsort() -> Callable[[Problem], Method]:
       gradient, = torch.autograd.grad(ranks, leaf, cotangent)
       return wait(ranks.detach(), gradient)
 
-    return Method(lambda: wait(torchsort.soft_rank(
+    return RankMethod(lambda: wait(torchsort.soft_rank(
         scores, regularization_strength=strength))[0], both)
 
   return prepare

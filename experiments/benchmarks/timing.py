@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Hashable
+from collections.abc import Iterable
 from collections.abc import Mapping
 import contextlib
 from importlib import metadata
@@ -20,22 +21,20 @@ from harmonrank_jax import native
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "torchsort",
              "pyversity", "stable-baselines3", "gymnasium")
-# A sample is as many calls as take this long: no shorter than a clock can see.
-_SAMPLE_SECONDS = 0.01
-# Threads that wait for work keep spinning for a while, in the way of others.
-_PAUSE_SECONDS = 0.02
-# What takes longer is not worth the wait.
-LIMIT_SECONDS = 10.0
+# Methods of this library: its only form, or one of two.
+_FORMS = NATIVE, PURE, ONLY = (
+    "harmonrank (native)", "harmonrank (pure)", "harmonrank")
 
 Key = TypeVar("Key", bound=Hashable)
+Forms = Mapping[str, Callable[[], contextlib.AbstractContextManager]]
 
 
 class Timing(NamedTuple):
   """Seconds of one call.
 
   Attributes:
-    samples: each the mean of some calls on end.
-    calls: in each sample.
+    samples: seconds, each the mean of some calls in a row.
+    calls: number of calls of each sample.
   """
 
   samples: list[float]
@@ -55,7 +54,7 @@ class Timing(NamedTuple):
 
 
 class Table(NamedTuple):
-  """Texts to show; the first column names what a row is about."""
+  """Texts to show; the first column names the rows."""
 
   title: str
   header: list[str]
@@ -64,65 +63,90 @@ class Table(NamedTuple):
 
 
 class Clock:
-  """Times calls in turn, and keeps away from those that take too long.
+  """Times calls in turn, and skips those that take too long.
 
-  Args:
-    repeats: samples of each call.
-    seed: of their order.
+  Attributes:
+    limit_seconds: calls that take longer are not timed.
   """
 
-  def __init__(self, repeats: int, seed: int):
+  def __init__(
+      self, repeats: int, seed: int, *, limit_seconds: float = 10.0,
+      sample_seconds: float = 0.01, pause_seconds: float = 0.02,
+  ):
+    """Prepares.
+
+    Args:
+      repeats: samples of each call.
+      seed: seed of their order.
+      limit_seconds: calls that take longer are not timed.
+      sample_seconds: a sample is as many calls as take this long, so that the
+        resolution of the system's clock does not matter.
+      pause_seconds: pause before a sample; idle threads of the method before
+        keep spinning for a while.
+    """
+    self.limit_seconds = limit_seconds
+    self._sample_seconds, self._pause_seconds = sample_seconds, pause_seconds
     self._repeats, self._rng = repeats, np.random.default_rng(seed)
     self._rates: dict[Hashable, float] = {}
 
   def is_worth_it(self, key: Hashable, num_items: int) -> bool:
     """Whether a call would end soon, if its time grows with the items."""
-    return self._rates.get(key, 0.0) * num_items <= LIMIT_SECONDS
+    return self._rates.get(key, 0.0) * num_items <= self.limit_seconds
 
   def interleaved(
       self, calls: Mapping[Key, Callable[[], Any]], num_items: int
   ) -> dict[Key, Timing]:
     """Times calls, one sample of each after the other.
 
-    A load that comes and goes then meets all of them. The order is another one
-    every round: nobody always follows the same neighbour.
+    A temporary load then affects all of them. Each round draws a new order, so
+    that no call always follows the same other one.
 
     Args:
       calls: what is timed; each ends with its result ready.
-      num_items: that a call works on.
+      num_items: number of items that a call works on.
 
     Returns:
-      The timings; without those of calls that took too long.
+      The timings, without those of calls that took too long.
     """
     counts = {}
     for key, call in calls.items():
       call()  # Threads and caches are cold.
-      seconds = _seconds(call, 1)
+      seconds = seconds_of(call)
       self._rates[key] = seconds / num_items
-      if seconds <= LIMIT_SECONDS:
-        counts[key] = max(1, math.ceil(_SAMPLE_SECONDS / max(seconds, 1e-9)))
+      if seconds <= self.limit_seconds:
+        counts[key] = max(
+            1, math.ceil(self._sample_seconds / max(seconds, 1e-9)))
     keys = list(counts)
     samples: dict[Key, list[float]] = {key: [] for key in keys}
     for _ in range(self._repeats):
       for k in self._rng.permutation(len(keys)):
-        time.sleep(_PAUSE_SECONDS)
-        samples[keys[k]].append(_seconds(calls[keys[k]], counts[keys[k]]))
+        time.sleep(self._pause_seconds)
+        samples[keys[k]].append(seconds_of(calls[keys[k]], counts[keys[k]]))
     return {key: Timing(samples[key], counts[key]) for key in keys}
 
 
-def _seconds(call: Callable[[], Any], count: int) -> float:
+def seconds_of(call: Callable[[], Any], count: int = 1) -> float:
+  """Seconds of a call, the mean of a number of calls in a row."""
   began = time.perf_counter()
   for _ in range(count):
     call()
   return (time.perf_counter() - began) / count
 
 
-def forms() -> dict[str, Callable[[], contextlib.AbstractContextManager]]:
-  """Forms of this library that there are here, and in what to trace them."""
+def forms() -> Forms:
+  """The forms of this library that run here, and contexts to trace them in.
+
+  The first is the one that is used by default.
+  """
   if jax.default_backend() == "cpu" and native.available():
-    return {"harmonrank (native)": contextlib.nullcontext,
-            "harmonrank (pure)": native.disabled}
-  return {"harmonrank": contextlib.nullcontext}
+    return {NATIVE: contextlib.nullcontext, PURE: native.disabled}
+  return {ONLY: contextlib.nullcontext}
+
+
+def forms_among(measurements: Iterable[Mapping[str, Any]]) -> list[str]:
+  """The forms of this library that were measured."""
+  methods = {m["method"] for m in measurements}
+  return [form for form in _FORMS if form in methods]
 
 
 def compiled(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
@@ -133,7 +157,7 @@ def compiled(function: Callable[..., Any], *args: Any) -> tuple[Any, float]:
 
 
 def number(value: float) -> str:
-  """Three digits of a time or of an error."""
+  """A time or an error as text, to about three digits."""
   if value < 1e-3:
     return f"{value:.0e}".replace("e-0", "e-") if value else "0"
   digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
@@ -148,7 +172,7 @@ def num_cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-  """What the figures depend on beside the code."""
+  """The hardware and the versions that the figures depend on."""
   versions = {}
   for name in _PACKAGES:
     with contextlib.suppress(metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The default ranker and its training again, in PyTorch: what to be timed by.
+"""The default ranker and its training, written again in PyTorch.
 
 The aligned head with all branches, on cross-entropy and the soft AUC of the
 batch, whose soft rank is torchsort's. Imports torch: import it late.
@@ -30,21 +30,21 @@ class Rows(NamedTuple):
 
 
 class Outputs(NamedTuple):
-  """What the network says of rows."""
+  """Outputs of the network for N rows."""
 
   logits: torch.Tensor  # [N, M] corrected log-odds
-  log_score: torch.Tensor  # [N], trains the gains alone
+  log_score: torch.Tensor  # [N]; its gradient trains the gains alone
 
 
-class Recipe(NamedTuple):
+class TwinTraining(NamedTuple):
   """How the network is trained.
 
   Attributes:
     objective_weights: `[M]`.
     unit: `[M]` of `Platt`.
-    relative_strength: of the soft rank.
-    learning_rate: of Adam, falling to 0 by a cosine.
-    num_steps: until it is 0.
+    relative_strength: strength of the soft rank, in mean gaps of scores.
+    learning_rate: first learning rate of Adam, which falls by a cosine.
+    num_steps: steps until it is 0.
   """
 
   objective_weights: torch.Tensor
@@ -55,7 +55,7 @@ class Recipe(NamedTuple):
 
 
 def rows_of(rows: ranker_lib.Rows) -> Rows:
-  """Rows of the other side."""
+  """The rows of JAX as tensors."""
   tensor = lambda array: torch.from_numpy(np.array(array))
   return Rows(tensor(rows.labels), tensor(rows.scores),
               tensor(rows.has_score), tensor(rows.categorical).long(),
@@ -63,10 +63,10 @@ def rows_of(rows: ranker_lib.Rows) -> Rows:
 
 
 class Twin(nn.Module):
-  """`ranker.Ranker`; modules are named as in the parameters over there.
+  """`ranker.Ranker`; modules are named as in its parameters.
 
-  For rows that have one score at least: where all are masked, the gradient of
-  PyTorch's fused attention is not that of equal weights.
+  Each row must have a score: where all are masked, the gradient of PyTorch's
+  fused attention is not that of equal weights.
   """
 
   def __init__(
@@ -83,7 +83,7 @@ class Twin(nn.Module):
     super().__init__()
     state = state_of(params)
     objectives, size = config.num_objectives, config.token_size
-    # With the constant that the branches get.
+    # The branches append a constant to the profile.
     profile = state["relation_agnostic.gate_in.weight"].shape[1]
     self.embeddings = nn.ModuleList(
         nn.Embedding(*state[f"embeddings.{column}.weight"].shape)
@@ -113,7 +113,7 @@ class Twin(nn.Module):
     logits = (logits
               + self.relation_aware(lift, with_constant, rows.has_score)
               + self.relation_agnostic(lift, with_constant, rows.has_score))
-    # The rank loss trains what an objective is worth, and nothing else.
+    # The rank loss trains only the gains, not the probabilities.
     share = objective_weights / (
         self.pair_share * self.base_rate * (1 - self.base_rate))
     score = torch.sum(
@@ -177,7 +177,7 @@ class _Tokens(nn.Module):
 
 
 class _Attention(nn.Module):
-  """Multi-head attention of a query to keys, which are the values too."""
+  """Multi-head attention of a query to keys, which also are the values."""
 
   def __init__(self, size: int, heads: int):
     super().__init__()
@@ -187,23 +187,23 @@ class _Attention(nn.Module):
 
   def forward(self, query, keys, mask):
     split = lambda x: x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-    found = functional.scaled_dot_product_attention(
+    context = functional.scaled_dot_product_attention(
         split(self.query(query)), split(self.key(keys)),
         split(self.value(keys)), attn_mask=mask)
-    return self.out(found.transpose(1, 2).flatten(-2))
+    return self.out(context.transpose(1, 2).flatten(-2))
 
 
 def state_of(params: dict[str, Any]) -> dict[str, torch.Tensor]:
   """A tree like the parameters of `ranker.Ranker` as a state of the twin.
 
-  Linear, so that it is as good for gradients.
+  The map is linear, so it serves gradients as well.
   """
   result = {}
 
   def add(path, name, array):
     array = np.array(array)
     if name == "kernel":
-      # Heads are an axis of their own: the last two, or the first two.
+      # Heads have an axis: one of the last two, or of the first two.
       rows = array.shape[-1] if path[-1] == "out" else -1
       columns = -1 if path[-1] == "out" else array.shape[0]
       array = array.reshape(columns, rows).T
@@ -228,47 +228,48 @@ def state_of(params: dict[str, Any]) -> dict[str, torch.Tensor]:
   return result
 
 
-def loss_of(outputs: Outputs, labels: torch.Tensor, recipe: Recipe
-            ) -> torch.Tensor:
+def loss_of(
+    outputs: Outputs, labels: torch.Tensor, training: TwinTraining
+) -> torch.Tensor:
   """Cross-entropy, and 1 less the weighted mean soft AUC of the batch."""
   targets = labels.to(torch.float32)
   entropy = functional.binary_cross_entropy_with_logits(
-      outputs.logits, targets / recipe.unit)
+      outputs.logits, targets / training.unit)
   scores = outputs.log_score
   spread = torch.std(scores.detach(), correction=0).clip(min=1e-6)
   ranks = torchsort.soft_rank(
       scores[None], regularization_strength=(
-          recipe.relative_strength * spread / len(scores)))[0]
+          training.relative_strength * spread / len(scores)))[0]
   positives = targets.sum(dim=0)
   pairs = positives * (len(scores) - positives)
   live = pairs > 0
   sums = (ranks - (len(scores) + 1) / 2) @ targets
   auc = 0.5 + sums / torch.where(live, pairs, 1.0)
-  weights = torch.where(live, recipe.objective_weights, 0.0)
+  weights = torch.where(live, training.objective_weights, 0.0)
   weights = weights / weights.sum().clip(min=1e-30)
   rank_loss = torch.where(live.any(), 1 - torch.sum(weights * auc), 0.0)
   return entropy + rank_loss
 
 
 def make_step(
-    twin: Twin, rows: Rows, recipe: Recipe, *, compile_network: bool
+    twin: Twin, rows: Rows, training: TwinTraining, *, compile_network: bool
 ) -> Callable[[], torch.Tensor]:
   """A step of training on the same rows, with the loss before it.
 
-  What torch.compile can take is compiled: the network, not torchsort.
+  torch.compile takes the network, but not torchsort.
   """
   parameters = list(twin.parameters())
   optimizer = torch.optim.Adam(
-      parameters, lr=recipe.learning_rate, fused=True)
+      parameters, lr=training.learning_rate, fused=True)
   schedule = torch.optim.lr_scheduler.LambdaLR(
       optimizer, lambda step: 0.5 * (
-          1 + math.cos(math.pi * min(step / recipe.num_steps, 1))))
+          1 + math.cos(math.pi * min(step / training.num_steps, 1))))
   forward = torch.compile(twin, dynamic=False) if compile_network else twin
 
   def step():
     optimizer.zero_grad()
     loss = loss_of(
-        forward(rows, recipe.objective_weights), rows.labels, recipe)
+        forward(rows, training.objective_weights), rows.labels, training)
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()

@@ -1,86 +1,140 @@
 """The optimiser step of `train_auc`, beside the same step in PyTorch."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
+import pathlib
 import time
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import timing as benchmarking
+from experiments.benchmarks import suite
+from experiments.benchmarks import timing as timing_lib
+from experiments.ranker import config as config_lib
 from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import objectives
 from experiments.ranker import task as auc_task
 from experiments.runs import errors
+from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import ranker as ranker_lib
-from harmonrank_jax.ensemble import training
 
 SIZES: tuple[int, ...] = (4096, 16_384, 65_536, 262_144)
-# Until the learning rate is 0: not while it is measured.
-NUM_STEPS = 100_000
+# The default training, with enough rows to draw larger batches from, and with
+# so many steps that the learning rate does not reach 0 while it is timed.
+TRAINED = config_lib.Config(num_exposures=50_000, num_steps=100_000)
 EAGER, COMPILED = PEERS = ("torch, eager", "torch.compile")
-# What rounding may make of the same work; of gradients, a share of the norm.
+# Differences by rounding; that of the gradient is a share of its norm.
 _TOLERANCE = 1e-4
 _TOLERANCES = {"logits": _TOLERANCE, "log_score": _TOLERANCE,
                "loss": _TOLERANCE, "gradient": 1e-3}
 
+parse_size = suite.parse_batch_size
+
 
 def run(
-    sizes: Sequence[int], repeats: int, seed: int,
-    inputs: inputs_lib.Inputs, recipe: auc_task.Recipe,
+    sizes: Sequence[int] | None = None, *, repeats: int, seed: int,
+    workdir: pathlib.Path, config: config_lib.Config = TRAINED,
+    forms: timing_lib.Forms | None = None,
 ) -> dict[str, Any]:
   """Times a step of every method at every batch size.
 
+  Args:
+    sizes: batch sizes; `SIZES` if not given.
+    repeats: samples of each time.
+    seed: seed of the parameters, the rows and the order of samples.
+    workdir: where the embedded log is kept.
+    config: the training whose step is timed.
+    forms: forms of this library; all that run here if not given.
+
   Returns:
     What goes into `benchmark.json`: `measurements`, `left_out` in words, and
-    `agreement`, how far apart the twins are, or None.
+    `agreement`, the largest differences between the twins, or None.
 
   Raises:
     UserError: if the twins do not compute the same.
   """
-  task = auc_task.AucTask(recipe, inputs)
-  state = task.begin(jax.random.key(seed))
-  clock = benchmarking.Clock(repeats, seed)
+  sizes = sorted(sizes or SIZES)
+  config = dataclasses.replace(config, seed=seed)
+  inputs = inputs_lib.read_inputs(config, workdir)
+  training = begin(config, inputs)
+  clock = timing_lib.Clock(repeats, seed)
   left_out: list[str] = []
   twins = agreement = None
   try:
-    twins = Twins(task, inputs, recipe)
+    twins = Twins(config, inputs, training.platt)
   except ImportError as error:
     left_out.append(f"PyTorch is left out: {error}. Installed by "
                     "requirements-bench.txt, as it says there.")
   if twins:
-    agreement = twins.compare(
-        state.params, make_rows(inputs, min(sizes), seed), seed)
+    agreement = twins.differences(
+        training.params, make_rows(inputs, sizes[0], seed), seed)
+    check_agreement(agreement)
   measurements = []
-  for size in sorted(sizes):
+  for size in sizes:
     began = time.perf_counter()
     rows = make_rows(inputs, size, seed)
-    steps = {name: _step(task, state, rows, trace)
-             for name, trace in benchmarking.forms().items()}
+    steps = {name: _step(training, rows, trace)
+             for name, trace in (forms or timing_lib.forms()).items()}
     if twins:
-      steps |= twins.steps(state.params, rows)
+      steps |= twins.steps(training.params, rows)
     steps = {name: step for name, step in steps.items()
              if clock.is_worth_it(name, size)}
-    _check_losses(steps, left_out)
-    for name, timing in clock.interleaved(steps, size).items():
-      low, high = timing.quartiles
-      measurements.append({
-          "batch_size": size, "method": name,
-          "examples_per_second": size / timing.median,
-          "quartiles_examples_per_second": [size / high, size / low],
-          **timing.to_json()})
+    left_out += take_first_steps(steps)
+    measurements += [_measurement(size, name, timing) for name, timing
+                     in clock.interleaved(steps, size).items()]
     print(f"batch {size:,}: {len(steps)} methods, "
           f"{time.perf_counter() - began:.1f} s", flush=True)
-  return {"measurements": measurements, "left_out": left_out,
-          "agreement": agreement}
+  return {"measurements": measurements,
+          "left_out": list(dict.fromkeys(left_out)), "agreement": agreement}
+
+
+def _measurement(
+    size: int, name: str, timing: timing_lib.Timing
+) -> dict[str, Any]:
+  low, high = timing.quartiles
+  return {"batch_size": size, "method": name,
+          "examples_per_second": size / timing.median,
+          "quartiles_examples_per_second": [size / high, size / low],
+          **timing.to_json()}
+
+
+class Training(NamedTuple):
+  """A training at its first step.
+
+  Attributes:
+    params: parameters of the network.
+    state: what a step takes and returns; has the parameters.
+    update: jitted, from state and rows to the next state and what was
+      measured, the `loss` among it.
+    platt: the calibration that the training starts from.
+  """
+
+  params: dict[str, Any]
+  state: Any
+  update: Any
+  platt: calibration.Platt
+
+
+def begin(
+    config: config_lib.Config, inputs: inputs_lib.Inputs
+) -> Training:
+  """The training of one network by `train_auc`, at its first step."""
+  task = auc_task.AucTask(auc_task.Recipe(**{
+      field.name: getattr(config, field.name)
+      for field in dataclasses.fields(auc_task.Recipe)}), inputs)
+  state = task.begin(jax.random.key(config.seed))
+  return Training(state.params, state, task.update_one, task.platt)
 
 
 def make_rows(
     inputs: inputs_lib.Inputs, size: int, seed: int
 ) -> ranker_lib.Rows:
-  """Training rows drawn again and again, no two with the same scores."""
+  """Draws training rows with replacement; noise makes all scores differ."""
   rng = np.random.default_rng(seed)
   chosen = rng.integers(0, len(inputs.sample.labels), size)
   batch = type(inputs.sample)(*(x[chosen] for x in inputs.sample))
@@ -90,12 +144,12 @@ def make_rows(
 
 
 def _step(
-    task: auc_task.AucTask, state: training.TrainState,
-    rows: ranker_lib.Rows, trace: Callable[[], Any],
+    training: Training, rows: ranker_lib.Rows, trace: Callable[[], Any]
 ) -> Callable[[], Any]:
   """The step that `train_auc` takes, on the same rows again and again."""
+  state = training.state
   with trace():
-    executable = task.update_one.lower(state, rows).compile()
+    executable = training.update.lower(state, rows).compile()
 
   def step():
     nonlocal state
@@ -106,13 +160,21 @@ def _step(
   return step
 
 
-def _check_losses(
-    steps: dict[str, Callable[[], Any]], left_out: list[str]
-) -> None:
+def take_first_steps(steps: dict[str, Callable[[], Any]]) -> list[str]:
   """Takes the first step of each, from the same parameters on the same rows.
 
-  Who cannot take it leaves the steps.
+  Methods that fail to compile are removed from `steps`.
+
+  Args:
+    steps: by method; the first is of this library. Each returns its loss.
+
+  Returns:
+    A line for each method that was removed.
+
+  Raises:
+    UserError: if losses differ.
   """
+  left_out = []
   ours: float | None = None
   for name, step in list(steps.items()):
     try:
@@ -120,10 +182,8 @@ def _check_losses(
     except RuntimeError as error:
       if name != COMPILED:
         raise
-      # There is no compiler, or it does not compile that.
-      line = f"{name} is left out: {str(error).splitlines()[0]}"
-      if line not in left_out:
-        left_out.append(line)
+      # There is no C++ compiler, or the compiler rejects the network.
+      left_out.append(f"{name} is left out: {str(error).splitlines()[0]}")
       del steps[name]
       continue
     ours = loss if ours is None else ours
@@ -131,19 +191,30 @@ def _check_losses(
       raise errors.UserError(
           f"the loss of {name} is {loss}, that of harmonrank {ours}: not the "
           "same work, and so not compared.")
+  return left_out
+
+
+def check_agreement(differences: Mapping[str, float]) -> None:
+  """Raises UserError if the twins differ by more than rounding does."""
+  for name, difference in differences.items():
+    if not difference <= _TOLERANCES[name]:
+      raise errors.UserError(
+          f"the {name} of the network in PyTorch is off by {difference}: "
+          "not the same work, and so not compared.")
 
 
 class Twins:
-  """The same training on both sides."""
+  """The same training here and in PyTorch."""
 
   def __init__(
-      self, task: auc_task.AucTask, inputs: inputs_lib.Inputs,
-      recipe: auc_task.Recipe,
+      self, config: config_lib.Config, inputs: inputs_lib.Inputs,
+      platt: calibration.Platt,
   ):
-    """Makes PyTorch ready.
+    """Prepares PyTorch.
 
     Raises:
-      ImportError: if it or torchsort is not there, or JAX uses other cores.
+      ImportError: if it or torchsort is not installed, or JAX does not run on
+        the CPU.
     """
     if jax.default_backend() != "cpu":
       raise ImportError("the comparison is made on CPU cores only")
@@ -151,104 +222,100 @@ class Twins:
 
     from experiments.benchmarks import torch_twin
 
-    torch.set_num_threads(benchmarking.num_cores())
+    torch.set_num_threads(timing_lib.num_cores())
     self._torch_twin = torch_twin
     self._ranker = inputs.model.ranker
     self._weights = inputs.objective_weights
     objective = objectives.objective_of(
-        inputs.model.config.head, recipe.loss, recipe.relative_strength)
+        inputs.model.config.head, config.loss, config.relative_strength)
     self._loss_and_gradient = jax.jit(jax.value_and_grad(
         lambda params, rows: objective(
-            self._ranker, params, rows, platt=task.platt,
+            self._ranker, params, rows, platt=platt,
             objective_weights=jnp.asarray(self._weights)), has_aux=True))
-    self._recipe = torch_twin.Recipe(
+    self._training = torch_twin.TwinTraining(
         torch.from_numpy(np.array(self._weights)),
-        torch.from_numpy(np.array(task.platt.unit)),
-        recipe.relative_strength, recipe.learning_rate, inputs.num_steps)
+        torch.from_numpy(np.array(platt.unit)),
+        config.relative_strength, config.learning_rate, inputs.num_steps)
 
   def steps(
       self, params: dict[str, Any], rows: ranker_lib.Rows
   ) -> dict[str, Callable[[], Any]]:
-    """Steps of PyTorch from these parameters on."""
+    """Steps of PyTorch that begin at these parameters."""
     return {name: self._torch_twin.make_step(
-        self._twin(params), self._torch_twin.rows_of(rows), self._recipe,
+        self._twin(params), self._torch_twin.rows_of(rows), self._training,
         compile_network=name == COMPILED) for name in PEERS}
 
-  def compare(
+  def differences(
       self, params: dict[str, Any], rows: ranker_lib.Rows, seed: int
   ) -> dict[str, float]:
-    """How far apart the two are near parameters, where none is 0.
+    """Compares both networks near parameters, where none of them is 0.
 
     Returns:
-      The largest differences of `logits`, `log_score` and `loss`, and that of
-      the `gradient`, of its norm.
-
-    Raises:
-      UserError: if one is larger than rounding makes it.
+      The largest differences of `logits`, `log_score` and `loss`, and the
+      norm of the difference of the `gradient`, a share of its norm.
     """
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda x: x + 0.1 * np.abs(rng.standard_normal(x.shape, np.float32)),
         params)
-    twin, there = self._twin(params), self._torch_twin.rows_of(rows)
-    outputs = twin(there, self._recipe.objective_weights)
-    their_loss = self._torch_twin.loss_of(outputs, there.labels, self._recipe)
-    their_loss.backward()
+    twin, twin_rows = self._twin(params), self._torch_twin.rows_of(rows)
+    outputs = twin(twin_rows, self._training.objective_weights)
+    twin_loss = self._torch_twin.loss_of(
+        outputs, twin_rows.labels, self._training)
+    twin_loss.backward()
     (loss, _), gradients = self._loss_and_gradient(params, rows)
     score = self._ranker.score(params, rows, jnp.asarray(self._weights))
-    theirs = {name: 0 if x.grad is None else x.grad.numpy()
-              for name, x in twin.named_parameters()}
-    # What is data and not trained is no parameter over there.
-    ours = {name: x.numpy() for name, x in
-            self._torch_twin.state_of(gradients).items() if name in theirs}
-    norm = lambda arrays: np.sqrt(sum(np.sum(x**2) for x in arrays))
     largest = lambda x, y: float(np.max(np.abs(x - y.detach().numpy())))
-    found = {
+    return {
         "logits": largest(
             self._ranker.objective_logits(params, rows), outputs.logits),
         "log_score": largest(jnp.log(score), outputs.log_score),
-        "loss": largest(loss, their_loss),
-        "gradient": float(norm(ours[name] - theirs[name] for name in ours)
-                          / norm(ours.values()))}
-    for name, difference in found.items():
-      if not difference <= _TOLERANCES[name]:
-        raise errors.UserError(
-            f"the {name} of the network in PyTorch is off by {difference}: "
-            "not the same work, and so not compared.")
-    return found
+        "loss": largest(loss, twin_loss),
+        "gradient": self._gradient_difference(gradients, twin)}
+
+  def _gradient_difference(self, gradients: dict[str, Any], twin: Any) -> float:
+    theirs = {name: 0 if x.grad is None else x.grad.numpy()
+              for name, x in twin.named_parameters()}
+    # Constants of the network are no parameters in PyTorch.
+    ours = {name: x.numpy() for name, x in
+            self._torch_twin.state_of(gradients).items() if name in theirs}
+    norm = lambda arrays: np.sqrt(sum(np.sum(x**2) for x in arrays))
+    return float(norm(ours[name] - theirs[name] for name in ours)
+                 / norm(ours.values()))
 
   def _twin(self, params: dict[str, Any]) -> Any:
     return self._torch_twin.Twin(
         self._ranker.config, self._ranker.vocabulary_sizes, params)
 
 
-def tables(content: dict[str, Any]) -> list[benchmarking.Table]:
-  """What was measured as tables, the one to look at first."""
-  found = {(m["method"], m["batch_size"]): m for m in content["measurements"]}
-  methods = list(dict.fromkeys(method for method, _ in found))
-  sizes = sorted({size for _, size in found})
+def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
+  """What was measured as tables; the first is the summary."""
+  by_cell = {(m["method"], m["batch_size"]): m
+             for m in content["measurements"]}
+  methods = list(dict.fromkeys(method for method, _ in by_cell))
+  sizes = sorted({size for _, size in by_cell})
   header = ["", *(f"batch {size:,}" for size in sizes)]
 
   def rows(cell):
-    return [[method, *(cell(found[method, size])
-                       if (method, size) in found else "-" for size in sizes)]
+    return [[method, *(cell(by_cell[method, size])
+                       if (method, size) in by_cell else "-" for size in sizes)]
             for method in methods]
 
   def milliseconds(m):
-    low, high = (benchmarking.number(1e3 * x) for x in m["quartiles_seconds"])
-    return (f"{benchmarking.number(1e3 * m['median_seconds'])} "
+    low, high = (timing_lib.number(1e3 * x) for x in m["quartiles_seconds"])
+    return (f"{timing_lib.number(1e3 * m['median_seconds'])} "
             f"[{low}, {high}]")
 
   note = ("Medians of the samples. A step: forward, backward and optimiser, "
           "rows at hand.")
   if content["agreement"]:
     note += (" The networks agree: logits to "
-             f"{benchmarking.number(content['agreement']['logits'])}, the loss "
-             f"to {benchmarking.number(content['agreement']['loss'])}.")
+             f"{timing_lib.number(content['agreement']['logits'])}, the loss "
+             f"to {timing_lib.number(content['agreement']['loss'])}.")
   return [
-      benchmarking.Table(
+      timing_lib.Table(
           "Training, examples per second", header,
           rows(lambda m: f"{m['examples_per_second']:,.0f}"), note),
-      benchmarking.Table(
+      timing_lib.Table(
           "Milliseconds of a step, with quartiles", header,
           rows(milliseconds))]

@@ -1,0 +1,164 @@
+"""What the suite `policy` measures on: a page, and a free environment."""
+
+import dataclasses
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harmonrank_jax.reranker import constraints
+from harmonrank_jax.reranker import environment as environments
+from harmonrank_jax.reranker import ppo
+from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import simulator as simulator_lib
+
+DISCOUNT = 0.95
+
+
+class Shape(NamedTuple):
+  """The sizes of pages and of learners.
+
+  Attributes:
+    categories: categories of items.
+    slots: slots of a slate.
+    candidates: candidates of a request.
+    features: features of an item.
+    users: users of the world.
+    places: items that can be shown to a user.
+    items: items of the world, from which these are drawn.
+    envs: environments of an update.
+    steps: steps of each in an update; an even number.
+    observation: size of an observation of the free environment.
+    action: size of its action.
+    rewards: number of its rewards; it has one cost.
+  """
+
+  categories: int = 10
+  slots: int = 10
+  candidates: int = 60
+  features: int = 32
+  users: int = 128
+  places: int = 512
+  items: int = 8192
+  envs: int = 64
+  steps: int = 96
+  observation: int = 128
+  action: int = 10
+  rewards: int = 10
+
+
+def make_page(shape: Shape, **changes: Any) -> simulator_lib.Simulator:
+  """A page with a slate in each window; `changes` describe its action."""
+  return simulator_lib.Simulator(
+      num_categories=shape.categories, num_slots=shape.slots,
+      num_candidates=shape.candidates, **changes)
+
+
+def make_params(shape: Shape, seed: int) -> simulator_lib.Params:
+  """Draws a world with every effect: fatigue, hours, redundancy."""
+  rng = np.random.default_rng(seed)
+  windows = np.arange(simulator_lib.NUM_WINDOWS) + 0.5
+  places = (shape.users, shape.places)
+  kinds = rng.integers(0, shape.categories, shape.items)
+  centres = rng.standard_normal((shape.categories, shape.features))
+  log_odds = 0.7 * rng.standard_normal(places) - 2
+  phases = rng.uniform(0, len(windows), (shape.categories, 1))
+  response = {
+      "scale": 0.8, "level": 0.4 * rng.standard_normal(shape.categories),
+      "demand": 0.5 * np.cos(2 * np.pi * (windows - phases) / len(windows)),
+      "fatigue": 0.05, "recovery": 0.9, "redundancy": 1.0,
+      "examination": np.linspace(1, 0.5, shape.slots), "stop": 0.2,
+      "dismiss": 0.05}
+  narrow = lambda values: jnp.asarray(values, jnp.float32)
+  pool = simulator_lib.Pool(
+      features=narrow(rng.standard_normal((shape.items, shape.features))
+                      + 0.8 * centres[kinds]),
+      item_categories=jnp.asarray(kinds, jnp.int32),
+      items=jnp.asarray(np.stack([
+          rng.choice(shape.items, shape.places, replace=False)
+          for _ in range(shape.users)]), jnp.int32),
+      log_odds=narrow(log_odds), log_value=jnp.zeros(places),
+      where=jnp.ones(places, bool))
+  return simulator_lib.Params(
+      pool=pool,
+      response=response_lib.ResponseModel(**{
+          name: narrow(value) for name, value in response.items()}),
+      arrivals=narrow(rng.dirichlet(np.full(len(windows), 5.0))),
+      activity=narrow(rng.uniform(8, 40, shape.users)),
+      base=narrow(log_odds + 0.2 * rng.standard_normal(places)),
+      shift=narrow(0.2 * rng.standard_normal(
+          (len(windows), shape.categories))),
+      theta=jnp.float32(0.6), values=jnp.ones(shape.categories))
+
+
+def settings(environment: environments.Environment) -> ppo.Settings:
+  """Settings in which all rewards count and all costs are constrained."""
+  rewards, costs = environment.num_rewards, environment.num_costs
+  return ppo.Settings(
+      jnp.ones(rewards), jnp.full(rewards + costs, DISCOUNT),
+      constraints.Controller(
+          jnp.full(costs, 0.1), proportional=0.1, integral=0.01))
+
+
+@dataclasses.dataclass(frozen=True)
+class Replay:
+  """A free environment: it replays observations, whatever the action.
+
+  Its parameters are the observations `[L, O]` of an episode of L steps. The
+  first M numbers of an observation are the rewards of the step from it, the
+  next one is the cost.
+
+  Attributes:
+    observation_size: O, more than M.
+    action_size: size of the action, which is ignored.
+    num_rewards: M.
+    num_costs: 1.
+  """
+
+  observation_size: int
+  action_size: int
+  num_rewards: int
+  num_costs: int = 1
+
+  def reset(
+      self, key: jax.Array, params: jax.Array
+  ) -> tuple[jax.Array, environments.StepResult]:
+    """Begins an episode."""
+    del key
+    none = jnp.zeros(self.num_costs)
+    return jnp.zeros((), jnp.int32), environments.StepResult(
+        params[0], jnp.zeros(self.num_rewards), none, none,
+        jnp.ones((), bool), jnp.zeros((), bool), jnp.zeros((), bool))
+
+  def step(
+      self, key: jax.Array, state: jax.Array, action: jax.Array,
+      params: jax.Array,
+  ) -> tuple[jax.Array, environments.StepResult]:
+    """Returns the next observation; the first follows the last."""
+    del key, action
+    length, then = len(params), state + 1
+    here = params[state]
+    return then, environments.StepResult(
+        params[then % length], here[:self.num_rewards],
+        here[self.num_rewards:self.num_rewards + 1], jnp.ones(1),
+        jnp.ones((), bool), then == length, jnp.zeros((), bool))
+
+
+def make_replay(shape: Shape, seed: int) -> tuple[Replay, jax.Array]:
+  """The environment, and its parameters `[E, L, O]`: two episodes an update."""
+  rng = np.random.default_rng(seed)
+  return (Replay(shape.observation, shape.action, shape.rewards),
+          jnp.asarray(rng.standard_normal(
+              (shape.envs, shape.steps // 2, shape.observation)),
+              jnp.float32))
+
+
+def learner_config(replay: Replay, shape: Shape) -> ppo.PpoConfig:
+  """`modern` without the parts that the peer lacks."""
+  return dataclasses.replace(
+      ppo.PpoConfig.modern(replay), num_envs=shape.envs,
+      num_steps=shape.steps, actor_learning_rate=3e-4,
+      critic_learning_rate=3e-4, target_kl=float("inf"),
+      normalise_observations=False)
