@@ -7,24 +7,23 @@
     python -m experiments.compare --study=lists       # lists of users, requests
     python -m experiments.compare --data=scored.parquet
 
-Every network has as many steps, and its learning rate is chosen on validation
-rows by the same search; weights of formulas are tuned there as well. The step
-is the best on these rows, but the last where lists are ranked. Test rows are
-read once, at the end. `report.html`, `table.md` and `summary.json` go to
---workdir; the same command again goes on after the last method that was done.
+Every network takes the same number of steps, and its learning rate is chosen
+on validation rows by the same search; weights of formulas are tuned there as
+well. The step is the best on these rows, but the last where lists are ranked.
+Test rows are read once, at the end. `report.html`, `table.md` and
+`summary.json` go to --workdir; the same command again goes on after the last
+method that was done.
 """
 
 import dataclasses
 import pathlib
 from typing import Any
 
-import numpy as np
-
-from experiments.comparison import cells as cells_lib
+from experiments.comparison import cells
 from experiments.comparison import inputs as inputs_lib
-from experiments.comparison import studies as contenders
-from experiments.comparison import tables as comparison
-from experiments.comparison import text as tables
+from experiments.comparison import studies
+from experiments.comparison import tables
+from experiments.comparison import text
 from experiments.comparison.config import Config
 from experiments.runs import errors
 from experiments.runs import flags
@@ -32,11 +31,12 @@ from experiments.runs import workdir as workdir_lib
 
 
 def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Trains, evaluates and writes everything there is to see.
+  """Trains every method, measures it and writes the results.
 
   Args:
     config: what the comparison depends on.
-    workdir: where it goes; what is done there is not done again.
+    workdir: where results go; methods that were trained there before are not
+      trained again.
 
   Returns:
     The content of `summary.json`.
@@ -45,41 +45,51 @@ def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     UserError: if the configuration does not fit the data or the workdir.
     DataError: if the data is not what it should be.
   """
-  from experiments.comparison import report as report  # Slow to import.
-
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
-    schema, study, blocks = inputs_lib.read_inputs(config, workdir)
-  left_out = [
-      condition for condition in contenders.STUDIES[config.study].conditions
-      if condition not in study.conditions]
-  for condition in left_out:
+    inputs = inputs_lib.read_inputs(config, workdir)
+  for condition in inputs.left_out:
     errors.warn(f"{condition.name} is left out: the data has no column of "
-               f"{condition.lists}s.")
+                f"{condition.lists}s.")
   workdir_lib.check_same_data(workdir, [
-      array for block in blocks
+      array for block in inputs.blocks
       for batch in (block.train, block.validation, block.test)
       for array in batch])
-  truths = [block.truth for block in blocks if block.truth is not None]
-  found = []
-  for condition in study.conditions:
-    cells = [
-        cells_lib.run_block(
-            config, workdir, condition, study, number, block,
-            np.asarray(config.learning_rates, np.float32),
-            capacity=max(len(block.train.labels) for block in blocks))
-        for number, block in enumerate(blocks)]
-    found.append(comparison.evaluate(
-        condition, schema, cells, [block.test for block in blocks],
-        truths, without=config.without, seed=config.seed))
-  content = workdir_lib.finite(tables.summary(
-      dataclasses.asdict(config), schema, found,
-      [tuple(len(part.labels) for part in block[1:4]) for block in blocks],
-      [condition.name for condition in left_out]))
+  return publish(workdir, tables.Record(
+      config=dataclasses.asdict(config), objectives=inputs.schema.names,
+      rows=[block.num_rows for block in inputs.blocks],
+      tables=[measure(config, workdir, inputs, condition)
+              for condition in inputs.study.conditions],
+      left_out=tuple(condition.name for condition in inputs.left_out)))
+
+
+def measure(
+    config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
+    condition: studies.Condition,
+) -> tables.Table:
+  """Trains the methods of a condition on every block, and measures them."""
+  return tables.evaluate(
+      condition, inputs.schema,
+      [cells.run_block(config, workdir, inputs, condition, number)
+       for number in range(len(inputs.blocks))],
+      [block.test for block in inputs.blocks],
+      [block.truth for block in inputs.blocks if block.truth is not None],
+      without=config.without, seed=config.seed)
+
+
+def publish(workdir: pathlib.Path, record: tables.Record) -> dict[str, Any]:
+  """Writes summary, tables and report; shows the tables.
+
+  Returns:
+    The content of `summary.json`.
+  """
+  from experiments.comparison import report  # Slow to import.
+
+  content = workdir_lib.finite(text.summary(record))
   workdir_lib.write_json(workdir / "summary.json", content)
-  workdir_lib.write_text(workdir / "table.md", tables.markdown(found))
-  report.write_report(workdir, content, found)
-  tables.print_tables(found)
+  workdir_lib.write_text(workdir / "table.md", text.markdown(record))
+  report.write_report(workdir, record)
+  text.print_tables(record)
   print(*(workdir / name for name in (
       "report.html", "table.md", "summary.json")), sep="  ")
   return content

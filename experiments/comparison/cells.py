@@ -1,5 +1,6 @@
-"""What a method makes of one block: trained once, kept in a file."""
+"""What each method makes of one block: trained once, then read from a file."""
 
+from collections.abc import Callable
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -9,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.comparison import inputs as inputs_lib
-from experiments.comparison import studies as contenders
+from experiments.comparison import studies
 from experiments.comparison.config import Config
 from experiments.ranker import stacks
 from experiments.runs import errors
-from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import files
 from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import calibration
@@ -22,12 +22,12 @@ from harmonrank_jax.evaluation import calibration_error
 
 # Seeds that choose the learning rate; they are among those that are shown.
 _NUM_SEARCHED = 2
-# So many at least, however large the batch.
+# Fewer steps would not train a network, however large its batch.
 _MIN_STEPS = 50
 
 
 class Cell(NamedTuple):
-  """What a method makes of one block.
+  """What a method makes of one block: S seeds, N test rows, M objectives.
 
   Attributes:
     scores: `[S, N]` float32 of test rows; formulas have one seed.
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
       validation rows, within lists where a network trains on them.
     calibration_error: `[S, M]`, of methods that give probabilities.
     learning_rate: chosen.
-    seconds: of training, the search for the learning rate with it.
+    seconds: of training, including the search for the learning rate.
     left_out: `[S, N]`, of an average: the same without one of the seeds.
   """
 
@@ -75,124 +75,164 @@ def average(cell: Cell) -> Cell:
 
 
 def run_block(
-    config: Config, workdir: pathlib.Path, condition: contenders.Condition,
-    study: contenders.Study, number: int, block: inputs_lib.Block,
-    rates: np.ndarray, capacity: int,
+    config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
+    condition: studies.Condition, number: int,
 ) -> dict[str, Cell]:
-  """What every method makes of one block, in the order of the tables."""
+  """The cell of every method on one block, in the order of the tables.
+
+  Args:
+    config: what the comparison depends on.
+    workdir: where cells are kept.
+    inputs: methods and blocks.
+    condition: under which methods are trained.
+    number: of the block.
+
+  Raises:
+    UserError: if a training diverges.
+  """
+  block = inputs.blocks[number]
   train = block.train._replace(labels=thinned(
       block.train.labels, condition.thinning, config.seed, number))
+  block = block._replace(train=train)
   platt = jax.jit(calibration.fit_platt)(
       train.scores, train.labels, where=train.has_score)
-  worth = np.ones(train.labels.shape[1], np.float32)
-  cells = _formulas(config, block, train, platt, worth)
+  cells = _formulas(block, platt, config.seed)
   batch_size = min(
       condition.batch_size or config.batch_size or stacks.Training.batch_size,
       len(train.labels))
-  num_steps = max(
-      _MIN_STEPS, round(config.passes * len(train.labels) / batch_size))
-  for name in study.trained(batch_size):
-    home = study.home(condition, name)
+  # All blocks are padded to the largest: networks are compiled once.
+  capacity = max(len(each.train.labels) for each in inputs.blocks)
+  for name in inputs.study.trained(batch_size):
+    home = inputs.study.home(condition, name)
     path = workdir / "cells" / home.name / f"block_{number}" / f"{name}.npz"
     if not path.exists():
-      method = contenders.METHODS[name]
-      training = stacks.Training(
-          method.loss, home.lists, config.relative_strength, batch_size,
-          num_steps)
-      cell = _train(config, method, training, block, train, platt, rates,
+      cell = _train(config, name, home.lists, batch_size, block, platt,
                     capacity)
-      if not np.isfinite(np.asarray(cell.validation)).all():
-        raise errors.UserError(
-            f"{name} diverges at --learning_rates={cell.learning_rate:g}; name "
-            "smaller ones.")
       write_cell(path, cell)
       print(f"{condition.name}, block {number + 1} of {config.blocks}, {name}: "
             f"learning rate {cell.learning_rate:g}, {cell.seconds:.0f} s",
             flush=True)
     cells[name] = read_cell(path)
-    if contenders.averaged(name) and config.num_seeds > 1:
-      cells[name + contenders.AVERAGE] = average(cells[name])
+    if studies.averaged(name) and config.num_seeds > 1:
+      cells[name + studies.AVERAGE] = average(cells[name])
   return cells
 
 
 def thinned(
     labels: np.ndarray, thinning: int, seed: int, number: int = 0
 ) -> np.ndarray:
-  """Labels of which one positive of so many is left, the others made 0.
+  """Labels with one positive of `thinning` left, and the others made 0.
 
-  Which ones is a draw for each block: few positives are left of a rare
-  objective, and which decides more than the method.
+  Each block draws anew: few positives are left of a rare objective, and which
+  ones these are decides more than the method.
+
+  Args:
+    labels: `[N, M]` bool or float.
+    thinning: 1 leaves the labels as they are.
+    seed: of the draw.
+    number: of the block.
   """
   if thinning == 1:
     return labels
-  kept = np.random.default_rng([seed, thinning, number]).random(labels.shape)
-  return np.where(kept < 1 / thinning, labels, 0).astype(labels.dtype)
+  draws = np.random.default_rng([seed, thinning, number]).random(labels.shape)
+  return np.where(draws < 1 / thinning, labels, 0).astype(labels.dtype)
 
 
 def _formulas(
-    config: Config, block: inputs_lib.Block, train: features_lib.Batch,
-    platt: calibration.Platt, worth: np.ndarray,
+    block: inputs_lib.Block, platt: calibration.Platt, seed: int
 ) -> dict[str, Cell]:
-  """What needs no network."""
+  """Cells of the methods without a network, and of the ceiling if known."""
+  worth = np.ones(block.train.labels.shape[1], np.float32)
   scores = baselines.formula_scores(
-      platt, worth, train, block.validation, block.test, seed=config.seed)
+      platt, worth, block.train, block.validation, block.test, seed=seed)
   cells = {name: Cell(row[None].astype(np.float32))
            for name, row in scores.items()}
   calibrated = np.asarray(calibration.calibrate(
       platt, jnp.asarray(block.test.scores)))
   cells["closed_form"] = cells["closed_form"]._replace(
-      calibration_error=calibration_error.expected_calibration_error(
-          calibrated[None], block.test.labels / np.asarray(platt.unit)))
+      calibration_error=_calibration_error(calibrated[None], block, platt))
   if block.truth is not None:
-    cells[contenders.CEILING] = Cell(np.asarray(
-        calibration.closed_form_score(
-            jnp.asarray(block.truth), platt.base_rate,
-            jnp.asarray(worth)))[None])
+    cells[studies.CEILING] = Cell(np.asarray(calibration.closed_form_score(
+        jnp.asarray(block.truth), platt.base_rate, jnp.asarray(worth)))[None])
   return cells
 
 
 def _train(
-    config: Config, method: contenders.Method, training: stacks.Training,
-    block: inputs_lib.Block, train: features_lib.Batch,
-    platt: calibration.Platt, rates: np.ndarray, capacity: int,
+    config: Config, name: str, lists: str, batch_size: int,
+    block: inputs_lib.Block, platt: calibration.Platt, capacity: int,
 ) -> Cell:
-  """Chooses the learning rate with some of the seeds; trains the rest."""
-  num_objectives = train.labels.shape[1]
+  """Trains all seeds of a network and scores the test rows."""
+  method, num_rows = studies.METHODS[name], len(block.train.labels)
+  worth = np.ones(block.train.labels.shape[1], np.float32)
   ranker = ranker_lib.Ranker(
-      method.network(num_objectives), block.vocabulary_sizes)
+      method.network(len(worth)), block.vocabulary_sizes)
+  training = stacks.Training(
+      method.loss, lists, config.relative_strength, batch_size,
+      max(_MIN_STEPS, round(config.passes * num_rows / batch_size)))
 
   def fit(seeds: np.ndarray, rates: np.ndarray) -> stacks.Stack:
     return stacks.fit(
         ranker, training,
-        stacks.Members(
-            seeds, rates, np.ones((len(seeds), num_objectives), np.float32)),
-        train, block.validation, platt, capacity=capacity)
+        stacks.Members(seeds, rates, np.tile(worth, (len(seeds), 1))),
+        block.train, block.validation, platt, capacity=capacity)
 
-  # All stacks have one size: they are compiled once.
+  rate, parts = _fit_seeds(config, fit)
+  validation = np.concatenate([part.value for part in parts])
+  if not np.isfinite(validation).all():
+    raise errors.UserError(
+        f"{name} diverges at --learning_rates={rate:g}; name smaller ones.")
+  cell = Cell(
+      np.concatenate([stacks.score(ranker, part.params, worth, block.test)
+                      for part in parts]),
+      validation, learning_rate=rate,
+      seconds=sum(part.seconds for part in parts))
+  if method.head != "aligned":
+    return cell
+  return cell._replace(calibration_error=np.concatenate([
+      _calibration_error(stacks.probabilities(
+          ranker, part.params, block.test), block, platt) for part in parts]))
+
+
+def _fit_seeds(
+    config: Config, fit: Callable[[np.ndarray, np.ndarray], stacks.Stack]
+) -> tuple[float, list[stacks.Stack]]:
+  """Chooses the learning rate with the first seeds, then trains the others.
+
+  Every stack has as many members as there are rates, so that all share one
+  compilation; the last one repeats seeds to fill it.
+
+  Args:
+    config: which rates and seeds.
+    fit: from seeds and rates to a trained stack.
+
+  Returns:
+    The rate, and stacks that hold the seeds in order, with the members of
+    this rate alone.
+  """
+  rates = np.asarray(config.learning_rates, np.float32)
   seeds = config.seed + np.arange(config.num_seeds)
   searches = [fit(np.full(len(rates), seed), rates)
               for seed in seeds[:_NUM_SEARCHED]]
   best = int(np.mean([stack.value for stack in searches], axis=0).argmax())
-  chosen = [(stack, slice(best, best + 1)) for stack in searches]
+  parts = [_members(stack, slice(best, best + 1)) for stack in searches]
   for first in range(_NUM_SEARCHED, len(seeds), len(rates)):
     rest = seeds[first:first + len(rates)]
-    stack = fit(np.resize(rest, len(rates)),
-                np.full(len(rates), rates[best]))
-    chosen.append((stack, slice(0, len(rest))))
-  validation = np.concatenate([stack.value[of] for stack, of in chosen])
+    stack = fit(np.resize(rest, len(rates)), np.full(len(rates), rates[best]))
+    parts.append(_members(stack, slice(0, len(rest))))
+  return float(rates[best]), parts
 
-  def gather(function) -> np.ndarray:
-    return np.concatenate([
-        function(stacks.take(stack.params, of)) for stack, of in chosen])
 
-  scores = gather(lambda params: stacks.score(
-      ranker, params, np.ones(num_objectives, np.float32), block.test))
-  cell = Cell(
-      scores, validation, learning_rate=float(rates[best]),
-      seconds=sum(stack.seconds for stack, _ in chosen))
-  if method.head == "aligned":
-    return cell._replace(calibration_error=gather(
-        lambda params: calibration_error.expected_calibration_error(
-            stacks.probabilities(ranker, params, block.test),
-            block.test.labels / np.asarray(platt.unit))))
-  return cell
+def _members(stack: stacks.Stack, members: slice) -> stacks.Stack:
+  """Some members of a stack; the seconds are those of the whole."""
+  return stacks.Stack(
+      stacks.take(stack.params, members), stack.value[members],
+      stack.step[members], stack.seconds)
+
+
+def _calibration_error(
+    probabilities: np.ndarray, block: inputs_lib.Block,
+    platt: calibration.Platt,
+) -> np.ndarray:
+  """`[S, M]` of `[S, N, M]`; values count as fractions of the largest."""
+  return calibration_error.expected_calibration_error(
+      probabilities, block.test.labels / np.asarray(platt.unit))

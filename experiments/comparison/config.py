@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 
-from experiments.comparison import studies as contenders
+from experiments.comparison import studies
 from experiments.runs import configs
 from experiments.runs import flags
 
@@ -15,7 +15,7 @@ class Config(configs.LogConfig):
   study: str = flags.field(
       "methods", "What is compared: all methods; some with thinned positives, "
       "by batch size, or by what is ranked against what.",
-      choices=tuple(contenders.STUDIES))
+      choices=tuple(studies.STUDIES))
   methods: tuple[str, ...] | None = flags.field(
       None, "Networks to train, beside the formulas; all of the study if not "
       "given.")

@@ -1,12 +1,11 @@
-"""What is compared, and the rows it is compared on."""
+"""Which methods are compared, and the rows they are compared on."""
 
-import dataclasses
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from experiments.comparison import studies as contenders
+from experiments.comparison import studies
 from experiments.comparison.config import Config
 from experiments.runs import errors
 from experiments.runs import logs
@@ -21,9 +20,9 @@ class Block(NamedTuple):
 
   Attributes:
     vocabulary_sizes: of the categorical profile columns.
-    train: rows.
-    validation: rows.
-    test: rows.
+    train: rows to train on.
+    validation: rows to choose by.
+    test: rows to measure on.
     truth: `[N, M]` true probabilities of the test rows, or None.
   """
 
@@ -33,23 +32,41 @@ class Block(NamedTuple):
   test: features_lib.Batch
   truth: np.ndarray | None
 
+  @property
+  def num_rows(self) -> tuple[int, int, int]:
+    """Of training, validation and test."""
+    return (len(self.train.labels), len(self.validation.labels),
+            len(self.test.labels))
+
 
 class Inputs(NamedTuple):
-  """What is compared, on what.
+  """What is compared, on which rows.
 
   Attributes:
     schema: roles of the columns.
-    study: with the methods that were asked for and the lists there are.
-    blocks: rows, at least one.
+    study: the methods that were asked for, under the conditions that the data
+      has columns for.
+    left_out: the other conditions of the study.
+    blocks: at least one.
   """
 
   schema: schema_lib.Schema
-  study: contenders.Study
+  study: studies.Study
+  left_out: tuple[studies.Condition, ...]
   blocks: list[Block]
 
 
 def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
-  """Opens, checks, splits and reads the data."""
+  """Opens, checks, splits and reads the data.
+
+  Args:
+    config: what the comparison depends on.
+    workdir: where the embedded log is written.
+
+  Raises:
+    UserError: if the configuration does not fit the data.
+    DataError: if the data is not what it should be.
+  """
   if config.blocks > 1 and config.eval_data:
     raise errors.UserError(
         "--blocks cuts --data by time and takes no --eval_data; name a folder "
@@ -57,64 +74,79 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
   log, schema = logs.open_scored_log(
       workdir, config.data, config.schema, config.objectives,
       config.embedded)
-  study = _study(config, schema)
+  study, left_out = fitting_study(config, schema)
   parquet.check_log(log, schema)
   test_log = logs.open_eval_log(config.eval_data, log, schema)
   cuts = (splits.temporal_blocks(log, schema, config.blocks)
           if config.blocks > 1 else
-            [splits.split_log(log, schema, hold_out=config.eval_data is None)])
+          [splits.split_log(log, schema, hold_out=config.eval_data is None)])
   logs.announce(schema, cuts[-1])
-  is_embedded = config.data is None and config.eval_data is None
-  true = tuple(f"true_{name}" for name in schema.names if is_embedded)
   fitted = [features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
             for split in cuts]
-  # Entries that are in no row of a block stay as they began: networks of all
-  # blocks have one shape, and are compiled once.
+  # Networks of all blocks have one shape, and are compiled once: embeddings of
+  # entries that are in no row of a block stay as they were initialised.
   sizes = tuple(max(column) for column in zip(*(
       features.vocabulary_sizes for features in fitted), strict=True))
-  blocks = []
-  for split, features in zip(cuts, fitted, strict=True):
-    read = lambda source, keep, columns=schema.columns: splits.read_rows(
-        source, columns, keep)
-    train, validation = (
-        features_lib.encode(features, schema, read(log, split.rows(part)))
-        for part in (splits.TRAIN, splits.VALIDATION))
-    keep = None if config.eval_data else split.rows(splits.TEST)
-    table = read(test_log, keep, (*schema.columns, *true))
-    test = features_lib.encode(features, schema, table)
-    truth = None
-    if is_embedded:
-      truth = np.stack([table[name].to_numpy() for name in true], axis=1)
-    logs.warn_of_one_class(schema, test.labels, "test")
-    blocks.append(Block(sizes, train, validation, test, truth))
-  return Inputs(schema, study, blocks)
+  blocks = [
+      _read_block(config, log, test_log, schema, split, features)._replace(
+          vocabulary_sizes=sizes)
+      for split, features in zip(cuts, fitted, strict=True)]
+  return Inputs(schema, study, left_out, blocks)
 
 
-def _study(
+def _read_block(
+    config: Config, log: parquet.ParquetLog, test_log: parquet.ParquetLog,
+    schema: schema_lib.Schema, split: splits.Split,
+    features: features_lib.Features,
+) -> Block:
+  """The rows of one split, and the truth of its test rows where it is known."""
+  is_embedded = config.data is None and config.eval_data is None
+  true = tuple(f"true_{name}" for name in schema.names if is_embedded)
+  train, validation = (
+      features_lib.encode(features, schema, splits.read_rows(
+          log, schema.columns, split.rows(part)))
+      for part in (splits.TRAIN, splits.VALIDATION))
+  table = splits.read_rows(
+      test_log, (*schema.columns, *true),
+      None if config.eval_data else split.rows(splits.TEST))
+  test = features_lib.encode(features, schema, table)
+  truth = None
+  if is_embedded:
+    truth = np.stack([table[name].to_numpy() for name in true], axis=1)
+  logs.warn_of_one_class(schema, test.labels, "test")
+  return Block(features.vocabulary_sizes, train, validation, test, truth)
+
+
+def fitting_study(
     config: Config, schema: schema_lib.Schema
-) -> contenders.Study:
-  """The study that fits the columns there are."""
+) -> tuple[studies.Study, tuple[studies.Condition, ...]]:
+  """The study that the columns allow, and the conditions that they do not.
+
+  Raises:
+    UserError: if the columns allow no condition that the study is about, or a
+      name is unknown.
+  """
   if config.without is not None and config.without not in schema.names:
     raise errors.UserError(
         f"--without={config.without} is no objective"
         f"{schema_lib.nearest(config.without, schema.names)}; there are "
         f"{', '.join(schema.names)}.")
-  study = contenders.STUDIES[config.study]
-  listed = tuple(
-      condition for condition in study.conditions
-      if condition.lists == "batch"
+  for name in config.methods or ():
+    if name not in studies.METHODS:
+      raise errors.UserError(
+          f"--methods: {name} is none"
+          f"{schema_lib.nearest(name, studies.METHODS)}; there are "
+          f"{', '.join(studies.METHODS)}.")
+  study = studies.STUDIES[config.study]
+  is_possible = lambda condition: (
+      condition.lists == "batch"
       or getattr(schema, condition.lists) is not None)
-  if study.conditions[1:] and not listed[1:]:
+  listed = tuple(filter(is_possible, study.conditions))
+  if len(listed) == 1 < len(study.conditions):
     raise errors.UserError(
         f"--study={config.study} needs a column of users or of requests; the "
         "data has neither.")
-  study = dataclasses.replace(study, conditions=listed)
-  if config.methods is None:
-    return study
-  for name in config.methods:
-    if name not in contenders.METHODS:
-      raise errors.UserError(
-          f"--methods: {name} is none"
-          f"{schema_lib.nearest(name, contenders.METHODS)}; there are "
-          f"{', '.join(contenders.METHODS)}.")
-  return dataclasses.replace(study, methods=config.methods)
+  left_out = tuple(condition for condition in study.conditions
+                   if condition not in listed)
+  methods = study.methods if config.methods is None else config.methods
+  return studies.Study(listed, methods), left_out

@@ -1,136 +1,141 @@
-"""The report of a comparison of methods."""
+"""The report of a comparison of methods: what was measured, drawn."""
 
-from collections.abc import Sequence
 import html
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from experiments.comparison import figures as figures
-from experiments.comparison import studies as contenders
-from experiments.comparison import tables as comparison
-from experiments.comparison import text as tables
+from experiments.comparison import figures
+from experiments.comparison import studies
+from experiments.comparison import tables as tables_lib
+from experiments.comparison import text
 from experiments.runs import console
 from experiments.runs import html as page
 
 
-def write_report(
-    workdir: pathlib.Path, content: dict[str, Any],
-    found: Sequence[comparison.Found],
-) -> None:
-  """Writes `report.html` of a comparison.
-
-  Args:
-    workdir: where it goes.
-    content: of `comparison_tables.summary`.
-    found: per condition.
-  """
-  parts = [
-      "<h1>Methods in comparison</h1>", _lead(content, found),
-      "<h2>How far ahead of the strongest baseline</h2>",
-      "<p>Difference of the sums of AUCs, with 95 % intervals by resampling "
-      f"{found[0].clusters}, the same for all, and over seeds. "
-      f"{_sentence_of_strongest(found)}{_sentence_of_ceiling(found)} What is "
-      "far to the left stands at the edge with its value.</p>",
-      page.svg(figures.lead_figure(found))]
-  if len(found) > 1:
-    parts += [
-        "<h2>From condition to condition</h2>",
-        f"<p>How far networks are ahead of {figures.REFERENCE} of the same "
-        "condition; bars are standard errors over seeds. Without a point: what "
-        "has too many pairs to train on.</p>",
-        page.svg(figures.condition_figure(found))]
-  if found[0].within_users:
-    parts += [
-        "<h2>Among all rows and within users</h2>",
-        "<p>To the right, a method ranks all rows better; upwards, the rows of "
-        "each user. One may rise while the other falls. Bars are standard "
-        "errors over seeds.</p>",
-        page.svg(figures.plane_figure(found))]
-  if any(np.isfinite(table.calibration_error).any() for table in found):
-    parts += [
-        "<h2>Calibration</h2>",
-        "<p>Expected calibration error, mean over objectives, of the methods "
-        "that give probabilities: how far these are from the rates of rows of "
-        "similar probability.</p>",
-        page.svg(figures.calibration_figure(found))]
-  for table in found:
-    parts += [f"<h2>Numbers{_in_condition(table, found)}</h2>", _table(table)]
-  parts += ["<h2>Configuration</h2>", "<pre>"
-            f"{html.escape(json.dumps(content['config'], indent=2))}</pre>"]
-  page.write_page(workdir / "report.html", "Methods in comparison", parts)
+def write_report(workdir: pathlib.Path, record: tables_lib.Record) -> None:
+  """Writes `report.html` of a comparison."""
+  page.write_page(workdir / "report.html", "Methods in comparison", [
+      "<h1>Methods in comparison</h1>", *_lead(record),
+      *_lead_section(record), *_condition_section(record),
+      *_plane_section(record), *_calibration_section(record),
+      *_number_sections(record),
+      "<h2>Configuration</h2>",
+      f"<pre>{html.escape(json.dumps(record.config, indent=2))}</pre>"])
 
 
-def _lead(
-    content: dict[str, Any], found: Sequence[comparison.Found]
-) -> str:
+def _lead(record: tables_lib.Record) -> list[str]:
   """Rows, seeds and blocks; whether the default is ahead."""
-  rows, config = content["rows"], content["config"]
   counted = lambda count, what: f"{count:,} {what}{'s' if count > 1 else ''}"
   # The last block has all rows before it to train and validate.
   numbers = (
-      f"{counted(sum(rows[-1].values()), 'row')}, "
-      f"{sum(block['test'] for block in rows):,} of them to test on in "
-      f"{counted(len(rows), 'block')}, {len(content['objectives'])} "
-      f"objectives, {counted(config['num_seeds'], 'seed')} of each network.")
-  verdicts = [
-      f"<p class=lead>{html.escape(_titled(table, found))}"
-      f"{html.escape(tables.verdict(table))}</p>" for table in found]
-  if content["left_out"]:
+      f"{counted(sum(record.rows[-1]), 'row')}, "
+      f"{sum(test for _, _, test in record.rows):,} of them to test on in "
+      f"{counted(len(record.rows), 'block')}, {len(record.objectives)} "
+      f"objectives, {counted(record.config['num_seeds'], 'seed')} of each "
+      "network.")
+  if record.left_out:
     numbers += (" Left out, as the data has no column for it: "
-                f"{', '.join(content['left_out']).replace('_', ' ')}.")
-  return "\n".join([f"<p class=lead>{numbers}</p>", *verdicts])
+                f"{', '.join(record.left_out).replace('_', ' ')}.")
+  return [f"<p class=lead>{numbers}</p>", *(
+      f"<p class=lead>{html.escape(_titled(record, table))}"
+      f"{html.escape(text.verdict(table))}</p>" for table in record.tables)]
 
 
-def _titled(
-    table: comparison.Found, found: Sequence[comparison.Found]
-) -> str:
-  return f"{figures.label(table)}: " if len(found) > 1 else ""
+def _titled(record: tables_lib.Record, table: tables_lib.Table) -> str:
+  """The condition with a colon, where there are several."""
+  label = record.label(table)
+  return f"{label}: " if label else ""
 
 
-def _in_condition(
-    table: comparison.Found, found: Sequence[comparison.Found]
-) -> str:
-  return f", {html.escape(figures.label(table))}" if len(found) > 1 else ""
+def _lead_section(record: tables_lib.Record) -> list[str]:
+  return [
+      "<h2>How far ahead of the strongest baseline</h2>",
+      "<p>Difference of the sums of AUCs, with 95 % intervals by resampling "
+      f"{record.tables[0].clusters}, the same for all, and over seeds. "
+      f"{_sentence_of_strongest(record)}{_sentence_of_ceiling(record)} Values "
+      "far to the left stand at the edge as numbers.</p>",
+      page.svg(figures.lead_figure(record))]
 
 
-def _sentence_of_strongest(found: Sequence[comparison.Found]) -> str:
-  names = [_titled(table, found) + table.names[table.overall.strongest]
-           for table in found]
-  text = f"The strongest baseline: {html.escape(', '.join(names))}."
-  known = [_titled(table, found) + table.names[table.by_truth.strongest]
-           for table in found if table.by_truth]
+def _condition_section(record: tables_lib.Record) -> list[str]:
+  if len(record.tables) == 1:
+    return []
+  return [
+      "<h2>From condition to condition</h2>",
+      f"<p>How far networks are ahead of {figures.REFERENCE} of the same "
+      "condition; bars are standard errors over seeds. A network without a "
+      "point has too many pairs to train on.</p>",
+      page.svg(figures.condition_figure(record))]
+
+
+def _plane_section(record: tables_lib.Record) -> list[str]:
+  if not record.tables[0].within_users:
+    return []
+  return [
+      "<h2>Among all rows and within users</h2>",
+      "<p>To the right, a method ranks all rows better; upwards, the rows of "
+      "each user. One may rise while the other falls. Bars are standard "
+      "errors over seeds; methods far from the others stand at the edge, with "
+      "their values in the key.</p>",
+      page.svg(figures.plane_figure(record))]
+
+
+def _calibration_section(record: tables_lib.Record) -> list[str]:
+  if not any(np.isfinite(table.calibration_error).any()
+             for table in record.tables):
+    return []
+  return [
+      "<h2>Calibration</h2>",
+      "<p>Expected calibration error, mean over objectives, of the methods "
+      "that give probabilities: how far these are from the rates of rows of "
+      "similar probability.</p>",
+      page.svg(figures.calibration_figure(record))]
+
+
+def _number_sections(record: tables_lib.Record) -> list[str]:
+  parts = []
+  for table in record.tables:
+    title = ", ".join(filter(None, ("Numbers", record.label(table))))
+    parts += [f"<h2>{html.escape(title)}</h2>", _table(table)]
+  return parts
+
+
+def _table(table: tables_lib.Table) -> str:
+  rows = []
+  for row in text.table_rows(table):
+    k = table.names.index(row[0])
+    rate, seconds = table.learning_rate[k], table.seconds[k]
+    rows.append([*row, f"{rate:.2g}" if np.isfinite(rate) else "-",
+                 console.number(seconds, 1)])
+  return page.html_table(
+      [*text.columns(table), "learning rate", "seconds to train"], rows)
+
+
+def _sentence_of_strongest(record: tables_lib.Record) -> str:
+  names = [_titled(record, table) + table.names[table.overall.strongest]
+           for table in record.tables]
+  sentence = f"The strongest baseline: {html.escape(', '.join(names))}."
+  known = [_titled(record, table) + table.names[table.by_truth.strongest]
+           for table in record.tables if table.by_truth]
   if not known:
-    return text
-  return (f"{text} These labels are generated: their true probabilities are "
-          "known, and with them how likely a row that is drawn positive stands "
-          "above one that is not, whatever was drawn; the strongest baseline "
-          "by that: "
-          f"{html.escape(', '.join(known))}.")
+    return sentence
+  return (f"{sentence} These labels are generated: their true probabilities "
+          "are known, and with them how likely a row that is drawn positive "
+          "stands above one that is not, whatever was drawn; the strongest "
+          f"baseline by that: {html.escape(', '.join(known))}.")
 
 
-def _sentence_of_ceiling(found: Sequence[comparison.Found]) -> str:
-  """The ceiling is too far away for a figure."""
+def _sentence_of_ceiling(record: tables_lib.Record) -> str:
+  """The leads of the ceiling, which is too far away for the figure."""
   leads = [
-      f"{_titled(table, found)}"
-      f"{sums.leads[table.names.index(contenders.CEILING)].mean:+.4f}{how}"
-      for table in found if contenders.CEILING in table.names
+      f"{_titled(record, table)}"
+      f"{sums.leads[table.names.index(studies.CEILING)].mean:+.4f}{how}"
+      for table in record.tables if studies.CEILING in table.names
       for sums, how in ((table.overall, ""), (table.by_truth, " by these"))
       if sums]
   if not leads:
     return ""
   return (" Outside the figure: the ceiling, which knows the true "
           f"probabilities ({html.escape(', '.join(leads))}).")
-
-
-def _table(table: comparison.Found) -> str:
-  rows = []
-  for row in tables.table_rows(table):
-    k = table.names.index(row[0])
-    rate, seconds = table.learning_rate[k], table.seconds[k]
-    rows.append([*row, f"{rate:.2g}" if np.isfinite(rate) else "-",
-                 console.number(seconds, 1)])
-  return page.html_table(
-      [*tables.columns(table), "learning rate", "seconds to train"], rows)

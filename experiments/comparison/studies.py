@@ -3,19 +3,19 @@
 import dataclasses
 from typing import Any
 
+from experiments.ranker import config as ranker_config
 from experiments.ranker import objectives
 from harmonrank_jax.ensemble import network
 
 CEILING = "ceiling"
 AVERAGE = "_average"
-# What `train_auc` trains by default, and how it scores: by several of them.
-DEFAULT_NETWORK = "aligned_soft_auc"
+# The network that `train_auc` trains by default, and how it scores rows: by the
+# mean of several of them.
+DEFAULT_NETWORK = f"{ranker_config.Config.head}_{ranker_config.Config.loss}"
 DEFAULT = DEFAULT_NETWORK + AVERAGE
-# The paper's: one score, of the rank loss.
-DOCUMENT_NETWORK = "score_soft_auc"
-# In closed form, or of weights that are searched for; see `results`.
+# Methods without a network, of `baselines.formula_scores`.
 FORMULAS = ("equal_sum", "tuned_sum", "tuned_product", "closed_form")
-# Pairs of rows that a step of the loss over all pairs goes through, at most.
+# A step of the loss over all pairs of rows is not tried with more pairs.
 _MAX_PAIRS = 4096**2
 
 
@@ -24,11 +24,11 @@ class Method:
   """A network to train.
 
   Attributes:
-    kind: "baseline", what others do; "ours", what this project is for; or
-      "ablation", the default with something taken out.
+    kind: "baseline", a method of others; "ours", one of this project; or
+      "ablation", the default with one part taken out.
     head: as in `HarmonRankConfig`.
-    loss: one of `ranker.LOSSES`.
-    switches: what else its `HarmonRankConfig` has, as pairs.
+    loss: one of `objectives.LOSSES`.
+    switches: other fields of its `HarmonRankConfig`, as pairs.
   """
 
   kind: str
@@ -37,7 +37,7 @@ class Method:
   switches: tuple[tuple[str, Any], ...] = ()
 
   def network(self, num_objectives: int) -> network.HarmonRankConfig:
-    """The network for so many objectives."""
+    """Its network for a number of objectives."""
     return network.HarmonRankConfig(
         num_objectives, head=self.head, **dict(self.switches))
 
@@ -56,7 +56,8 @@ def _methods() -> dict[str, Method]:
   for part in ("relation_aware", "relation_agnostic", "self_attention"):
     result[f"without_{part}"] = Method(
         "ablation", "aligned", "soft_auc", ((part, False),))
-  # Without the rank loss, cross-entropy is left.
+  # The default trains on cross-entropy and the rank loss: without the rank
+  # loss, this is what is left of it.
   result["aligned_bce"] = dataclasses.replace(
       result["aligned_bce"], kind="ablation")
   return result
@@ -67,13 +68,13 @@ METHODS = _methods()
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-  """Under which methods are compared.
+  """How methods are trained before they are compared.
 
   Attributes:
-    name: of a file.
-    thinning: one positive label of so many is left in the training rows.
-    batch_size: rows of a step; None = those that were asked for.
-    lists: "batch", "user" or "request".
+    name: of its folder, and in tables.
+    thinning: one positive label of this many is left in the training rows.
+    batch_size: rows of a step; None = the batch size of the configuration.
+    lists: "batch", "user" or "request": what is ranked against what.
   """
 
   name: str
@@ -90,13 +91,13 @@ class Study:
   methods: tuple[str, ...]
 
   def trained(self, batch_size: int) -> tuple[str, ...]:
-    """Methods that can be trained: all pairs of a large batch are too many."""
+    """Methods that are trained: not all pairs of a large batch."""
     return tuple(
         name for name in self.methods
         if METHODS[name].loss != "pairwise" or batch_size**2 <= _MAX_PAIRS)
 
   def home(self, condition: Condition, name: str) -> Condition:
-    """Where a method is trained: once, if its loss takes no lists."""
+    """The condition whose training counts: one for losses without lists."""
     if (condition.lists == "batch"
         or METHODS[name].loss in objectives.RANK_LOSSES):
       return condition
@@ -105,8 +106,8 @@ class Study:
             condition, name=other.name, lists="batch"))
 
 
-# Every row of the training part in one step.
-FULL_BATCH = 2**31
+# More than there are: a step takes every row of the training part.
+_FULL_BATCH = 2**31
 _FEW = ("score_balanced_bce", "score_pairwise", "score_soft_auc",
         "mixture_of_experts", "aligned_bce", DEFAULT_NETWORK)
 STUDIES = {
@@ -117,7 +118,7 @@ STUDIES = {
     "batch_size": Study(
         (*(Condition(f"batch_{size}", batch_size=size)
            for size in (256, 1024, 4096, 16384)),
-         Condition("batch_full", batch_size=FULL_BATCH)), _FEW),
+         Condition("batch_full", batch_size=_FULL_BATCH)), _FEW),
     "lists": Study(
         tuple(Condition(f"lists_{lists}", lists=lists)
               for lists in ("batch", "user", "request")),
@@ -126,15 +127,15 @@ STUDIES = {
 
 
 def averaged(name: str) -> bool:
-  """Whether the average over seeds is a contender as well.
+  """Whether the average over seeds is compared as a method of its own.
 
-  That of every baseline, of the document's network and of the default.
+  It is for every baseline, for the paper's network and for the default.
   """
   return name == DEFAULT_NETWORK or METHODS[name].head == "score"
 
 
 def kind_of(name: str) -> str:
-  """"baseline", "ours", "ablation" or "ceiling"."""
+  """The kind of a method: "baseline", "ours", "ablation" or "ceiling"."""
   if name == CEILING:
     return "ceiling"
   if name in FORMULAS:

@@ -1,77 +1,65 @@
 """A comparison in words and numbers: for the terminal, Markdown and JSON."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.comparison import studies as contenders
-from experiments.comparison import tables as comparison
+from experiments.comparison import studies
+from experiments.comparison import tables as tables_lib
 from experiments.runs import console
-from harmonrank_jax.data import schema as schema_lib
 
-# More than so many are counted, not named.
+# A verdict names this many baselines; more are counted.
 _FEW_NAMES = 3
 
 
-def summary(
-    config: dict[str, Any], schema: schema_lib.Schema,
-    found: Sequence[comparison.Found], rows: Sequence[tuple[int, ...]],
-    left_out: Sequence[str] = (),
-) -> dict[str, Any]:
-  """The content of `summary.json`.
-
-  Args:
-    config: JSON-able, by flag.
-    schema: roles of the columns.
-    found: per condition.
-    rows: per block, rows to train, validate and test.
-    left_out: names of conditions that the data has no column for.
-  """
-  def method(table: comparison.Found, k: int) -> dict[str, Any]:
-    by_objective = lambda values: dict(
-        zip(schema.names, values.tolist(), strict=True))
-    content = {
-        "kind": table.kind(k), "auc": by_objective(table.auc[k]),
-        "auc_error": by_objective(table.auc_error[k]),
-        "calibration_error": table.calibration_error[k],
-        "validation": table.validation[k],
-        "learning_rate": table.learning_rate[k], "seconds": table.seconds[k]}
-    for kind, sums in _kinds(table).items():
-      content[f"{kind}_sum"] = sums.total[k]
-      content[f"{kind}_sum_error"] = sums.error[k]
-      content[f"{kind}_lead_over_strongest"] = sums.leads[k]._asdict()
-    return content
-
-  def condition(table: comparison.Found) -> dict[str, Any]:
-    content: dict[str, Any] = {
-        "methods": {name: method(table, k)
-                    for k, name in enumerate(table.names)},
-        "resampled": table.clusters}
-    for kind, sums in _kinds(table).items():
-      content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
-      content[f"{kind}_leads"] = {
-          name: lead._asdict() for name, lead in sums.rivals.items()}
-    return content
-
+def summary(record: tables_lib.Record) -> dict[str, Any]:
+  """The content of `summary.json`."""
   return {
-      "objectives": schema.names, "default": contenders.DEFAULT,
+      "objectives": record.objectives, "default": studies.DEFAULT,
       "rows": [dict(zip(("train", "validation", "test"), counts, strict=True))
-               for counts in rows],
-      "conditions": {
-          table.condition.name: condition(table) for table in found},
-      "left_out": list(left_out), "config": config}
+               for counts in record.rows],
+      "conditions": {table.condition.name: _condition(table)
+                     for table in record.tables},
+      "left_out": list(record.left_out), "config": record.config}
 
 
-def _kinds(table: comparison.Found) -> dict[str, comparison.Sums]:
-  """What there are sums of, by the name in `summary.json`."""
+def _condition(table: tables_lib.Table) -> dict[str, Any]:
+  content: dict[str, Any] = {
+      "methods": {name: _method(table, k)
+                  for k, name in enumerate(table.names)},
+      "resampled": table.clusters}
+  for kind, sums in _kinds(table).items():
+    content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
+    content[f"{kind}_leads"] = {
+        name: lead._asdict() for name, lead in sums.rivals.items()}
+  return content
+
+
+def _method(table: tables_lib.Table, k: int) -> dict[str, Any]:
+  by_objective = lambda values: dict(
+      zip(table.objectives, values.tolist(), strict=True))
+  content = {
+      "kind": table.kind(k), "auc": by_objective(table.auc[k]),
+      "auc_error": by_objective(table.auc_error[k]),
+      "calibration_error": table.calibration_error[k],
+      "validation": table.validation[k],
+      "learning_rate": table.learning_rate[k], "seconds": table.seconds[k]}
+  for kind, sums in _kinds(table).items():
+    content[f"{kind}_sum"] = sums.total[k]
+    content[f"{kind}_sum_error"] = sums.error[k]
+    content[f"{kind}_lead_over_strongest"] = sums.leads[k]._asdict()
+  return content
+
+
+def _kinds(table: tables_lib.Table) -> dict[str, tables_lib.Sums]:
+  """Sums of AUCs by their name in `summary.json`."""
   kinds = {"auc": table.overall, "auc_without": table.without_one,
            "group_auc": table.within_users, "expected_auc": table.by_truth,
            "expected_group_auc": table.within_by_truth}
   return {name: sums for name, sums in kinds.items() if sums is not None}
 
 
-def columns(table: comparison.Found) -> list[str]:
+def columns(table: tables_lib.Table) -> list[str]:
   """Heads of the columns of a table."""
   return ["", *table.objectives, "sum",
           *([f"without {table.without}"] if table.without_one else []),
@@ -81,48 +69,47 @@ def columns(table: comparison.Found) -> list[str]:
           *(["within users by truth"] if table.within_by_truth else [])]
 
 
-def table_rows(table: comparison.Found) -> list[list[str]]:
+def table_rows(table: tables_lib.Table) -> list[list[str]]:
   """Cells of a table, the strongest method first, the ceiling last."""
-  digits = console.number
-  overall = table.overall
-  sum_of = lambda sums, k: with_error(sums.total[k], sums.error[k])
   order = sorted(range(len(table.names)), key=lambda k: (
-      table.kind(k) == "ceiling", -overall.total[k]))
-  rows = []
-  for k in order:
-    row = [table.names[k], *(digits(value) for value in table.auc[k]),
-           sum_of(overall, k)]
-    if table.without_one:
-      row.append(digits(table.without_one.total[k]))
-    if table.within_users:
-      row.append(sum_of(table.within_users, k))
-    row += [digits(table.calibration_error[k]), _lead_text(overall, k)]
-    if table.by_truth:
-      row += [sum_of(table.by_truth, k), _lead_text(table.by_truth, k)]
-    if table.within_by_truth:
-      row.append(sum_of(table.within_by_truth, k))
-    rows.append(row)
-  return rows
+      table.kind(k) == "ceiling", -table.overall.total[k]))
+  return [_row(table, k) for k in order]
 
 
-def _lead_text(sums: comparison.Sums, k: int) -> str:
+def _row(table: tables_lib.Table, k: int) -> list[str]:
+  row = [table.names[k], *map(console.number, table.auc[k]),
+         _sum_text(table.overall, k)]
+  if table.without_one:
+    row.append(console.number(table.without_one.total[k]))
+  if table.within_users:
+    row.append(_sum_text(table.within_users, k))
+  row += [console.number(table.calibration_error[k]),
+          _lead_text(table.overall, k)]
+  if table.by_truth:
+    row += [_sum_text(table.by_truth, k), _lead_text(table.by_truth, k)]
+  if table.within_by_truth:
+    row.append(_sum_text(table.within_by_truth, k))
+  return row
+
+
+def _sum_text(sums: tables_lib.Sums, k: int) -> str:
+  """`value ± error`, or the value alone."""
+  if np.isfinite(sums.error[k]):
+    return console.with_error(sums.total[k], sums.error[k])
+  return console.number(sums.total[k])
+
+
+def _lead_text(sums: tables_lib.Sums, k: int) -> str:
   if k == sums.strongest:
     return "strongest baseline"
   lead = sums.leads[k]
   return f"{lead.mean:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}]"
 
 
-def with_error(value: float, error: float) -> str:
-  """`value ± error`, or the value alone."""
-  if np.isfinite(error):
-    return console.with_error(value, error)
-  return console.number(value)
-
-
-def verdict(table: comparison.Found) -> str:
+def verdict(table: tables_lib.Table) -> str:
   """Whether the default is ahead of every baseline."""
   if not table.overall.rivals:
-    return f"{contenders.DEFAULT} is not among the methods."
+    return f"{studies.DEFAULT} is not among the methods."
   text = _verdict(table.overall.rivals, table)
   if table.by_truth:
     text += " By the true probabilities " + _verdict(
@@ -137,28 +124,28 @@ def verdict(table: comparison.Found) -> str:
 
 
 def _verdict(
-    rivals: dict[str, comparison.Lead], table: comparison.Found
+    rivals: dict[str, tables_lib.Lead], table: tables_lib.Table
 ) -> str:
   unsure = {name: lead for name, lead in rivals.items() if lead.low <= 0}
   name, worst = min(rivals.items(), key=lambda item: item[1].mean)
   if not unsure:
-    what = f"{contenders.DEFAULT} is ahead of every baseline"
+    what = f"{studies.DEFAULT} is ahead of every baseline"
   elif worst.high < 0:
-    what = f"{name} is ahead of {contenders.DEFAULT}"
+    what = f"{name} is ahead of {studies.DEFAULT}"
   else:
     whom = (", ".join(unsure) if len(unsure) <= _FEW_NAMES else
             f"{len(unsure)} of {len(rivals)} baselines")
-    what = f"{contenders.DEFAULT} is not surely ahead of {whom}"
+    what = f"{studies.DEFAULT} is not surely ahead of {whom}"
   return (f"{what}; the best baseline is {name}: {worst.mean:+.4f}, 95 % "
           f"interval {worst.low:+.4f} to {worst.high:+.4f} ({table.clusters} "
           "resampled, and seeds).")
 
 
-def markdown(found: Sequence[comparison.Found]) -> str:
+def markdown(record: tables_lib.Record) -> str:
   """The tables of all conditions."""
   parts = []
-  for table in found:
-    if len(found) > 1:
+  for table in record.tables:
+    if record.label(table):
       parts += [f"### {table.condition.name}", ""]
     heads = columns(table)
     parts += ["| " + " | ".join(heads) + " |",
@@ -169,11 +156,10 @@ def markdown(found: Sequence[comparison.Found]) -> str:
   return "\n".join(parts)
 
 
-def print_tables(found: Sequence[comparison.Found]) -> None:
-  """The last thing on the terminal."""
-  for table in found:
+def print_tables(record: tables_lib.Record) -> None:
+  """Shows the tables on the terminal."""
+  for table in record.tables:
     rows = table_rows(table)
     console.show(table.condition.name, columns(table), rows, bold={
-        place for place, row in enumerate(rows)
-        if row[0] == contenders.DEFAULT})
+        place for place, row in enumerate(rows) if row[0] == studies.DEFAULT})
     print(verdict(table))
