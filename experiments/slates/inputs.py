@@ -13,7 +13,7 @@ from experiments.slates import config as config_lib
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import items as items_lib
-from harmonrank_jax.data import kuairand
+from harmonrank_jax.data import kuairand_candidates
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import selector
@@ -108,7 +108,7 @@ def _open(
       candidates_lib.Candidates, positive_scores=config.relevance == "log")
   if config.format:
     assert config.data and config.items
-    prepared = kuairand.make_candidates(
+    prepared = kuairand_candidates.make_candidates(
         config.data, config.items, folder, seed=config.seed,
         num_candidates=config.num_candidates)
     return opened(prepared.candidates, prepared.items,

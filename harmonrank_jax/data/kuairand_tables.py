@@ -1,0 +1,172 @@
+"""Files of the KuaiRand logs as released: which they are, and their columns.
+
+The logs and the tables of users and videos are CSV or Parquet, one file or a
+folder of them. Whatever the kind of file, texts are read as strings and whole
+numbers as int64.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+import contextlib
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+import pyarrow.compute as pc
+
+from harmonrank_jax.data import checks
+from harmonrank_jax.data import features
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+
+DataError = schema_lib.DataError
+PathLike = str | pathlib.Path
+
+# Objective to column. Hate is an outcome too, but no objective to rank by.
+OBJECTIVES = {
+    "label": "label", "click": "is_click", "long_view": "long_view",
+    "like": "is_like", "profile_enter": "is_profile_enter",
+    "comment": "is_comment", "forward": "is_forward", "follow": "is_follow"}
+_OUTCOMES = {*OBJECTIVES.values(), "is_hate", *schema_lib.OUTCOMES}
+ITEM_COLUMNS = ("author_id", "video_type", "upload_type", "tag", "music_id")
+
+# The files of a folder are those of the first pattern that any file matches.
+LOG_FILES = ("log_standard*.csv", "*.parquet")
+USER_FILES = ("user_features*.csv", "user_features*.parquet")
+ITEM_FILES = ("video_features_basic*.csv", "video_features_basic*.parquet")
+
+# A rate of few rows is shrunk towards a prior rate that counts as this many.
+PRIOR_ROWS = 5
+
+
+def table_columns(
+    path: PathLike, patterns: tuple[str, ...], roles: schema_lib.Schema,
+    ids: pa.ChunkedArray, wanted: tuple[str, ...] | None = None,
+) -> dict[str, pa.ChunkedArray]:
+  """Columns of a table of users or items, a row for each of `ids`.
+
+  Args:
+    path: a file, or a folder with one file.
+    patterns: names of such a file in a folder.
+    roles: says which column has the ids of the table.
+    ids: of the rows of the log.
+    wanted: columns to take, all of them categorical; None for all.
+
+  Returns:
+    The columns; null where the table does not have the id.
+
+  Raises:
+    DataError: if the table has an id twice, ids of another type than the log,
+      or an outcome among its columns.
+  """
+  files = files_of(path, patterns)
+  if len(files) > 1:
+    raise DataError(f"{path}: the folder has {files[0].name} and "
+                    f"{files[1].name}; name one file.")
+  file, (id_column,) = files[0], roles.ids.values()
+  names = [name for name in names_of(file)
+           if name != id_column and (wanted is None or name in wanted)]
+  for name in names:
+    if name in _OUTCOMES:
+      raise DataError(f"{file}: column {name!r} is an outcome and no feature; "
+                      "leave it out.")
+  table = read_columns(file, [id_column, *names])
+  numeric = [name for name in names if wanted is None
+             and pa.types.is_floating(table.schema.field(name).type)]
+  categorical = [name for name in names if name not in numeric]
+  schema = schema_lib.Schema(
+      (), roles.user, roles.item, categorical=tuple(categorical),
+      numeric=tuple(numeric))
+  checks.check_types(schema, table.schema, str(file))
+  checks.check_rows(schema, table, str(file), 0)
+  known = table[id_column].combine_chunks()
+  if known.type != ids.type:
+    raise DataError(f"{file}: column {id_column!r} has type {known.type}, in "
+                    f"the log it has {ids.type}.")
+  places = pc.index_in(known, value_set=known).to_numpy()
+  again = places != np.arange(len(places))
+  if again.any():
+    row = int(np.argmax(again))
+    raise DataError(f"{file}: column {id_column!r}, row {row}: "
+                    f"{known[row].as_py()!r} stands in row {places[row]} too.")
+  rows = pc.index_in(ids, value_set=known).combine_chunks()
+  return {name: table[name].combine_chunks().take(rows) for name in names}
+
+
+def files_of(path: PathLike, patterns: tuple[str, ...]) -> list[pathlib.Path]:
+  """The file itself, or the files of a folder that match a pattern."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise DataError(f"{path}: no such file or folder.")
+  if not path.is_dir():
+    return [path]
+  for pattern in patterns:
+    files = sorted(file for file in path.rglob(pattern) if file.is_file())
+    if files:
+      return files
+  raise DataError(f"{path}: the folder has no {' and no '.join(patterns)}.")
+
+
+def names_of(file: pathlib.Path) -> list[str]:
+  """The columns of a file, from its head."""
+  if file.suffix != ".csv":
+    return parquet.ParquetLog(file).arrow_schema.names
+  with _reading(file):
+    names = csv.open_csv(file).schema.names
+  for name in names:
+    if names.count(name) > 1:
+      raise DataError(f"{file}: column {name!r} appears twice.")
+  return names
+
+
+def read_columns(file: pathlib.Path, columns: Sequence[str]) -> pa.Table:
+  """Some columns; texts as strings, whole numbers as int64."""
+  names = names_of(file)
+  for name in columns:
+    if name not in names:
+      raise DataError(
+          f"{file}: no column {name!r}{schema_lib.nearest(name, names)}; it "
+          f"has {', '.join(names)}.")
+  with _reading(file):
+    if file.suffix == ".csv":
+      # Tags are lists in text ("20,43"), even where each has one number.
+      table = csv.read_csv(file, convert_options=csv.ConvertOptions(
+          include_columns=columns, column_types={"tag": pa.string()},
+          strings_can_be_null=True))
+    else:
+      table = pa.concat_tables(parquet.ParquetLog(file).tables(columns))
+    if not table.num_rows:
+      raise DataError(f"{file}: the file has no rows.")
+    return pa.table({name: _canonical(table[name]) for name in columns})
+
+
+def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+  """One type for what files of two kinds call text and integers."""
+  column = features.plain(column)
+  if schema_lib.is_text(column.type):
+    return pc.cast(column, pa.string())
+  if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
+    return pc.cast(column, pa.int64())
+  if pa.types.is_floating(column.type):
+    values = schema_lib.numbers_of(column)
+    known = values[~np.isnan(values)]
+    if (known == np.floor(known)).all() and (np.abs(known) < 2**53).all():
+      return pc.cast(pa.array(values, from_pandas=True), pa.int64())
+  return column
+
+
+def join(tables: list[pa.Table], path: PathLike) -> pa.Table:
+  """Tables one after the other; integers and nulls meet as integers."""
+  with _reading(path):
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+@contextlib.contextmanager
+def _reading(path: PathLike) -> Iterator[None]:
+  """Errors of pyarrow inside, as a DataError of one line."""
+  try:
+    yield
+  except (OSError, pa.ArrowException) as error:
+    raise DataError(f"{path}: not readable "
+                    f"({' '.join(str(error).split())[:200]}).") from None
