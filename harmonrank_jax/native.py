@@ -97,7 +97,7 @@ def slots(*dtypes: Any) -> "Layout":
   positions moved on.
 
   Args:
-    *dtypes: of each result; None for that of the first argument.
+    *dtypes: dtype of each result; None for that of the first argument.
   """
   def results(*avals, **_):
     like = max(avals, key=lambda x: x.size)
@@ -181,7 +181,7 @@ def form_of(
 
   Args:
     operation: its name; the native form is `harmonrank_<operation>`.
-    layout: of arguments and results.
+    layout: how arguments and results lie.
     linear: the result is linear in the first argument, by a symmetric matrix.
     attributes: from static values to what the native form needs of them.
   """
@@ -217,7 +217,7 @@ def _lowerings(
     operation: str, pure: Callable[..., Any],
     attributes: Callable[..., dict[str, Any]],
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """What stands in a compiled program: of any platform, and of the CPU."""
+  """What stands in a compiled program of any platform, and of the CPU."""
   lower_pure = mlir.lower_fun(pure, multiple_results=True)
   lower_native = jax.ffi.ffi_lowering(_target(operation))
 

@@ -66,8 +66,9 @@ def gather(shards: Tree, axis_name: AxisName | None, *, axis: int) -> Tree:
   lax.axis_size(axis_name)  # Raises; what follows would only assert.
   # With `check_vma`, types tell which arrays differ between devices, and
   # "invarying" says that these do not: the result may leave through `P()`,
-  # and the cotangent is whole on every device, who takes its own slice.
-  # Without, nothing makes the cotangent whole: it is the sum over devices.
+  # and the cotangent is whole on every device, which takes its own slice.
+  # Without the check nothing makes the cotangent whole: the reduce-scatter
+  # adds the parts of all devices.
   to = "invarying" if _tracks_varying(axis_name) else "varying"
   return lax.all_gather(shards, axis_name, axis=axis, tiled=True, to=to)
 

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
-# Values seen less often share the entry of the unknown: it is then trained.
+# Values seen less often share the entry of the unknown, so that this entry is
+# trained before an unseen value needs it.
 _MIN_COUNT = 2
 _MAX_VOCABULARY = 200_000
 _NUM_KNOTS = 33
@@ -205,15 +206,15 @@ def index_in(column: pa.ChunkedArray, vocabulary: list) -> np.ndarray:
     # The column that was fitted may have been wider than this one.
     column = column.cast(pa.int64())
   values = pa.array(vocabulary, type=column.type)
-  found = pc.index_in(column, value_set=values)
-  return pc.fill_null(pc.add(found, 1), 0).to_numpy().astype(np.int32)
+  indices = pc.index_in(column, value_set=values)
+  return pc.fill_null(pc.add(indices, 1), 0).to_numpy().astype(np.int32)
 
 
 def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
   """Ids as int64, equal exactly where the ids are.
 
-  Integers are themselves; of texts a hash, which two of a million different
-  ones share with a chance of one in thirty million.
+  Integers are themselves. Texts are hashed to 64 bits: that any two of a
+  million different texts share a hash has a chance of one in thirty million.
   """
   if column is None:
     return np.zeros(table.num_rows, np.int64)
@@ -265,7 +266,7 @@ def _knots(sample: np.ndarray) -> list[float]:
 def _steps(values: np.ndarray, knots: list[float]) -> np.ndarray:
   """Piecewise linear between knots, to [-1, 1]; a missing value is 0."""
   levels = np.linspace(-1, 1, len(knots))
-  # Equal knots are one value: it stands for the middle of their levels.
+  # Equal knots are one frequent value, which gets the middle of their levels.
   places, group = np.unique(knots, return_inverse=True)
   levels = np.bincount(group, levels) / np.bincount(group)
   return np.where(np.isnan(values), 0, np.interp(values, places, levels))
@@ -281,7 +282,8 @@ def _score_scale(
   if lowest.min() >= 0 and highest.max() <= 1:
     return None
   mean = np.average(means, weights=count)
-  # Not by squares: their difference is lost where the mean is large.
+  # The mean square less the squared mean would lose all digits where the mean
+  # is large; variances of parts and of their means do not.
   variance = np.average(variances + (means - mean)**2, weights=count)
   return float(mean), float(np.sqrt(max(variance, 1e-12)))
 

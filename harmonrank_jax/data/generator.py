@@ -1,8 +1,8 @@
 """The embedded data set: a week of a shop's home page, with known truth.
 
 Users open the page by the day's curve; every request shows 10 to 30 items of
-ten uneven categories. A row is an exposure: who, what, when, at which place
-of the page, six behaviours and six predicted scores. Because it is generated,
+ten uneven categories. A row is an exposure: user, item, time, place on the
+page, six behaviours and six predicted scores. Because it is generated,
 the probability of every behaviour is known (`true_<objective>`), and with it
 the best score any ensemble can reach.
 
@@ -112,8 +112,8 @@ _OFFSETS = (-0.3, 0.4, 0.5, -0.5, 0.8, 1.0)
 # that each exposure tires less.
 _FATIGUE, _FATIGUE_OF_REGULARS = 0.25, 0.1
 _DEMAND, _DEMAND_OF_REGULARS = 0.4, 0.6
-# What the predicted click of regulars is off by, by category, and how many of
-# the exposures they do not click are dismissed.
+# Spread over categories of the error in the predicted click of regulars, and
+# the share of their exposures without a click that they dismiss.
 _CATEGORY_SHIFT = 0.6
 _DISMISSED = 0.02
 
@@ -129,8 +129,8 @@ class LogConfig:
       each other nor with the profile, and a score errs on its own; "perfect",
       the default week with the true probabilities as scores. In these two no
       ensemble can beat the closed form on calibrated scores. "regulars", a
-      twentieth of the users, who come often (14 times a day on average) and
-      dismiss some of what they do not click; the predicted click knows
+      twentieth of the users, each with 14 visits a day on average, who dismiss
+      some of the items they do not click; the predicted click knows
       neither the hour nor how attractive a category is as such. It is for
       policies that act on the whole day of a user.
   """

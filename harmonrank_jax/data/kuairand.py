@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
 
   Attributes:
     train: Parquet file of the training log.
-    evaluation: of the evaluation log, or None.
+    evaluation: Parquet file of the evaluation log, or None.
     schema: roles of the columns; objectives have labels but no scores yet.
     profile: feature columns of the user and the context.
     domain: categorical columns that say in which domain a row is.
@@ -60,8 +60,8 @@ def prepare(
 
   Labels are named by objective. Features are `user_id`, `item_id`, `hour`,
   `tab` and `duration_ms` (0 becomes null), the columns of the tables, and for
-  user and item `<who>_rows`, log(1 + n) of its n earlier rows, and
-  `<who>_rate_<objective>`, their number of positives / (n + 5). Earlier is
+  both sides, user and item, `<side>_rows`, log(1 + n) of n earlier rows, and
+  `<side>_rate_<objective>`, their number of positives / (n + 5). Earlier is
   strictly earlier in time: rows of one millisecond do not see each other.
   Evaluation rows also see the training rows that are earlier than they are.
   Text, integers, booleans, and floats that are all whole (CSV has no integers
@@ -175,14 +175,14 @@ def earlier_sums(
 
 
 def _history(
-    who: str, log: pa.Table, id_column: str, labels: dict[str, pa.ChunkedArray]
+    side: str, log: pa.Table, id_column: str, labels: dict[str, pa.ChunkedArray]
 ) -> dict[str, np.ndarray]:
   counts, sums = earlier_sums(
       features.id_numbers(log, id_column), log["time_ms"].to_numpy(),
       np.stack([column.to_numpy() for column in labels.values()], axis=1))
-  columns = {f"{who}_rows": np.log1p(counts).astype(np.float32)}
+  columns = {f"{side}_rows": np.log1p(counts).astype(np.float32)}
   for m, name in enumerate(labels):
-    columns[f"{who}_rate_{name}"] = (
+    columns[f"{side}_rate_{name}"] = (
         sums[:, m] / (counts + tables_lib.PRIOR_ROWS)).astype(np.float32)
   return columns
 

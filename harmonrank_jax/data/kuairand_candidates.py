@@ -67,7 +67,7 @@ def make_candidates(
     destination: folder of the result, `candidates.parquet` and
       `items.parquet`.
     num_candidates: videos of each user; all where there are fewer.
-    seed: of the draw.
+    seed: seed of the draw.
 
   Raises:
     DataError: if a file, column or value is not what it should be, or no row

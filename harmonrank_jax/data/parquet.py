@@ -1,7 +1,7 @@
 """Parquet logs: a checked pass over all rows, and a resumable shuffled reader.
 
-A log is a file or a folder of files, larger than memory perhaps. It is read a
-block at a time. The order of an epoch is a permutation of row groups and one
+A log is a file or a folder of files, and may be larger than memory: it is read
+a block at a time. The order of an epoch is a permutation of row groups and one
 of the rows within each block, both drawn from (seed, epoch): the same on
 every host, and a cursor of three integers says where it stands.
 """
@@ -26,11 +26,14 @@ DataError = schema_lib.DataError
 # A NamedTuple of arrays with rows along the first axis.
 Arrays = Any
 
-# Integer columns of at most this many values are categorical by name.
+# Integer columns of at most this many values count as categorical where no
+# schema says what they are.
 FEW_VALUES = 256
-# Rows that are shuffled together: row groups are joined until they are there.
+# Row groups are joined into blocks of at least so many rows, which are shuffled
+# together.
 BLOCK_ROWS = 131_072
-# A log of at most so many rows is transformed once and kept in memory.
+# A log of at most so many rows is transformed once and kept in memory, instead
+# of being read anew in every epoch.
 _KEPT_ROWS = 1_000_000
 
 
@@ -50,7 +53,7 @@ class ParquetLog:
     files: paths, sorted.
     arrow_schema: names and types, the same in every file.
     row_groups: all row groups, in order.
-    num_rows: of all files.
+    num_rows: rows of all files.
   """
 
   def __init__(self, path: str | pathlib.Path):
@@ -67,7 +70,7 @@ class ParquetLog:
     path = pathlib.Path(path)
     if not path.exists():
       raise DataError(f"{path}: no such file or folder.")
-    # Writers in parts name folders so, too.
+    # Writers of many parts give folders such a name: they are searched.
     self.files = [path] if not path.is_dir() else sorted(
         file for file in path.rglob("*.parquet") if file.is_file())
     if not self.files:
@@ -183,7 +186,7 @@ class BatchReader:
       transform: from rows to a NamedTuple of arrays with the rows (or some
         of them) along the first axis; a function of the rows alone.
       batch_size: rows of a batch.
-      seed: of the permutations.
+      seed: seed of the permutations.
       list_of: from the arrays of a block to the list of each row, or None.
       cursor: where to start; the beginning if None.
       block_rows: rows shuffled together, at least.
@@ -254,8 +257,8 @@ class BatchReader:
     if self._loaded is not None and self._loaded[0] == (epoch, block):
       return self._loaded[1]
     arrays = _joined([self._arrays(group) for group in groups])
-    # Not `block`: trailing zeros do not count, and the rows of block 0 would
-    # be drawn like the order of the blocks.
+    # `block + 1`: NumPy seeds ignore trailing zeros, so block 0 would reuse
+    # the seed of the order of blocks.
     rng = np.random.default_rng([self._seed, epoch, block + 1])
     if self._list_of is None:
       order = rng.permutation(len(arrays[0]))

@@ -39,7 +39,7 @@ def tune_weights(
     labels: `[N, M]`, as for `auc`; objectives without an AUC do not count.
     key: consumed once.
     objective_weights: `[M]`, what an AUC is worth; equal if None.
-    num_candidates: of each round, at least 2.
+    num_candidates: candidates of each round, at least 2.
 
   Returns:
     `[M]` float32 weights, not negative.

@@ -36,8 +36,8 @@ class SoftAucDiagnostics(NamedTuple):
       an objective that is not live.
     live_objectives: `[M]` bool, whether any list has an AUC for it.
     num_blocks: int32, blocks of pooled items over all lists.
-    pooled_fraction: of the valid items, those pooled with another.
-    dead_gradient_fraction: of the valid items, those without a gradient.
+    pooled_fraction: fraction of the valid items that pool with another.
+    dead_gradient_fraction: fraction of the valid items without a gradient.
   """
 
   soft_auc: jax.Array

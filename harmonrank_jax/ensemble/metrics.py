@@ -10,7 +10,7 @@ from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 import harmonrank_jax.sharding as sharding
 
-# So many flags that their number fits into a byte.
+# Flags that are counted in one byte; an int8 holds up to 127.
 _IN_BYTE = 64
 
 
@@ -179,7 +179,7 @@ def check_items(
         f"labels has shape {labels.shape}; scores of shape {scores.shape} "
         f"need {scores.shape} or {(*scores.shape, 'M')}.")
   labels = sharding.gather(labels, axis_name, axis=-2)
-  # Once more: the whole list, too, must be short enough for int32.
+  # Checked once more: the gathered list must be short enough for int32, too.
   scores, where, segment_ids = sorting.check_lists(*sharding.gather(
       (scores, where, segment_ids), axis_name, axis=-1))
   return scores, labels, where, segment_ids, squeeze
@@ -240,7 +240,7 @@ def pair_counts(
 def _count(flags: jax.Array) -> jax.Array:
   """How many of `[..., N, M]` are True, `[..., 1, M]`.
 
-  In bytes first: columns of bytes add up many at a time, those of words not.
+  In bytes first: a vector instruction adds four times as many bytes as words.
   """
   *lists, num_items, objectives = flags.shape
   pad = [(0, 0)] * len(lists) + [(0, -num_items % _IN_BYTE), (0, 0)]

@@ -22,7 +22,7 @@ def pair_rate(
 
   Args:
     labels: `[..., N, M]`.
-    dtype: of the weights.
+    dtype: dtype of the weights.
     where: `[..., N]` bool, True = valid, or None.
     segment_ids: `[..., N]`, or None: the rows are the lists.
 
@@ -66,7 +66,7 @@ def logistic_losses(
   Args:
     scores: `[..., N]` floating.
     labels: `[..., N, M]`; bool ones take a faster way.
-    rate: of `pair_rate`.
+    rate: weights as `pair_rate` gives them.
     where: `[..., N]` bool, True = valid, or None.
     segment_ids: `[..., N]`, or None: the rows are the lists.
 

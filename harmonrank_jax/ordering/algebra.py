@@ -36,10 +36,10 @@ class Algebra(NamedTuple):
 
   Attributes:
     empty: total and weight of no item at all.
-    add: of two totals, or of two weights.
-    weigh: a value by a weight.
-    mean: of a total and a weight.
-    excess: of a larger total over a smaller one.
+    add: adds two totals, or two weights.
+    weigh: the total of a value with a weight.
+    mean: the mean of a total and its weight.
+    excess: how much a larger total exceeds a smaller one.
     absorbs: whether one item may exceed the sum of all others beyond all
       precision.
     single: the sum that is one item alone, relative to an anchor.

@@ -222,8 +222,8 @@ class _Side(NamedTuple):
     value: fitted value of the outermost block. Values are relative to the
       item at the junction.
     beyond: fitted value of the next block outside.
-    sum: of the items of all blocks.
-    rest: of the items without the outermost block, in an algebra that
+    sum: sum over the items of all blocks.
+    rest: sum over the items without the outermost block, in an algebra that
       absorbs; elsewhere `sum`.
   """
 
@@ -337,10 +337,11 @@ def _wants_less_right(
 def _left_has_more_to_lose(
     algebra: algebra_lib.Algebra, left: _Side, right: _Side
 ) -> jax.Array:
-  """Of a mean between the two outermost values: the sign of F at either.
+  """Which side shrinks where the mean is between the two outermost values.
 
   True if the pooled sum is at least `left * left_value + right * right_value`:
-  L exceeds its outermost value by at least what R lacks of its own.
+  L exceeds its outermost value by at least what R lacks of its own. That is
+  the sign of F at a level between them.
   """
   return (
       algebra.excess(left.rest.total,

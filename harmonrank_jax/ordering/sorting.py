@@ -60,7 +60,7 @@ def sort_lists(
     segment_ids = _integer_key(segment_ids)
   if scores is not None:
     scores = lax.stop_gradient(scores)
-  # An empty array stands for what is not given.
+  # A primitive takes arrays alone: an empty one stands for None.
   given = [jnp.zeros(0, dtype) if x is None else x.reshape(rows)
            for x, dtype in ((scores, jnp.float32), (where, bool),
                             (segment_ids, jnp.int32))]
@@ -82,7 +82,8 @@ def _sort_rows(
   keys = []
   if scores.size:
     valid &= ~jnp.isnan(scores)
-    # No number has the largest key: it is free for those that take no part.
+    # No number has the largest key, so it can stand for items that take no
+    # part: they come last.
     key = _float_key(scores)
     keys.append(jnp.where(valid, key, jnp.iinfo(key.dtype).max))
   elif where.size:
@@ -99,7 +100,8 @@ def _sort_rows(
     is_first = (slots == row_start) | ~valid | (ids != jnp.roll(ids, 1, axis=1))
     lists = segments.run_blocks(is_first.reshape(-1))
     return order, lists.start.reshape(rows), lists.end.reshape(rows), valid
-  # One list a row, and who takes no part is at its end: no need to look.
+  # A row is one list, and the items that take no part are at its end: its
+  # bounds follow from a count.
   row_end = row_start + jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.int32)
   valid = slots < row_end
   return (order, jnp.where(valid, row_start, slots),
@@ -168,7 +170,8 @@ def middle_rank(
 ) -> jax.Array:
   """Mean rank (1-based, within its list) of the block of each slot."""
   base = laid_out.lists.start
-  # Each term below 2^24 is exact in float32; their sum may not be.
+  # Converted one by one: each is exact in float32 below 2^24, where the sum
+  # of two integers would no longer be.
   low = (blocks.start - base).astype(dtype)
   high = (blocks.end - base).astype(dtype)
   return jnp.where(laid_out.valid, (low + high + 1) * 0.5, 0)
@@ -234,12 +237,16 @@ def _argsort_packed(*keys: jax.Array) -> jax.Array:
   """Sorts 64-bit integers `key | position`, one key after the other.
 
   On CPU a sort of one integer operand is 5 to 8 times faster than any other.
+  The position in the low half makes equal keys differ, so that the sort is
+  stable; it is also the result, and the key need not be unpacked. Several
+  keys are sorted like the digits of a number, the least important first.
   """
   position = lax.broadcasted_iota(jnp.int32, keys[0].shape, 1)
   order = None
   for key in keys:
     if order is not None:
       key = jnp.take_along_axis(key, order, axis=-1)
+    # Only here, so that all other arrays keep the caller's precision.
     with jax.enable_x64(True):
       packed = (key.astype(jnp.int64) << 32) | position.astype(jnp.int64)
       step = lax.sort(packed).astype(jnp.int32)
@@ -255,7 +262,11 @@ def _argsort_by_keys(*keys: jax.Array) -> jax.Array:
 
 
 def _float_key(scores: jax.Array) -> jax.Array:
-  """Integers in the order of the floats; NaN above infinity."""
+  """Integers in the order of the floats; NaN above infinity.
+
+  The bits of a positive float already are in its order; those of a negative
+  one are in the reverse order, and flipping all but the sign turns it.
+  """
   dtype = jnp.int64 if scores.dtype == jnp.float64 else jnp.int32
   bits = lax.bitcast_convert_type(lax.stop_gradient(scores), dtype)
   bits = jnp.where(bits < 0, bits ^ jnp.iinfo(dtype).max, bits)

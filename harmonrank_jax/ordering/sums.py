@@ -130,7 +130,7 @@ def extend_sums(
 
   Args:
     problem: the slots.
-    sums: of the halves.
+    sums: sums of the halves.
     start: `[T]` int32, the first tile of the group of each tile.
     middle: `[T]` int32, the first tile of its right half.
     end: `[T]` int32, the tile after its last.

@@ -35,10 +35,10 @@ class PepNetConfig:
     shared_sizes: widths of the layers that objectives share; may be empty.
     tower_sizes: widths of the hidden layers of each tower; may be empty.
     gate_size: width of the hidden layer of each gate.
-    dropout_rate: of hidden units, in training.
-    unknown_rate: share of categorical entries taken for unknown in training.
-      The network then learns what to make of a new user or item, and relies
-      less on knowing them.
+    dropout_rate: share of hidden units that are dropped in training.
+    unknown_rate: share of categorical entries replaced by the unknown in
+      training. The network then learns to score new users and items, and
+      overfits less on the known ones.
   """
 
   num_objectives: int
@@ -191,7 +191,7 @@ class PepNet(nn.Module):
         self.config.dropout_rate, deterministic=not is_training)(hidden)
 
   def _forget(self, categorical: jax.Array) -> jax.Array:
-    """Some entries as unknown."""
+    """Replaces entries by the unknown, at random."""
     forgotten = jax.random.bernoulli(
         self.make_rng("dropout"), self.config.unknown_rate, categorical.shape)
     return jnp.where(forgotten, 0, categorical)
@@ -217,7 +217,8 @@ class _Towers(nn.Module):
 def with_base_rates(params: dict, base_rates: jax.Array) -> dict:
   """Parameters with which the network starts at the base rates.
 
-  An objective of one positive in a thousand need not learn that first.
+  An objective of one positive in a thousand would otherwise spend its first
+  steps on learning that.
 
   Args:
     params: variables as `PepNet.init` returns them.
