@@ -1,4 +1,4 @@
-"""Arguments of slates: checked, broadcast, and brought to rows."""
+"""Checks the arguments of all methods and broadcasts them to rows."""
 
 import math
 from typing import Any
@@ -16,12 +16,14 @@ FILLS = ("none", "relevance")
 
 
 class Arguments:
-  """What all methods take, checked and brought to B rows.
+  """The arguments that all methods share, checked and as B rows.
+
+  Leading axes are flattened: B is their product.
 
   Attributes:
-    batch: the leading axes.
+    batch: shape of the leading axes.
     num_selected: K.
-    dtype: of keys.
+    dtype: dtype of the keys.
   """
 
   def __init__(
@@ -52,7 +54,7 @@ class Arguments:
     for name, array in (("features", features), ("relevance", relevance)):
       if jnp.issubdtype(array.dtype, jnp.complexfloating):
         raise ValueError(f"{name} must be real, got {array.dtype}.")
-    # There is nothing to differentiate, in either form.
+    # Indices have no derivative, in the pure and in the native form.
     features, relevance = lax.stop_gradient((features, relevance))
     if num_selected < 0:
       raise ValueError(
@@ -79,7 +81,7 @@ class Arguments:
         category_ids, quotas, slot_bias)
 
   def knob(self, theta: jax.Array | float, *, below_one: bool) -> jax.Array:
-    """Theta of each row, `[B]`."""
+    """Theta of each row, `[B]`; a traced one is clipped into its range."""
     if isinstance(theta, (int, float)) and not (
         0 <= theta < 1 or (theta == 1 and not below_one)):
       interval = "[0, 1)" if below_one else "[0, 1]"
@@ -93,15 +95,22 @@ class Arguments:
       self, of_relevance: jax.Array, of_term: jax.Array,
       criterion: engine.Criterion, ridge: float | None,
   ) -> tuple[problem_lib.Problem, bool]:
-    """The problem, and whether picks are compared within a window only."""
+    """The problem of these weights, and whether it has a window.
+
+    Args:
+      of_relevance: `[B]`, weight of relevance and slot bias.
+      of_term: `[B]`, weight of the criterion's term.
+      criterion: DPP, MMR or SSD.
+      ridge: rho of the kernel of a DPP, or None.
+    """
     rows, count = self._shown
     volume = jnp.ones(self._num_rows, self.dtype)
     window = self._window
     if window is not None and window > rows.shape[1] + self.num_selected:
-      window = None  # Nothing ever leaves it.
+      window = None  # Too long for any pick to leave it.
     if window is not None:
       size = window - 1
-      # The newest stand last, and none before the first.
+      # The newest row is the last; rows that do not exist come first, as 0.
       order = problem_lib.places((1, size)) - size + count[:, None]
       padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
       rows = jnp.take_along_axis(
@@ -109,7 +118,7 @@ class Arguments:
       count = jnp.minimum(count, size)
     elif criterion.is_orthogonal and rows.shape[1]:
       rows, volume = directions.directions(rows, ridge)
-    # A weight must not make the sum of two of them infinite.
+    # Clipped, so that relevance and bias have a finite sum.
     largest = jnp.finfo(self.dtype).max / 4
 
     def weighted(values):
@@ -145,7 +154,10 @@ class Arguments:
     return self.problem(*weights, criterion, ridge)
 
   def _shown_rows(self, shown):
-    """Unit features `[B, S, D]`, the ones there are first; their number."""
+    """Unit features `[B, S, D]` of shown items, and their number `[B]`.
+
+    Items that exist come first, in their order.
+    """
     num_features = self._features.shape[-1]
     if shown is None:
       return (jnp.zeros((self._num_rows, 0, num_features), self.dtype),
@@ -166,10 +178,10 @@ class Arguments:
   def _rules(self, category_ids, quotas, slot_bias):
     """Categories `[B or 1, N]`, quotas `[B, C]` and bias `[B, K, C]`.
 
-    The last category is that of candidates without one.
+    The last category holds the candidates without one.
     """
     num_items, slots = self._shape[-1], self.num_selected
-    # As many as there are slots is no limit.
+    # A quota of all slots is no limit.
     free = jnp.full((self._num_rows, 1), slots, jnp.int32)
     unbiased = jnp.zeros((self._num_rows, slots, 1), self.dtype)
     if quotas is None and slot_bias is None:
@@ -204,7 +216,11 @@ class Arguments:
 def broadcast(
     array: jax.Array, name: str, shape: tuple[int, ...]
 ) -> jax.Array:
-  """`array` in this shape; an error that names the argument."""
+  """Broadcasts an array to a shape.
+
+  Raises:
+    ValueError: if it does not broadcast; with the name of the argument.
+  """
   try:
     return jnp.broadcast_to(array, shape)
   except ValueError:
@@ -214,12 +230,12 @@ def broadcast(
 
 
 def integers(values: jax.Array | int, name: str) -> jax.Array:
-  """An array of integers as int32, which ends where they do not.
+  """Integers as int32; those beyond its range become its ends.
 
   Raises:
-    ValueError: if they are no integers; named.
+    ValueError: if values are not integers; with the name of the argument.
   """
-  # NumPy's may be wider than what JAX would take.
+  # JAX would truncate 64-bit integers of NumPy before they are clipped.
   numbers: Any = jnp if isinstance(values, jax.Array) else np
   array = numbers.asarray(values)
   if not jnp.issubdtype(array.dtype, jnp.integer):
@@ -233,14 +249,18 @@ def integers(values: jax.Array | int, name: str) -> jax.Array:
 
 
 def last_axis(name: str, array: jax.Array) -> tuple[int]:
-  """The size of the last axis, alone in a tuple; an error if there is none."""
+  """The shape of the last axis.
+
+  Raises:
+    ValueError: if the array is a scalar; with the name of the argument.
+  """
   if not jnp.ndim(array):
     raise ValueError(f"{name} must have at least one axis, got a scalar.")
   return (jnp.shape(array)[-1],)
 
 
 def check_options(fill: str, ridge: float | None) -> float | None:
-  """The ridge, None for the 1 that is none.
+  """Checks the options of a DPP; returns the ridge, None for 1.
 
   Raises:
     ValueError: if there is no such fill, or the ridge is outside [0, 1].

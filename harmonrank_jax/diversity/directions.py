@@ -1,4 +1,4 @@
-"""Unit features, and what each adds to the span of others."""
+"""Unit features, and the direction that each adds to the span of others."""
 
 import functools
 
@@ -10,12 +10,12 @@ _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def tolerance(dtype: jnp.dtype) -> float:
-  """What is left of a unit feature, squared, and is rounding at most."""
+  """The largest squared residual of a unit feature that counts as rounding."""
   return 1e-10 if dtype == jnp.float64 else 1e-5
 
 
 def inverse_norms(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """`1 / |f|` of `[..., D]`; 0 where f is zero, infinite or NaN."""
+  """`1 / |f|` of features f `[..., D]`; 0 where f is 0 or not finite."""
   features = features.astype(dtype)
   # Scaled by the largest entry, so that squares neither overflow nor vanish.
   largest = jnp.max(jnp.abs(features), axis=-1, initial=0)
@@ -28,26 +28,29 @@ def inverse_norms(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def direction(
     rows: jax.Array, feature: jax.Array, ridge: float | None
 ) -> tuple[jax.Array, jax.Array]:
-  """What a pick adds to the directions of those before it.
+  """The direction that a pick adds to those of earlier picks.
 
   Args:
-    rows: `[..., R, D]` directions; zero rows are none.
-    feature: `[..., D]`, a unit feature.
+    rows: `[..., R, D]` directions; zero rows are ignored.
+    feature: `[..., D]`, the unit feature of the pick.
     ridge: rho of the kernel `rho F F^T + (1 - rho) I`; None is 1.
 
   Returns:
-    `[..., D]`, x so that `(x f)^2` is what candidate f loses by this pick, or
-    0 if the pick was in their span; and what it had left, `[...]`.
+    The direction x, `[..., D]`: `(x f)^2` is what the squared residual of a
+    candidate f loses by this pick; 0 if the pick is in the span of the rows.
+    And the squared residual of the pick itself, `[...]`.
   """
   along = _einsum("...rd,...d->...r", rows, feature)
   spanned = _einsum("...rd,...r->...d", rows, along)
   if ridge is not None:
-    # sqrt(rho) of the direction between the parts that lie in the space of
-    # features; the other parts are of no use to any candidate.
+    # The kernel is that of features (sqrt(rho) f_i, sqrt(1 - rho) e_i), with
+    # unit vectors e_i. Candidates have products with the first part of a
+    # direction alone, and x is sqrt(rho) times that part.
     left = jnp.maximum(1 - jnp.sum(along**2, axis=-1), tolerance(rows.dtype))
     return (ridge * feature - spanned) / jnp.sqrt(left)[..., None], left
   rest = feature - spanned
-  # Once more: what the first pass left in their span is not small beside rest.
+  # A second pass, because what the first one leaves in the span by rounding is
+  # not small beside a small residual.
   rest -= _einsum("...rd,...r->...d", rows,
                   _einsum("...rd,...d->...r", rows, rest))
   left = jnp.sum(rest**2, axis=-1)
@@ -59,11 +62,14 @@ def direction(
 def directions(
     features: jax.Array, ridge: float | None
 ) -> tuple[jax.Array, jax.Array]:
-  """`direction` of each of `[..., R, D]` unit features beside those before it.
+  """The `direction` of each feature beside those before it.
+
+  Args:
+    features: `[..., R, D]` unit features; zero rows are ignored.
+    ridge: as in `direction`.
 
   Returns:
-    `[..., R, D]` directions, and the volume `[...]` that the features span;
-    zero features are left out of it.
+    `[..., R, D]` directions, and the volume `[...]` that the features span.
   """
   def body(carry, t):
     rows, volume = carry

@@ -1,11 +1,11 @@
-"""The greedy loop of this package: many lists side by side, one pick a slot.
+"""The greedy loop: many lists side by side, one pick in each slot.
 
-A list is a set of candidates of which some are picked, one after the other;
-lists know nothing of each other. A row holds N candidates and G lists of them:
-one (a slate), or one for each category (the flow pool). Every pick gives a
-direction x, and one product F x of all candidates with the directions of
-their lists says how far each has come to be repeated. There is never an N x N
-array, nor an N x K one without a window.
+A list is a set of candidates from which some are picked, one after the other;
+lists are independent of each other. A row holds N candidates in G lists: one
+list (a slate), or one for each category (the flow pool). Every pick yields a
+direction x, and the products F x of all candidates with the directions of
+their lists update how similar each candidate is to the picks. No array of size
+N x N is formed, and none of size N x K without a window.
 """
 
 from collections.abc import Callable
@@ -26,26 +26,26 @@ import harmonrank_jax.sharding as sharding
 
 
 class Criterion(NamedTuple):
-  """What a candidate's nearness to the picks does to its key.
+  """How similarity to the picks enters the key of a candidate.
 
-  The nearness is one value for each candidate: what is left of its unit
-  feature beside the picks (squared), or its largest cosine with them.
+  Each candidate has one value: the squared residual of its unit feature
+  outside the span of the picks, or its largest cosine with a pick.
 
   Attributes:
-    code: its number in the native form.
-    start: the value while nothing is picked.
-    is_orthogonal: a direction is what a pick adds to the span of those before
-      it; otherwise the pick itself.
-    nothing: the product with a pick that is none.
-    update: from values and products `[B, W, N]` to the new values `[B, N]`.
-    term: from values `[B, N]`, the volume of the picks and whether there are
-      any to what is added to the key; -inf where it cannot be picked.
+    code: number of the criterion in the native form.
+    start: value while nothing is picked.
+    is_orthogonal: whether directions are orthogonalised against those of
+      earlier picks; otherwise the direction is the pick itself.
+    neutral: product with an empty row, which leaves values unchanged.
+    update: function from values `[B, N]` and products `[B, W, N]` to values.
+    term: function from values `[B, N]`, the volume of the picks and whether
+      there are any to the term of the key; -inf if it rules a candidate out.
   """
 
   code: int
   start: float
   is_orthogonal: bool
-  nothing: float
+  neutral: float
   update: Callable[[jax.Array, jax.Array], jax.Array]
   term: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -81,9 +81,9 @@ SSD = Criterion(2, 1.0, True, 0.0, _residual, _volume)
 
 
 class _State(NamedTuple):
-  """What changes from slot to slot."""
+  """The state between two slots."""
 
-  relevance: jax.Array  # [B, N], -inf where taken
+  relevance: jax.Array  # [B, N], -inf for candidates that were picked
   value: jax.Array  # [B, N]
   remaining: jax.Array  # [B, C] int32
   memory: lists_lib.Memory
@@ -101,16 +101,16 @@ def pick(
 ) -> problem_lib.Picks:
   """Picks, slot after slot, the candidate of the largest key in every list.
 
-  Of equal keys, the lowest index. A slot in which no candidate can be picked
-  by its key stays empty, or with `fill` takes the most relevant one left.
+  Equal keys are resolved by the lowest index. A slot for which no candidate
+  has a key stays empty, or with `fill` takes the most relevant one left.
 
   Args:
-    problem: the candidates and the rules.
+    problem: candidates and rules.
     criterion: DPP, MMR or SSD.
     num_slots: K.
-    windowed: compare with the last R picks only, not with all.
-    ridge: see `direction`.
-    fill: see above.
+    windowed: whether candidates are compared with the last R picks only.
+    ridge: as in `directions.direction`.
+    fill: whether slots without a key are filled by relevance.
     axis_name: mesh axes over which the candidates of a row are sharded.
   """
   dtype = problem.relevance.dtype
@@ -122,7 +122,7 @@ def pick(
   static: dict[str, Any] = {
       "criterion": criterion, "num_slots": num_slots,
       "windowed": windowed, "ridge": ridge, "fill": fill}
-  # What the native form does not take.
+  # The native form takes no shards and no other dtypes.
   if axis_name is not None or dtype == jnp.float64 or (
       problem.features.dtype not in (jnp.float32, jnp.bfloat16)):
     return problem_lib.Picks(*_loop(problem, axis_name=axis_name, **static))
@@ -144,16 +144,16 @@ def _attributes(*, criterion, windowed, ridge, fill, **_):
 @native.form_of(
     "greedy", layout=native.rows(_results), attributes=_attributes)
 def _greedy(*problem: jax.Array, **static):
-  """`_loop`, which has a native form."""
+  """`_loop`, with its native form."""
   count = max(x.shape[0] for x in problem)
   p = problem_lib.Problem(*(jnp.broadcast_to(x, (count, *x.shape[1:]))
                 if x.shape[0] == 1 else x for x in problem))
-  # These are large, and may well be shared.
+  # These arrays are large and may be shared by all rows: they stay as they are.
   p = p._replace(features=problem[0], lists=problem[2], categories=problem[3])
   return _loop(p, axis_name=None, **static)
 
 
-# Compiled once a shape: without jit, every eager call would compile it anew.
+# Jitted here, because every eager call would compile the loop anew.
 @functools.partial(jax.jit, static_argnames=(
     "criterion", "num_slots", "windowed", "ridge", "fill", "axis_name"))
 def _loop(
@@ -166,7 +166,7 @@ def _loop(
     fill: bool,
     axis_name: sharding.AxisName | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """`pick` in operations of JAX."""
+  """The pure form of `pick`."""
   dtype = p.relevance.dtype
   lists = lists_lib.lists_of(p, axis_name)
   compare = _Window if windowed else _Everything
@@ -182,9 +182,9 @@ def _loop(
     term = criterion.term(value, lists.spread(volume),
                           lists.spread(state.memory.num_rows > 0))
     choice = lists.choose(base + p.weight[:, None] * term)
-    by_key = choice.found
+    by_key = choice.exists
     if fill:
-      # By relevance alone: beside it, differences may be lost to rounding.
+      # By relevance without the term, which could hide small differences.
       other = lists.choose(base)
       least = jnp.full_like(other.key, np.nextafter(
           np.asarray(directions.tolerance(dtype), dtype), np.ones((), dtype)))
@@ -197,8 +197,8 @@ def _loop(
         relevance=jnp.where(
             lists.is_chosen(choice), -jnp.inf, state.relevance),
         remaining=state.remaining - lists.count_categories(choice)), choice)
-    return state, (jnp.where(choice.found, choice.item, -1),
-                   jnp.where(choice.found, choice.key, 0), by_key)
+    return state, (jnp.where(choice.exists, choice.item, -1),
+                   jnp.where(choice.exists, choice.key, 0), by_key)
 
   def body(slot: jax.Array, carry):
     state, indices, gains, num_valid = carry
@@ -210,19 +210,19 @@ def _loop(
   shape = p.limits.shape
   start = (comparison.start(p), jnp.full((*shape, num_slots), -1, jnp.int32),
            jnp.zeros((*shape, num_slots), dtype), jnp.zeros(shape, jnp.int32))
-  # Of one list the limit is the number of slots, a static trip count, which
-  # accelerators need not wait for; of many lists it may be far below.
+  # One list fills all slots: its trip count is static, so accelerators need
+  # not wait for a value. Many lists may have limits far below K.
   last = num_slots if shape[1] == 1 else jnp.minimum(
       jnp.max(p.limits, initial=0), num_slots)
   return lax.fori_loop(0, last, body, start)[1:]
 
 
 class _Everything:
-  """Compares with all picks before: values go on from slot to slot."""
+  """Compares with all earlier picks: values are carried from slot to slot."""
 
   def __init__(self, lists, criterion, ridge, num_slots):
     self._lists, self._criterion, self._ridge = lists, criterion, ridge
-    # Directions are remembered to keep the next ones out of their span.
+    # Directions are kept to orthogonalise later ones against them.
     self._num_slots = num_slots if criterion.is_orthogonal else 0
 
   def start(self, p: problem_lib.Problem) -> _State:
@@ -241,27 +241,27 @@ class _Everything:
 
   def remember(self, state: _State, choice: lists_lib.Choice) -> _State:
     rows, count, volume = state.memory
-    new, found = choice.feature, choice.found
+    new, exists = choice.feature, choice.exists
     if self._criterion.is_orthogonal:
       new, left = directions.direction(
           rows, choice.feature, self._ridge)
       left = jnp.where(left > directions.tolerance(left.dtype), left, 0)
-      volume *= jnp.where(found, jnp.sqrt(left), 1)
-      new = jnp.where(found[..., None], new, 0)
-      # An empty slot puts its zeros where the next pick will be.
+      volume *= jnp.where(exists, jnp.sqrt(left), 1)
+      new = jnp.where(exists[..., None], new, 0)
+      # An empty slot writes zeros, which the next pick overwrites.
       at = problem_lib.places(rows.shape[:3]) == count[..., None]
       rows = jnp.where(at[..., None], new[:, :, None], rows)
-    value = self._compared(state.value, new[:, :, None], found[..., None])
+    value = self._compared(state.value, new[:, :, None], exists[..., None])
     return state._replace(
-        value=value, memory=lists_lib.Memory(rows, count + found, volume))
+        value=value, memory=lists_lib.Memory(rows, count + exists, volume))
 
   def _compared(self, value, rows, present):
     return self._criterion.update(
-        value, self._lists.products(rows, present, self._criterion.nothing))
+        value, self._lists.products(rows, present, self._criterion.neutral))
 
 
 class _Window:
-  """Compares with the last R picks: their directions are made anew."""
+  """Compares with the last R picks; their directions are computed anew."""
 
   def __init__(self, lists, criterion, ridge, num_slots):
     del num_slots
@@ -278,7 +278,7 @@ class _Window:
     if self._criterion.is_orthogonal and size:
       rows, volume = directions.directions(rows, self._ridge)
     present = problem_lib.places(rows.shape[:3]) >= size - count[..., None]
-    products = self._lists.products(rows, present, self._criterion.nothing)
+    products = self._lists.products(rows, present, self._criterion.neutral)
     return self._criterion.update(state.value, products), volume
 
   def remember(self, state: _State, choice: lists_lib.Choice) -> _State:
@@ -286,7 +286,7 @@ class _Window:
     size = rows.shape[2]
     moved = jnp.concatenate([rows, choice.feature[:, :, None]], axis=2)
     moved = moved[:, :, 1:]
-    found = choice.found
+    exists = choice.exists
     return state._replace(memory=lists_lib.Memory(
-        jnp.where(found[..., None, None], moved, rows),
-        jnp.minimum(count + found, size), volume))
+        jnp.where(exists[..., None, None], moved, rows),
+        jnp.minimum(count + exists, size), volume))

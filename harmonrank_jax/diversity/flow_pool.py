@@ -1,8 +1,9 @@
-"""The flow pool: one DPP for each category, side by side, and their union.
+"""The flow pool: the union of one DPP for each category.
 
 Between pre-ranking and ranking every category picks a varied part of its own
-candidates. All categories pick at once, slot after slot, on one flat array of
-candidates; how many each may pick is a value, not a shape.
+candidates. All categories pick side by side, slot after slot, from one flat
+array of candidates. Quotas are values, not shapes: other quotas need no new
+compilation.
 """
 
 from typing import NamedTuple
@@ -20,17 +21,17 @@ UNIONS = ("independent", "conditional")
 
 
 class FlowPool(NamedTuple):
-  """What goes on.
+  """A pool of at most P candidates.
 
   Attributes:
-    indices: `[..., P]` int32, of candidates, none twice; -1 after the last.
-      Of the independent union category by category, each in the order of its
-      picks; of the conditional one in the order of the second pass.
-    gains: `[..., P]`, the keys; 0 at -1. Those of different categories have
-      nothing to do with each other.
-    quotas: `[..., C]` int32, what each category was allowed.
-    num_valid: `[...]` int32, how many were picked by their key (the others
-      were filled in).
+    indices: `[..., P]` int32, candidates, none twice; -1 after the last. An
+      independent union holds them category by category, in the order of the
+      picks; a conditional one in the order of the second pass.
+    gains: `[..., P]`, the keys; 0 at -1. Keys of different categories are not
+      comparable.
+    quotas: `[..., C]` int32, quotas of the categories after allocation.
+    num_valid: `[...]` int32, number of candidates picked by their key; the
+      others were filled in.
   """
 
   indices: jax.Array
@@ -57,39 +58,39 @@ def flow_pool(
 ) -> FlowPool:
   """Picks from every category by its own DPP, and unites the picks.
 
-  Each category's picks are those of `greedy_dpp` on its candidates alone. That
-  is not the joint DPP: a category does not know what the others pick, and
-  their gains are never compared. Where that matters, `union="conditional"`
-  runs a second, joint DPP over the union.
+  Each category's picks are those of `greedy_dpp` on its candidates alone. This
+  is not the joint DPP: a category ignores the picks of the others, and their
+  gains are not compared. Where that matters, `union="conditional"` runs a
+  second, joint DPP over the union.
 
-  What a category cannot fill, having fewer candidates than its quota, goes to
-  those that can, in proportion to their quotas (`allocate_quotas`); quotas
-  that sum to more than `pool_size` are scaled down to it.
+  If a category has fewer candidates than its quota, the rest goes to the other
+  categories in proportion to their quotas (`allocate_quotas`). Quotas that sum
+  to more than `pool_size` are scaled down to it.
 
   Args:
     features: `[..., N, D]` or `[N, D]`, as in `greedy_dpp`.
     relevance: `[..., N]`, on a log scale.
     category_ids: `[..., N]` or `[N]` integers in [0, C), in any order.
       Candidates of other ids are in no category and are not picked.
-    quotas: `[..., C]` or `[C]` integers, picks of each category; 0 or less
-      for none, not even what others leave.
+    quotas: `[..., C]` or `[C]` integers, picks of each category. A category
+      of 0 or less has no picks, not even those that others leave.
     theta: in [0, 1), towards 1 relevance, a scalar or `[...]`.
-    pool_size: P, candidates of the union at most.
+    pool_size: P, the largest number of candidates in the union.
     where: `[..., N]` bool, True = may be picked.
     subcategory_ids: `[..., N]` or `[N]` integers in [0, S), for `affinity`;
-      others have none.
+      candidates of other ids have an affinity of 0.
     affinity: `[..., S]`, the user's affinity to each sub-category, added to
       the relevance of its candidates.
-    union: "independent", the union as it is; "conditional", the slate that a
-      second DPP selects from it.
+    union: "independent" for the union itself, "conditional" for the slate
+      that a second DPP selects from it.
     num_selected: K of the second pass; with `union="conditional"` only.
     ridge: rho of the kernel, as in `greedy_dpp`, in both passes.
-    fill: what a category does when nothing but copies is left to it:
-      "relevance" takes the most relevant ones, "none" leaves its places.
+    fill: how a category goes on when only copies are left to it: "relevance"
+      takes the most relevant ones, "none" leaves its places empty.
 
   Returns:
-    The `FlowPool`, of K places if there was a second pass. Places that nothing
-    could be found for are -1, at the end.
+    The `FlowPool`, of K places if there was a second pass. Empty places are
+    -1, at the end.
 
   Raises:
     ValueError: if shapes do not fit, or a static argument is out of range.
@@ -131,7 +132,7 @@ def flow_pool(
       relevance=jnp.where(inside, problem.relevance, -jnp.inf),
       lists=jnp.where(inside, ids, 0))
   allowed = allocate_quotas(
-      # The sum itself may be too large for an integer.
+      # Clipped first, because the sum may be too large for an integer.
       quotas, total=jnp.minimum(
           jnp.sum(jnp.minimum(quotas, pool_size), axis=1), pool_size),
       stock=_stock(problem, num_categories))
@@ -162,24 +163,25 @@ def allocate_quotas(
     total: jax.Array | int,
     stock: jax.Array | None = None,
 ) -> jax.Array:
-  """Whole numbers in proportion to weights, by largest remainder.
+  """Allocates a total in proportion to weights, by largest remainder.
 
-  No category gets more than its stock; what it leaves goes to the others in
-  proportion to their weights. Of equal remainders the first category's counts
-  as larger. Whole weights that sum to the total are their own allocation.
+  No category gets more than its stock; the rest goes to the others in
+  proportion to their weights. Equal remainders are resolved in favour of the
+  first category. Whole weights that sum to the total are their own allocation.
 
   Args:
-    weights: `[..., C]`, any real dtype; what is not positive and finite gets
-      nothing.
-    total: `[...]` or a scalar, integers of at least 0 (less counts as 0); up
-      to 2^24, beyond which float32 weights know no whole numbers.
-    stock: `[..., C]` or `[C]` integers, at most so many; None for no limit.
+    weights: `[..., C]`, any real dtype. A weight that is not positive and
+      finite counts as 0.
+    total: `[...]` or a scalar, integers; less than 0 counts as 0. At most
+      2^24, up to which float32 represents all integers.
+    stock: `[..., C]` or `[C]` integers, upper limits; None for no limit.
 
   Returns:
-    `[..., C]` int32; they sum to the total, or to what there is in stock.
+    `[..., C]` int32, which sum to the total or, if that is less, to the stock
+    of the categories with a weight.
 
   Raises:
-    ValueError: if shapes do not fit, or total or stock are no integers.
+    ValueError: if shapes do not fit, or total or stock are not integers.
 
   >>> import jax.numpy as jnp
   >>> allocate_quotas(jnp.array([0.5, 0.3, 0.2]), total=9)
@@ -201,7 +203,8 @@ def allocate_quotas(
   weights = weights.astype(dtype)
   weights = jnp.where(
       jnp.isfinite(weights) & (weights > 0) & (most > 0), weights, 0)
-  # So that no sum overflows; by a power of 2, which keeps whole numbers exact.
+  # Scaled, so that no sum overflows; by a power of 2, which keeps whole numbers
+  # exact.
   _, exponent = jnp.frexp(jnp.max(weights, -1, keepdims=True, initial=0))
   weights = jnp.ldexp(weights, -exponent)
   most = jnp.where(weights > 0, most, 0)
@@ -217,7 +220,7 @@ def allocate_quotas(
     _, share = shares(is_full)
     return is_full | (share >= most.astype(dtype))
 
-  # Each round fills a category, or has filled all that ever will be.
+  # Every round fills a category, or none is left to be filled: C are enough.
   is_full = lax.fori_loop(0, shape[-1], fill, most == 0)
   left, share = shares(is_full)
   whole = jnp.floor(share)
@@ -243,8 +246,8 @@ def _affinities(
       affinity, "affinity", (*relevance.shape[:-1], *count))
   ids = arguments.broadcast(ids, "subcategory_ids", relevance.shape)
   inside = (ids >= 0) & (ids < count[0])
-  found = jnp.take_along_axis(affinity, jnp.where(inside, ids, 0), axis=-1)
-  return jnp.where(inside, found, 0)
+  values = jnp.take_along_axis(affinity, jnp.where(inside, ids, 0), axis=-1)
+  return jnp.where(inside, values, 0)
 
 
 def _empty(
@@ -259,7 +262,7 @@ def _empty(
 
 
 def _stock(problem: problem_lib.Problem, num_categories: int) -> jax.Array:
-  """`[B, C]` int32, how many candidates of each category could be picked."""
+  """`[B, C]` int32, number of candidates of each category to pick from."""
   scale = directions.inverse_norms(problem.features, problem.relevance.dtype)
   can_pick = (problem.relevance > -jnp.inf) & (scale > 0)
   rows = jnp.arange(can_pick.shape[0], dtype=jnp.int32)[:, None]
@@ -274,11 +277,12 @@ def _united(picks: problem_lib.Picks) -> problem_lib.Picks:
   """The picks `[B, C, K]` of all lists as those of one, `[B, 1, K]`."""
   num_rows, _, size = picks.indices.shape
   indices = picks.indices.reshape(num_rows, -1)
-  found = indices >= 0
-  place = jnp.where(found, jnp.cumsum(found, axis=1) - 1, size)
+  is_pick = indices >= 0
+  # Empty places go beyond the end, where they are dropped.
+  place = jnp.where(is_pick, jnp.cumsum(is_pick, axis=1) - 1, size)
 
-  def put(values, nothing):
-    row = jnp.full((num_rows, size), nothing, values.dtype)
+  def put(values, empty):
+    row = jnp.full((num_rows, size), empty, values.dtype)
     scatter = lambda row, at, x: row.at[at].set(x, mode="drop")
     return jax.vmap(scatter)(row, place, values)[:, None]
 

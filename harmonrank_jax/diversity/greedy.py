@@ -1,9 +1,10 @@
 """Greedy slates: determinantal point process, MMR, SSD and top-K.
 
-All pick one candidate a slot, the one of the largest key: relevance and
-something about how near it is to what has been picked. They share the loop
-(`engine.py`), the arguments, and the direction of the one knob: towards
-`theta = 1` relevance decides, towards `theta = 0` diversity.
+Every method fills one slot after the other with the candidate of the largest
+key, which combines relevance with a term for the similarity to earlier picks.
+The methods share the loop (`engine.py`), the arguments (`arguments.py`) and the
+direction of theta: at 1 relevance alone decides, at 0 diversity alone. The
+lambda of MMR is theta.
 """
 
 from typing import NamedTuple
@@ -19,15 +20,16 @@ import harmonrank_jax.sharding as sharding
 
 
 class Slate(NamedTuple):
-  """What was selected, slot by slot.
+  """A slate of K slots.
 
   Attributes:
-    indices: `[..., K]` int32, of candidates, none twice; -1 where nothing was
-      selected.
-    gains: `[..., K]`, the key by which each was selected; 0 at -1.
-    num_valid: `[...]` int32, how many slots were filled by their key. Without
-      `fill` the others are -1. They are the last slots, unless a window or a
-      `slot_bias` of -inf has made a candidate possible again.
+    indices: `[..., K]` int32, the candidate of each slot, none twice; -1 in
+      empty slots.
+    gains: `[..., K]`, the keys by which candidates were selected; 0 in empty
+      slots.
+    num_valid: `[...]` int32, number of slots filled by their key. Without
+      `fill` the others are empty. They are the last slots, unless a window or
+      a `slot_bias` of -inf has made a candidate possible again.
   """
 
   indices: jax.Array
@@ -59,19 +61,19 @@ def greedy_dpp(
 
       log det L_Y = 2 alpha sum_{i in Y} r_i + log det S_Y,
 
-  and the next pick is the one that adds most to it, of the key
+  and the next pick is the candidate that adds most to it. Its key is
 
       2 alpha (r_i + slot_bias) + log s2_i,
 
   where s2_i in [0, 1] is the squared part of f_i outside the span of the picks
   before. Without window, ridge and fill the gains sum to `log det S_Y + 2
-  alpha sum (r + slot_bias)`. Of equal keys the lowest index is taken: so is
-  the first pick at theta = 0. Nothing is picked of which rounding alone is
-  left (s2 of 1e-5 or less, in float64 1e-10): copies, or more picks than the
-  features have dimensions.
+  alpha sum (r + slot_bias)`. Equal keys are resolved by the lowest index, which
+  decides the first pick at theta = 0. A candidate whose s2 is rounding alone
+  (1e-5 or less, in float64 1e-10) is not picked: copies are not, and no more
+  candidates than the features have dimensions.
 
-  Time O(K N D), memory O(N + K D) beside the features (O(window N) with one);
-  neither the kernel nor its Cholesky factor is ever made.
+  Time O(K N D), memory O(N + K D) beside the features (O(window N) with a
+  window); neither the kernel nor its Cholesky factor is formed.
 
   Args:
     features: `[..., N, D]`, or `[N, D]` shared by all lists: of any length
@@ -81,28 +83,28 @@ def greedy_dpp(
       pCTR). Candidates whose relevance is not finite are not selected.
     num_selected: K, slots of the slate; may exceed N.
     theta: in [0, 1), a scalar or `[...]`, one for each list. 0 is diversity
-      alone; for relevance alone see `greedy_top_k`.
+      alone; for relevance alone see `greedy_top_k`. `fit_theta` learns it.
     where: `[..., N]` bool, True = may be selected.
-    shown_features: `[..., S, D]` or `[S, D]`, of items shown before, the
-      newest last: the slate is made diverse against them as well. Rows that
-      are 0 or not finite are none (padding).
+    shown_features: `[..., S, D]` or `[S, D]`, features of items shown before,
+      the newest last: the slate is made diverse against them as well. Rows
+      that are 0 or not finite are ignored (padding).
     category_ids: `[..., N]` or `[N]` integers in [0, C), for `quotas` and
       `slot_bias`; others are in no category and have neither.
     quotas: `[..., C]` or `[C]` integers, at most so many of a category.
     window: diversity against the last `window - 1` picks (and shown items)
       only, at least 1.
     slot_bias: `[..., K, C]` or `[K, C]`, added to the relevance of a category
-      in a slot. What is not finite keeps the category out of the slot.
+      in a slot. A bias that is not finite keeps the category out of the slot.
     ridge: rho in [0, 1] of the kernel `rho S + (1 - rho) I`, which has full
-      rank: copies lose by being picked again, but can be. None is 1.
-    fill: what to do with slots for which no candidate has a key: "none"
-      leaves them at -1; "relevance" takes the most relevant candidate there
-      is (under the same mask, quotas and bias), its gain that of the smallest
-      s2.
-    prefilter: K' to look at the K' most relevant candidates first, and at all
-      only if one of the others could have been picked: the same slate, faster
-      where N is large and theta is not small. A batch looks at all of them
-      together; under `jax.vmap` nothing is saved.
+      rank: copies have a smaller key, but can be picked. None is 1.
+    fill: how slots are filled for which no candidate has a key: "none" leaves
+      them empty; "relevance" takes the most relevant candidate that is left
+      (under the same mask, quotas and bias), with the gain of the smallest s2.
+    prefilter: K'; the K' most relevant candidates are searched first, and all
+      of them only if another one could have been picked. The slate is the
+      same; it is faster where N is large and theta is not small. One list
+      that needs all candidates makes the whole batch search them; under
+      `jax.vmap` nothing is saved.
     axis_name: mesh axes over which candidates are sharded, inside
       `jax.shard_map`: features, relevance, `where` and `category_ids` hold
       the candidates of this device, everything else is the same on all.
@@ -118,8 +120,9 @@ def greedy_dpp(
   References:
     Chen, Zhang and Zhou 2018 (arXiv 1709.05135), algorithm 1 and section 4.
     Here the Cholesky entries are products with the directions of the picks,
-    `c_ti = <q_t, f_i>`, so that no factor `[N, K]` is stored; the window's
-    directions are made anew in every slot, so that errors do not build up.
+    `c_ti = <q_t, f_i>`, so that no factor `[N, K]` is stored; the directions
+    of a window are computed anew in every slot, so that rounding errors do not
+    accumulate.
 
   >>> import jax.numpy as jnp
   >>> features = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
@@ -155,17 +158,18 @@ def greedy_mmr(
     slot_bias: jax.Array | None = None,
     axis_name: sharding.AxisName | None = None,
 ) -> Slate:
-  """Maximal marginal relevance: not too similar to any one pick before.
+  """Maximal marginal relevance: relevance less the similarity to a pick.
 
   The key is `theta (r + slot_bias) - (1 - theta) max_j cos(f_i, f_j)` over
-  the picks j before (and shown items); with none, the second term is 0. Copies
-  can be picked: they are only penalised.
+  earlier picks and shown items j; without any, the second term is 0. Copies
+  are penalised, but can be picked.
 
   Args:
     features: as in `greedy_dpp`.
-    relevance: `[..., N]`; mind its scale, the cosine is in [-1, 1].
+    relevance: `[..., N]`, on a scale that fits the cosine's, [-1, 1].
     num_selected: K.
-    theta: in [0, 1], a scalar or `[...]`; 1 is relevance alone.
+    theta: in [0, 1], a scalar or `[...]`: the lambda of MMR. 1 is relevance
+      alone.
     where: as in `greedy_dpp`, like all that follow.
     shown_features: `[..., S, D]`.
     category_ids: `[..., N]`.
@@ -181,7 +185,7 @@ def greedy_mmr(
     ValueError: if shapes do not fit, or a static argument is out of range.
 
   References:
-    Carbonell and Goldstein 1998, "The use of MMR".
+    Carbonell and Goldstein 1998, "The use of MMR", whose lambda is theta.
 
   >>> import jax.numpy as jnp
   >>> features = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
@@ -211,15 +215,15 @@ def greedy_ssd(
 ) -> Slate:
   """Sliding spectrum decomposition: relevance plus the volume of the window.
 
-  The key is `theta (r + slot_bias) + (1 - theta) V_i`, V_i in [0, 1] the
-  volume that candidate i spans together with the picks before it (and shown
-  items), those of the window if there is one. A long slate without a window
-  spans next to no volume, and relevance takes over; a copy adds none, but can
-  be picked.
+  The key is `theta (r + slot_bias) + (1 - theta) V_i`, with V_i in [0, 1] the
+  volume that candidate i spans together with earlier picks and shown items (of
+  the window, if there is one). The volume of a long slate without a window
+  tends to 0, and relevance takes over. A copy spans no volume, but can be
+  picked.
 
   Args:
     features: as in `greedy_dpp`.
-    relevance: `[..., N]`; mind its scale, the volume is in [0, 1].
+    relevance: `[..., N]`, on a scale that fits the volume's, [0, 1].
     num_selected: K.
     theta: in [0, 1], a scalar or `[...]`; 1 is relevance alone. The weight
       gamma of the paper is `(1 - theta) / theta`.
@@ -239,7 +243,7 @@ def greedy_ssd(
 
   References:
     Huang et al. 2021 (arXiv 2107.05204), the greedy algorithm with a sliding
-    window; without its bias dimension, which users may append to features.
+    window; without its bias dimension, which callers may append to features.
 
   >>> import jax.numpy as jnp
   >>> features = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
@@ -344,11 +348,11 @@ def _slate(request: arguments.Arguments, picks: problem_lib.Picks) -> Slate:
 def _prefiltered(
     problem: problem_lib.Problem, size: int, pick
 ) -> problem_lib.Picks:
-  """Picks among the candidates of the largest bounds, if that is certain.
+  """Picks among the candidates of the largest bounds, or else among all.
 
-  A key is at most what it is while nothing is picked, s2 being at most 1. So
-  if every pick among some candidates has a key above that bound of all others,
-  it is the pick among all.
+  A key is largest while nothing is picked, because s2 is at most 1. If every
+  pick among some candidates has a key above this bound of all others, the
+  picks are those among all candidates.
   """
   num_items, num_slots = problem.relevance.shape[1], problem.slot_bias.shape[1]
   if size >= num_items or not num_slots:
@@ -357,12 +361,13 @@ def _prefiltered(
   categories = jnp.broadcast_to(problem.categories, problem.relevance.shape)
   bounds = problem.relevance + jnp.take_along_axis(bias, categories, axis=1)
   best, chosen = lax.top_k(bounds, size + 1)
-  # In their order: of equal keys the lowest index is picked.
+  # In ascending order, because equal keys are resolved by the lowest index.
   chosen = jnp.sort(chosen[:, :-1], axis=1)
 
   picks = pick(problem_lib.subset(problem, chosen))
   bound = best[:, None, -1:]
-  # A slot that was filled, or is empty, might be another's.
+  # Another candidate may have a key for a slot that was filled by relevance or
+  # stayed empty.
   by_key = (picks.num_valid == num_slots)[..., None]
   is_certain = (by_key & (picks.gains > bound)) | (bound == -jnp.inf)
   is_certain = jnp.all(is_certain)

@@ -1,9 +1,9 @@
 """Learning theta from data: the likelihood of sets of positives under a DPP.
 
 In `theta` (through alpha) and in the logarithm of the kernel's scale the
-process is an exponential family, with the set's sum of relevance and its size
-as statistics: the log-likelihood is concave, its maximum is unique, and there
-the expected relevance and the expected size are those observed.
+process is an exponential family, whose statistics are the sum of the relevance
+of a set and its size: the log-likelihood is concave, its maximum is unique, and
+there expected relevance and expected size equal the observed ones.
 """
 
 from collections.abc import Callable
@@ -22,31 +22,31 @@ from harmonrank_jax.diversity import metrics
 
 _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
-# Newton steps at most; four to ten are usual.
+# The largest number of Newton steps; four to ten are usual.
 _MAX_STEPS = 60
-# Numbers of features worked on at once.
+# Entries of feature arrays that are processed at a time, which bounds memory.
 _CHUNK = 2**22
 
 
 class ThetaFit(NamedTuple):
   """Maximum likelihood over lists; scalars.
 
-  All but the counts are NaN where the likelihood has no finite maximum: no
-  lists, no positives or only positives, relevance that is constant or tells
-  all positives from all others, or (without ridge) sets as large as the rank.
+  All but the counts are NaN if the likelihood has no finite maximum: no lists,
+  no positives or only positives, relevance that is constant or separates all
+  positives from all others, or (without ridge) sets as large as the rank.
 
   Attributes:
-    theta: in [0, 1); 0 where less relevant items are more often positive than
-      the model has it at 0.
+    theta: in [0, 1); 0 if the unbounded maximum is below 0, where less
+      relevant items are positive more often.
     error: standard error of theta, if the model is true. At theta = 0 it is
-      that of a maximum without the bound: too large, if anything.
-    robust_error: standard error from the spread of the lists' own gradients
-      (sandwich): right for any independent lists, if they are many.
-    log_scale: of the kernel, for `dpp_log_likelihood`.
-    log_likelihood: at the maximum, summed over lists.
-    num_lists: int32, lists with a valid item that were fitted.
-    num_skipped: int32, lists left out: without ridge no theta makes a set
-      possible whose features are linearly dependent.
+      that of the maximum without the bound, which is too large.
+    robust_error: standard error from the spread of the gradients of the lists
+      (sandwich): valid for many independent lists, also if the model is wrong.
+    log_scale: log-scale of the kernel, for `dpp_log_likelihood`.
+    log_likelihood: value at the maximum, summed over lists.
+    num_lists: int32, fitted lists, which have a valid item.
+    num_skipped: int32, lists left out because the features of the positives
+      are linearly dependent: without ridge their probability is 0 at any theta.
   """
 
   theta: jax.Array
@@ -68,42 +68,42 @@ def dpp_log_likelihood(
     where: jax.Array | None = None,
     ridge: jax.Array | float | None = None,
 ) -> jax.Array:
-  """Log-probability that exactly these items of a list are positive.
+  """Log-probability that exactly the given items of a list are positive.
 
   With unit features F, `S = F F^T` and `alpha = theta / (2 (1 - theta))`,
 
     L = e^log_scale Diag(e^(alpha r)) S Diag(e^(alpha r))
     log P(Y) = log det L_Y - log det(I + L),
 
-  the process of which `greedy_dpp` with the same theta picks the best set of K
-  items. Unlike that set the probability depends on the zero of r: a constant
-  added to it, like `log_scale`, says how many positives to expect. An item
-  that resembles no other is positive with the odds `e^(2 alpha r +
+  the process whose most likely set of K items `greedy_dpp` approximates at the
+  same theta. Unlike that set the probability depends on the zero of r: a
+  constant added to r, like `log_scale`, sets the expected number of positives.
+  An item that resembles no other is positive with odds `e^(2 alpha r +
   log_scale)`.
 
-  No N x N matrix is made: time O(N D^2), memory O(N D).
+  No N x N matrix is formed: time O(N D^2), memory O(N D).
 
   Args:
     features: `[..., N, D]`, or `[N, D]` shared by all lists: of any length
-      (their directions count). Items whose feature is 0 or not finite do not
-      exist, as in `greedy_dpp`.
+      (their directions count). Items whose feature is 0 or not finite are
+      masked, as in `greedy_dpp`.
     relevance: `[..., N]`, on a log scale if it comes from a probability. Items
-      whose relevance is not finite do not exist.
+      whose relevance is not finite are masked.
     positives: `[..., N]` bool, or 0 and 1: the set Y.
     theta: in [0, 1), a scalar or `[...]`.
-    log_scale: a scalar or `[...]`.
-    where: `[..., N]` bool, True = valid. Masked items do not exist.
+    log_scale: log-scale of the kernel, a scalar or `[...]`.
+    where: `[..., N]` bool, True = valid.
     ridge: rho in [0, 1] of `S = rho F F^T + (1 - rho) I`; None is 1. Below 1
       every set is possible; at 0 items are independent.
 
   Returns:
     `[...]`, float32 (float64 for float64 arguments). A list without positives
-    has `-log det(I + L)`, one without items 0. Without ridge, -inf for sets
-    with more items than features have dimensions, or of one of which rounding
-    alone is left beside the others (s2 of 1e-5 or less, in float64 1e-10).
-    Differentiable in theta, log_scale, features and relevance; -inf has the
-    gradient of the rest. Without ridge, exponents `2 alpha r + log_scale`
-    count as 25 (60 in float64) where they are larger.
+    has `-log det(I + L)`, a list without items 0. Without ridge, -inf for sets
+    with more items than features have dimensions, or with an item whose
+    squared residual beside the others is rounding (1e-5 or less, in float64
+    1e-10). Differentiable in theta, log_scale, features and relevance; where
+    the value is -inf, the gradient is that of its finite part. Without ridge,
+    exponents `2 alpha r + log_scale` are at most 25 (60 in float64).
 
   Raises:
     ValueError: if shapes do not fit, or theta or ridge are static and out of
@@ -128,7 +128,7 @@ def dpp_log_likelihood(
   theta = arguments.broadcast(jnp.asarray(theta, dtype), "theta", batch)
   log_scale = arguments.broadcast(
       jnp.asarray(log_scale, dtype), "log_scale", batch)
-  # Not by clip, whose derivative is halved at 0.
+  # Not by clip, whose derivative at 0 is one half.
   theta = jnp.where(theta < 0, 0, theta)
   theta = jnp.minimum(theta, 1 - jnp.finfo(dtype).epsneg)
   exponents = (theta / (1 - theta))[..., None] * lists.relevance
@@ -144,23 +144,22 @@ def fit_theta(
     where: jax.Array | None = None,
     ridge: jax.Array | float | None = None,
 ) -> ThetaFit:
-  """The theta, and the kernel's scale, under which the positives are likeliest.
+  """Fits theta and the kernel's scale to positives by maximum likelihood.
 
   Maximises the sum over lists of `dpp_log_likelihood` by Newton steps, under
-  `theta >= 0`. The scale is fitted along: without it theta would have to
-  explain how many positives there are, and would depend on the zero of r,
-  which slates do not. Lists of any size and number of positives count, also
-  those without (leave them out by `where` if nobody looked at them); theirs
-  are then one scale, so lists with very different rates are better fitted
-  apart.
+  `theta >= 0`. The scale is fitted as well: without it theta would have to
+  explain the number of positives, and would depend on the zero of r, which
+  slates do not. Lists of any size and number of positives count, also those
+  without positives (mask lists that were not seen). All lists share the scale:
+  fit lists with very different rates of positives separately.
 
   Args:
     features: `[..., N, D]` or `[N, D]`, as in `dpp_log_likelihood`.
     relevance: `[..., N]`.
     positives: `[..., N]` bool, or 0 and 1.
     where: `[..., N]` bool, True = valid.
-    ridge: as in `dpp_log_likelihood`, and as will be used to select. Observed
-      sets often hold near-copies, or more items than D: they need one.
+    ridge: as in `dpp_log_likelihood`; the same as for selection. Observed
+      sets often hold near-copies, or more than D items, which need a ridge.
 
   Returns:
     `ThetaFit`, over the lists of all leading axes. It has no derivative.
@@ -170,9 +169,10 @@ def fit_theta(
 
   References:
     Kulesza and Taskar 2012 (arXiv 1207.6083), section 4.2: with the quality of
-    items log-linear in parameters the log-likelihood is concave. The error is
-    by observed information and delta method; the robust one is that of White
-    1982, "Maximum likelihood estimation of misspecified models".
+    items log-linear in parameters the log-likelihood is concave. The error
+    comes from the observed information by the delta method; the robust error
+    is that of White 1982, "Maximum likelihood estimation of misspecified
+    models".
 
   >>> import jax
   >>> import jax.numpy as jnp
@@ -194,7 +194,7 @@ def fit_theta(
       valid=lists.valid & counted[:, None])
   num_lists = jnp.sum(counted, dtype=jnp.int32)
 
-  # Centred and of unit spread: the two parameters then hardly interfere.
+  # Standardised, so that the two parameters are nearly uncorrelated.
   dtype = lists.relevance.dtype
   num_items = jnp.sum(lists.valid, dtype=jnp.int32).astype(dtype)
   num_positives = jnp.sum(lists.positives, dtype=jnp.int32).astype(dtype)
@@ -202,7 +202,7 @@ def fit_theta(
       jnp.sum(jnp.where(lists.valid, x, 0)) / jnp.maximum(num_items, 1))
   centre = mean(lists.relevance)
   spread = jnp.sqrt(mean((lists.relevance - centre)**2))
-  # What is left of a constant relevance is rounding: it says nothing.
+  # The spread of a constant relevance is rounding.
   is_constant = spread <= 1e-5 * jnp.abs(centre)
   spread = jnp.where(is_constant, 1, spread)
   lists = lists._replace(relevance=jnp.where(
@@ -210,10 +210,10 @@ def fit_theta(
   log_odds = (jnp.log(num_positives + 1)
               - jnp.log(num_items - num_positives + 1))
 
-  (slope, level), here, found = _maximise(
+  (slope, level), here, converged = _maximise(
       lists, rho, jnp.stack([jnp.zeros_like(log_odds), log_odds]))
   covariance = _inverse(
-      jnp.where(found, here.information, jnp.eye(2, dtype=dtype)))
+      jnp.where(converged, here.information, jnp.eye(2, dtype=dtype)))
   centred = jnp.where(
       counted[:, None],
       here.gradients - jnp.sum(here.gradients, axis=0, keepdims=True)
@@ -223,7 +223,7 @@ def fit_theta(
   # slope = 2 alpha spread, theta = 2 alpha / (1 + 2 alpha).
   twice_alpha = slope / spread
   to_theta = 1 / (spread * (1 + twice_alpha)**2)
-  defined = lambda x: jnp.where(found, x, jnp.nan)
+  defined = lambda x: jnp.where(converged, x, jnp.nan)
   return ThetaFit(
       theta=defined(twice_alpha / (1 + twice_alpha)),
       error=defined(to_theta * jnp.sqrt(covariance[0, 0])),
@@ -246,18 +246,18 @@ class _Lists(NamedTuple):
 
 
 class _Dual(NamedTuple):
-  """The determinant of a sum of weighted rows, and what its changes need."""
+  """The log-determinant of `I + F^T Diag(w) F`, and arrays for its gradient."""
 
   log_det: jax.Array  # [...]
   rows: jax.Array  # [..., N, D]
-  inverse: jax.Array  # [..., D, D], of the sum in the coordinates of the rows
+  inverse: jax.Array  # [..., D, D], inverse in the coordinates of the rows
 
 
 class _Density(NamedTuple):
-  """A process, and how likely the positives are under it."""
+  """The likelihood of the positives under a process."""
 
   value: jax.Array  # [...], log P(Y) - log det S_Y
-  diagonal: jax.Array  # [..., N], log of what is taken out of I + L
+  diagonal: jax.Array  # [..., N], log of the diagonal factor of I + L
   dual: _Dual
 
 
@@ -300,7 +300,7 @@ def _checked(
 def _checked_ridge(
     ridge: jax.Array | float | None, dtype: jnp.dtype
 ) -> jax.Array | None:
-  """rho below 1; None if it is 1."""
+  """The ridge, clipped below 1 if traced; None for 1."""
   if isinstance(ridge, (int, float)) and not 0 <= ridge <= 1:
     raise ValueError(f"ridge must be in [0, 1], got {ridge}.")
   if ridge is None or (isinstance(ridge, (int, float)) and ridge == 1):
@@ -309,14 +309,14 @@ def _checked_ridge(
 
 
 def _flat(lists: _Lists) -> _Lists:
-  """With one leading axis: `[B, N]`, and `[B or 1, N, D]`."""
+  """The lists with one leading axis: `[B, N]`, and `[B or 1, N, D]`."""
   flat = lambda x, rank: x.reshape(
       math.prod(x.shape[:-rank]), *x.shape[-rank:])
   return _Lists(flat(lists.unit, 2), *(flat(x, 1) for x in lists[1:]))
 
 
 def _map_lists(of_list: Callable[[_Lists], Any], lists: _Lists) -> Any:
-  """`of_list` of each of `_flat` lists, as many at once as memory allows."""
+  """Maps a function over `_flat` lists, as many at once as memory allows."""
   num_features = math.prod(lists.unit.shape[1:])
   chunk = max(_CHUNK // max(num_features, 1), 1)
   if lists.unit.shape[0] == 1:
@@ -329,10 +329,10 @@ def _map_lists(of_list: Callable[[_Lists], Any], lists: _Lists) -> Any:
 def _density(
     lists: _Lists, exponents: jax.Array, rho: jax.Array | None
 ) -> _Density:
-  """The process of items of these `2 alpha r + log_scale`, `[..., N]`.
+  """The likelihood for exponents x = `2 alpha r + log_scale`, `[..., N]`.
 
-  `I + L = Diag(1 + (1 - rho) e^x) + rho (F e^(x/2)) (F e^(x/2))^T` for
-  exponents x; taking the diagonal out leaves a sum with I of rank D.
+  `I + L = Diag(1 + (1 - rho) e^x) + rho (F e^(x/2)) (F e^(x/2))^T`; factoring
+  the diagonal out leaves I plus a matrix of rank D.
   """
   if rho is None:
     exponents = jnp.minimum(exponents, _largest_exponent(exponents.dtype))
@@ -347,7 +347,7 @@ def _density(
 
 
 def _largest_exponent(dtype: jnp.dtype) -> float:
-  """Beyond this the smaller ones would be lost in rounding."""
+  """The limit beyond which smaller exponents are lost in rounding."""
   return 60.0 if dtype == jnp.float64 else 25.0
 
 
@@ -360,7 +360,7 @@ def _log_det_positives(lists: _Lists, rho: jax.Array | None) -> jax.Array:
     dual = _make_dual(lists.unit, jnp.where(
         lists.positives, jnp.log(rho) - rest, -jnp.inf))
     return count.astype(rest.dtype) * rest + dual.log_det
-  # More than D are dependent: so D places are enough to hold the positives,
+  # More than D features are dependent: D places are enough for the positives,
   # in a shape that does not depend on their number.
   *_, num_items, num_features = lists.unit.shape
   num_slots = min(num_items, num_features)
@@ -379,17 +379,17 @@ def _log_det_positives(lists: _Lists, rho: jax.Array | None) -> jax.Array:
 def _make_dual(unit: jax.Array, log_weights: jax.Array) -> _Dual:
   """`I + F^T Diag(w) F` of F `[..., N, D]` and log w `[..., N]`.
 
-  Weights can differ by many orders of magnitude, and in the Gram matrix of the
-  rows `sqrt(w) f` rounding hides what is small. So its factor only serves to
-  rescale: the determinant is that of the factor times that of the Gram matrix
-  of the rescaled rows, which is near I (shifted CholeskyQR2).
+  Weights can differ by many orders of magnitude, and rounding of the Gram
+  matrix of the rows `sqrt(w) f` hides small ones. Therefore its factor only
+  rescales the rows: the determinant is that of the factor times that of the
+  Gram matrix of the rescaled rows, which is near I (shifted CholeskyQR2).
   """
   dtype = unit.dtype
   eye = jnp.eye(unit.shape[-1], dtype=dtype)
   eye = eye.reshape((1,) * (log_weights.ndim - 1) + eye.shape)
   rows = unit * jnp.exp(log_weights / 2)[..., None]
   gram = lax.stop_gradient(_gram(rows))
-  # So much that rounding cannot make it indefinite.
+  # Large enough that rounding cannot make the matrix indefinite.
   shift = 4 * sum(unit.shape[-2:]) * jnp.finfo(dtype).eps * jnp.trace(
       gram, axis1=-2, axis2=-1)[..., None, None]
   whitening, log_det = _eliminate(gram + (1 + shift) * eye)
@@ -406,7 +406,7 @@ def _gram(rows: jax.Array) -> jax.Array:
 
 @jax.custom_jvp
 def _log_det_and_inverse(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Of positive definite `[..., D, D]`, with derivatives of any order."""
+  """Of a positive definite matrix `[..., D, D]`; differentiable repeatedly."""
   whitening, log_det = _eliminate(matrix)
   return log_det, _gram(whitening)
 
@@ -421,10 +421,10 @@ def _log_det_and_inverse_jvp(primals, tangents):
 
 
 def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """W so that `W A W^T = I` for A positive definite, and `log det A`.
+  """W with `W A W^T = I` for A positive definite, and `log det A`.
 
-  Gauss's elimination beside I, in matrix operations of the whole batch: two
-  batched calls of LAPACK in one program can wait for each other for ever.
+  Gaussian elimination of A beside I, in matrix operations of the whole batch:
+  two batched calls of LAPACK in one program can deadlock.
   """
   size = matrix.shape[-1]
   rows = jnp.arange(size).reshape((1,) * (matrix.ndim - 2) + (size,))
@@ -444,13 +444,13 @@ def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class _Place(NamedTuple):
-  """What is known of the likelihood at a point."""
+  """The likelihood and its derivatives at a point."""
 
   value: jax.Array
   gradients: jax.Array  # [B, 2], of each list
   information: jax.Array  # [2, 2], minus the second derivatives
-  step: jax.Array  # [2], Newton's
-  gain: jax.Array  # how much the step promises, twice
+  step: jax.Array  # [2], the Newton step
+  gain: jax.Array  # twice the gain that the step predicts
 
 
 def _maximise(
@@ -458,14 +458,14 @@ def _maximise(
 ) -> tuple[jax.Array, _Place, jax.Array]:
   """Maximises over exponents `slope r + level`, with a slope of at least 0.
 
-  The function is concave: Newton steps, shortened where they do not lead up,
-  find the one maximum, if there is one.
+  The function is concave: Newton steps, shortened where the value falls,
+  converge to the maximum if there is one.
 
   Returns:
-    Slope and level `[2]`; what is known there; whether it is the maximum.
+    Slope and level `[2]`; the likelihood there; whether it is the maximum.
   """
   eps = jnp.finfo(start.dtype).eps
-  # A thousandth of a standard error, or what rounding leaves of it.
+  # A gain of a thousandth of a standard error, or the rounding of the value.
   num_lists = lists.relevance.shape[0]
   enough = max(1e-6, num_lists * (30 * float(eps))**2)
 
@@ -486,7 +486,7 @@ def _maximise(
     point, here, length, count = carry
     tried = (point + length * here.step).at[0].max(0)
     there = measured(tried)
-    # Not for a difference that is rounding.
+    # A fall within rounding does not shorten the step.
     better = there.value >= here.value - 10 * eps * jnp.abs(here.value)
     point, here = jax.tree.map(
         lambda new, old: jnp.where(better, new, old), (tried, there),
@@ -494,13 +494,13 @@ def _maximise(
     length = jnp.where(better, jnp.minimum(2 * length, 1), length / 4)
     return point, here, length, count + 1
 
-  # Knows nothing yet: the first step measures at the start.
+  # The first iteration measures at the start, and accepts it.
   one = jnp.ones_like(start[0])
   nowhere = _Place(-jnp.inf * one, jnp.zeros((num_lists, 2), start.dtype),
                    jnp.eye(2, dtype=start.dtype), 0 * start, jnp.inf * one)
   point, here, *_ = lax.while_loop(
       going, body, (start, nowhere, one, jnp.int32(0)))
-  # Along a direction of which the data say nothing there is no maximum.
+  # There is no maximum along a direction without information.
   (a, b), (_, c) = here.information
   is_known = (a * c - b * b > 1e-4 * (a + c)) & (a + c > 0)
   return point, here, (here.gain <= enough) & is_known
@@ -511,13 +511,14 @@ def _measured_list(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Value, gradient `[2]` and information `[2, 2]` of a list.
 
-  The gradient is what was observed less what is expected: `sum_i (y_i - p_i)
+  The gradient is the observed less the expected statistics: `sum_i (y_i - p_i)
   x_i` with p the marginal probabilities and `x_i = (r_i, 1)`. The information
   is the covariance of `sum_i y_i x_i`.
   """
   exponents = point[0] * one.relevance + point[1]
   value, diagonal, (_, rows, inverse) = _density(one, exponents, rho)
-  # 1 without ridge, whose part alone makes an item positive with 1 - rest.
+  # The probability that the diagonal part alone leaves an item out, which is 1
+  # without ridge.
   rest = jnp.exp(-diagonal)
   by_rows = _einsum("nd,de,ne->n", rows, inverse, rows)
   marginal = 1 - rest + rest * by_rows
@@ -538,18 +539,18 @@ def _measured_list(
 def _newton_step(
     point: jax.Array, gradient: jax.Array, information: jax.Array
 ) -> jax.Array:
-  """Newton's step; along the level alone where the slope is held at 0."""
-  # Solvable, too, where the data say nothing of one of the two.
+  """The Newton step; along the level alone where the slope is held at 0."""
+  # Regularised, so that it is solvable without information on a parameter.
   scale = 1e-6 * jnp.trace(information) + jnp.finfo(point.dtype).tiny
   information += scale * jnp.eye(2, dtype=point.dtype)
   both = jnp.sum(_inverse(information) * gradient[None, :], axis=1)
   level = jnp.stack([0 * gradient[0], gradient[1] / information[1, 1]])
   step = jnp.where((point[0] <= 0) & (both[0] <= 0), level, both)
-  # Where there is hardly any curvature it would be a leap.
+  # Limited, because the step is too long where curvature is small.
   return step * jnp.minimum(1, 4 / jnp.max(jnp.abs(step)))
 
 
 def _inverse(matrix: jax.Array) -> jax.Array:
-  """Of a symmetric `[2, 2]`."""
+  """The inverse of a symmetric matrix `[2, 2]`."""
   (a, b), (_, c) = matrix
   return jnp.stack([jnp.stack([c, -b]), jnp.stack([-b, a])]) / (a * c - b * b)

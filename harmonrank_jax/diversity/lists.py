@@ -1,6 +1,6 @@
-"""How candidates lie: one list a row, many, or one over several devices.
+"""Operations of the greedy loop on candidates, by how they form lists.
 
-What the greedy loop does with candidates, in terms of the lists they are in.
+A row of candidates is one list, many lists, or one list over several devices.
 """
 
 import functools
@@ -18,10 +18,10 @@ _einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 class Memory(NamedTuple):
-  """What the next picks are compared with, in each list."""
+  """Rows that the next picks are compared with, in each list."""
 
   rows: jax.Array  # [B, G, R, D]
-  num_rows: jax.Array  # [B, G] int32, picks and what was shown before
+  num_rows: jax.Array  # [B, G] int32, shown items and picks
   volume: jax.Array  # [B, G]
 
 
@@ -34,13 +34,13 @@ class Choice(NamedTuple):
   category: jax.Array  # [B, G] int32
 
   @property
-  def found(self) -> jax.Array:
-    """`[B, G]` bool, whether there is one."""
+  def exists(self) -> jax.Array:
+    """`[B, G]` bool, whether a list has a candidate with a key."""
     return self.key > -jnp.inf
 
 
 class _OneList:
-  """All candidates of a row are one list: G = 1."""
+  """All candidates of a row form one list: G = 1."""
 
   def __init__(self, p: problem_lib.Problem):
     self._features, self._categories = p.features, p.categories
@@ -52,18 +52,21 @@ class _OneList:
       self.relevance = jnp.where(self._scale > 0, p.relevance, -jnp.inf)
 
   def memory(self, p: problem_lib.Problem) -> Memory:
-    """What there is at first, for every list."""
+    """The memory before the first slot."""
     size = p.limits.shape
     rows = jnp.broadcast_to(p.rows[:, None], (*size, *p.rows.shape[1:]))
     return Memory(rows, jnp.broadcast_to(p.num_rows[:, None], size),
                   jnp.broadcast_to(p.volume[:, None], size))
 
   def spread(self, values: jax.Array) -> jax.Array:
-    """`[B, G]` of lists as `[B, N]`, or what broadcasts to it, of items."""
+    """Values of lists `[B, G]` as values of their candidates `[B, N]`.
+
+    The result may have any shape that broadcasts to `[B, N]`.
+    """
     return values
 
   def of_category(self, values: jax.Array) -> jax.Array:
-    """`[B, C]` as `[B, N]`, or what broadcasts to it."""
+    """Values of categories `[B, C]` as those of their candidates, likewise."""
     if self._num_categories == 1:
       return values
     shape = (values.shape[0], self._num_items)
@@ -71,37 +74,44 @@ class _OneList:
         values, jnp.broadcast_to(self._categories, shape), axis=1)
 
   def products(
-      self, rows: jax.Array, present: jax.Array, nothing: float
+      self, rows: jax.Array, present: jax.Array, neutral: float
   ) -> jax.Array:
-    """Of unit features with rows `[B, G, R, D]` of their lists: `[B, R, N]`.
+    """Products `[B, R, N]` of unit features with the rows of their lists.
 
-    Where a row is not present `[B, G, R]`, `nothing`.
+    Args:
+      rows: `[B, G, R, D]`.
+      present: `[B, G, R]` bool, True = the row exists.
+      neutral: product with a row that does not exist.
     """
     features = self._features.astype(rows.dtype)
     if features.shape[0] == 1:
-      found = _einsum("brd,nd->brn", rows[:, 0], features[0])
+      products = _einsum("brd,nd->brn", rows[:, 0], features[0])
     else:
-      found = _einsum("brd,bnd->brn", rows[:, 0], features)
+      products = _einsum("brd,bnd->brn", rows[:, 0], features)
     scale = self._scale[:, None]
     # The product with a feature that is not finite may be NaN.
-    found = jnp.where(scale > 0, found * scale, 0)
-    return jnp.where(present[:, 0, :, None], found, nothing)
+    products = jnp.where(scale > 0, products * scale, 0)
+    return jnp.where(present[:, 0, :, None], products, neutral)
 
   def choose(self, keys: jax.Array) -> Choice:
-    """The first candidate of the largest of `[B, N]` keys, in each list."""
+    """The candidate of the largest key in each list; the first of equals.
+
+    Args:
+      keys: `[B, N]`, -inf for candidates that cannot be picked.
+    """
     index = jnp.argmax(keys, axis=1, keepdims=True).astype(jnp.int32)
     return self._choice(index, jnp.take_along_axis(keys, index, axis=1))
 
   def is_chosen(self, choice: Choice) -> jax.Array:
-    """`[B, N]` bool."""
+    """`[B, N]` bool, whether a candidate was chosen."""
     items = problem_lib.places((1, self._num_items))
-    return (items == choice.item) & choice.found
+    return (items == choice.item) & choice.exists
 
   def count_categories(self, choice: Choice) -> jax.Array:
-    """`[B, C]` int32, how many candidates of each were chosen."""
+    """`[B, C]` int32, number of chosen candidates of each category."""
     categories = problem_lib.places((1, 1, self._num_categories))
     is_one = choice.category[..., None] == categories
-    return jnp.sum(is_one & choice.found[..., None], axis=1, dtype=jnp.int32)
+    return jnp.sum(is_one & choice.exists[..., None], axis=1, dtype=jnp.int32)
 
   def _choice(self, index: jax.Array, key: jax.Array) -> Choice:
     feature = problem_lib.entries(self._features, index).astype(key.dtype)
@@ -111,7 +121,7 @@ class _OneList:
 
 
 class _ManyLists(_OneList):
-  """Candidates of a row belong to lists that advance together."""
+  """Candidates of a row belong to G lists that advance together."""
 
   def __init__(self, p: problem_lib.Problem):
     super().__init__(p)
@@ -123,18 +133,18 @@ class _ManyLists(_OneList):
   def spread(self, values):
     return jnp.take_along_axis(values, self._lists, axis=1)
 
-  def products(self, rows, present, nothing):
-    # With the rows of all lists, of which there are few, and then its own: a
-    # matrix product, where each with its own would have to gather its rows.
+  def products(self, rows, present, neutral):
+    # Products with the rows of all lists, of which there are few, and then the
+    # own ones: a matrix product instead of gathering rows for each candidate.
     features = jnp.broadcast_to(
         self._features, (self._num_rows, *self._features.shape[1:]))
     every = _einsum("bgrd,bnd->bgrn", rows, features.astype(rows.dtype))
     own = self._lists[:, None, None, :]
-    found = jnp.take_along_axis(every, own, axis=1)[:, 0]
+    products = jnp.take_along_axis(every, own, axis=1)[:, 0]
     present = jnp.take_along_axis(present[..., None], own, axis=1)[:, 0]
     scale = self._scale[:, None]
     return jnp.where(
-        present, jnp.where(scale > 0, found * scale, 0), nothing)
+        present, jnp.where(scale > 0, products * scale, 0), neutral)
 
   def choose(self, keys):
     count = self._num_rows * self._num_lists
@@ -143,17 +153,17 @@ class _ManyLists(_OneList):
     items = problem_lib.places((1, self._num_items))
     first = jnp.where(keys == self.spread(best), items, self._num_items)
     index = jax.ops.segment_min(first.reshape(-1), self._segments, count)
-    # A list without candidates has none that is best.
+    # The index of a list without candidates is out of range.
     index = jnp.minimum(index.reshape(best.shape), self._num_items - 1)
     return self._choice(index, best)
 
   def is_chosen(self, choice):
-    chosen = jnp.where(choice.found, choice.item, -1)
+    chosen = jnp.where(choice.exists, choice.item, -1)
     return self.spread(chosen) == problem_lib.places((1, self._num_items))
 
 
 class _ShardedList(_OneList):
-  """A list whose candidates lie on several devices; indices are of all."""
+  """A list over several devices; indices count through all of them."""
 
   def __init__(self, p: problem_lib.Problem, axis_name: sharding.AxisName):
     super().__init__(p)
@@ -162,7 +172,7 @@ class _ShardedList(_OneList):
 
   def choose(self, keys):
     own = super().choose(keys)
-    # Everything about a choice in words of one array: one collective a slot.
+    # A choice is packed into the words of one array: one collective a slot.
     word = jnp.int64 if keys.dtype == jnp.float64 else jnp.int32
     packed = jnp.concatenate([
         (own.item + self._first).astype(word)[..., None],
@@ -171,7 +181,7 @@ class _ShardedList(_OneList):
         lax.bitcast_convert_type(own.feature, word)], axis=2)
     shards = sharding.gather(packed, self._axis_name, axis=1)
     every = lax.bitcast_convert_type(shards[..., 2], keys.dtype)
-    # The first of equal shards holds the lowest index.
+    # Among shards with equal keys, the first one has the lowest index.
     best = jnp.argmax(every, axis=1, keepdims=True)
     chosen = problem_lib.entries(shards, best)
     numbers = lax.bitcast_convert_type(chosen[..., 2:], keys.dtype)
@@ -180,13 +190,13 @@ class _ShardedList(_OneList):
 
   def is_chosen(self, choice):
     items = self._first + problem_lib.places((1, self._num_items))
-    return (items == choice.item) & choice.found
+    return (items == choice.item) & choice.exists
 
 
 def lists_of(
     p: problem_lib.Problem, axis_name: sharding.AxisName | None
 ) -> _OneList:
-  """The candidates of a problem, as the lists they are in."""
+  """The lists that the candidates of a problem form."""
   if p.limits.shape[1] > 1:
     return _ManyLists(p)
   return _OneList(p) if axis_name is None else _ShardedList(p, axis_name)

@@ -1,9 +1,8 @@
-"""How varied slates are, and to what they give exposure.
+"""Metrics of slates: diversity, and the exposure of items and categories.
 
-Metrics take what they need of the items in the slots, `[..., K]` and more, as
-`take_slate` finds it: features, or categories. A slot without an item counts
-for nothing. Where a metric is undefined (most are, of an empty slate) it is
-NaN, and is left out of means by `jnp.nanmean`.
+Metrics take features or categories of the items in the slots, `[..., K]` and
+more, as `take_slate` returns them. Empty slots are ignored. A metric that is
+undefined is NaN, as most are for an empty slate; `jnp.nanmean` leaves it out.
 """
 
 import jax
@@ -27,14 +26,14 @@ def take_slate(
   """Values of the items in the slots of slates.
 
   Args:
-    values: `[..., N]` or `[..., N, ...]`, of the candidates; the leading axes
-      are those of `indices`.
-    indices: `[..., K]` integers, as in `Slate.indices`; those outside [0, N)
-      are slots without an item.
-    shared: all slates have the same candidates, and values are `[N]` or
+    values: `[..., N]` or `[..., N, ...]`, values of the candidates; leading
+      axes as those of `indices`.
+    indices: `[..., K]` integers, as in `Slate.indices`; indices outside [0, N)
+      are empty slots.
+    shared: whether all slates have the same candidates, with values `[N]` or
       `[N, ...]`.
-    fill_value: what a slot without an item holds. 0 will do for features,
-      whose metrics take a feature of 0 for no item; categories need -1.
+    fill_value: value of empty slots. 0 suits features, because the metrics
+      ignore features of 0; categories need -1.
 
   Returns:
     `[..., K]` or `[..., K, ...]`, in the dtype of values.
@@ -69,16 +68,16 @@ def take_slate(
 def slate_log_det(
     slate_features: jax.Array, *, where: jax.Array | None = None
 ) -> jax.Array:
-  """Log-determinant of the slate's similarities: what the DPP makes large.
+  """Log-determinant of the slate's similarities, which the DPP maximises.
 
   `log det S_Y = sum_t log s2_t`, with s2_t in [0, 1] the squared part of the
-  unit feature in slot t that lies outside the span of the slots before. Each
-  s2 counts as 1e-5 at least (1e-10 in float64): a copy of an earlier item
-  costs 11.5 (23), and no slate is infinitely bad.
+  unit feature in slot t outside the span of earlier slots. Each s2 counts as
+  1e-5 at least (1e-10 in float64): a copy of an earlier item costs 11.5 (23),
+  and the value is finite for every slate.
 
   Args:
-    slate_features: `[..., K, D]`, of any length: only directions count. 0 or
-      not finite: no item.
+    slate_features: `[..., K, D]`, of any length: only directions count. A slot
+      whose feature is 0 or not finite is empty.
     where: `[..., K]` bool, True = there is an item.
 
   Returns:
@@ -107,7 +106,7 @@ def intra_list_distance(
   is the same and needs no pairs.
 
   Args:
-    slate_features: `[..., K, D]`; 0 or not finite: no item.
+    slate_features: `[..., K, D]`; a feature of 0 or not finite is no item.
     where: `[..., K]` bool, True = there is an item.
 
   Returns:
@@ -141,7 +140,7 @@ def near_duplicate_rate(
   """Share of the slate's items that nearly repeat an earlier one.
 
   Args:
-    slate_features: `[..., K, D]`; 0 or not finite: no item.
+    slate_features: `[..., K, D]`; a feature of 0 or not finite is no item.
     threshold: least cosine of a near-duplicate, in [-1, 1]. At 1 rounding
       decides.
     where: `[..., K]` bool, True = there is an item.
@@ -173,13 +172,13 @@ def exposure_counts(
     num_categories: int,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  """How many slots each category has, in every slate.
+  """Counts the slots of each category in every slate.
 
-  The exposure of categories over all slates is the sum over leading axes; that
-  of items comes from `Slate.indices.reshape(-1)` and N in place of C.
+  The exposure over all slates is the sum over leading axes. For the exposure
+  of items, pass `Slate.indices.reshape(-1)`, with N in place of C.
 
   Args:
-    slate_category_ids: `[..., K]` integers; those outside [0, C) are no item.
+    slate_category_ids: `[..., K]` integers; ids outside [0, C) are empty slots.
     num_categories: C.
     where: `[..., K]` bool, True = there is an item.
 
@@ -194,7 +193,7 @@ def exposure_counts(
   Array([1, 0, 2], dtype=int32)
   """
   ids, valid = _categories(slate_category_ids, num_categories, where)
-  # Category C is that of slots without an item; nothing is kept there.
+  # Empty slots count in category C, which is dropped.
   count = jnp.vectorize(
       lambda row: jnp.zeros(num_categories, jnp.int32).at[row].add(
           1, mode="drop"), signature="(k)->(c)")
@@ -207,10 +206,10 @@ def category_coverage(
     num_categories: int,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  """Distinct categories of the slate, of those there are.
+  """Share of all categories that the slate has.
 
   Args:
-    slate_category_ids: `[..., K]` integers; those outside [0, C) are no item.
+    slate_category_ids: `[..., K]` integers; ids outside [0, C) are empty slots.
     num_categories: C, at least 1.
     where: `[..., K]` bool, True = there is an item.
 
@@ -240,11 +239,11 @@ def category_entropy(
 ) -> jax.Array:
   """Shannon entropy of the slate's shares of categories, in nats.
 
-  Not normalised: the most it can be is `log min(K, C)`, and `exp` of it is an
+  It is not normalised: its maximum is `log min(K, C)`, and `exp` of it is the
   effective number of categories.
 
   Args:
-    slate_category_ids: `[..., K]` integers; those outside [0, C) are no item.
+    slate_category_ids: `[..., K]` integers; ids outside [0, C) are empty slots.
     num_categories: C.
     where: `[..., K]` bool, True = there is an item.
 
@@ -273,17 +272,17 @@ def exposure_gini(
 
     G = sum_i (2 r_i - n - 1) e_i / (n sum_i e_i)
 
-  with r the ascending ranks of the n exposures e. Those who get nothing count;
-  leave out by `where` who could not be shown.
+  with r the ascending ranks of the n exposures e. Entries of zero exposure
+  count; mask those that could not be shown.
 
   Args:
-    exposures: `[..., C]`, not negative: counts, or weighted by position.
+    exposures: `[..., C]`, not negative: counts, or sums of position weights.
     where: `[..., C]` bool, True = valid.
 
   Returns:
-    `[...]`, 0 for equal exposures, `1 - 1 / n` for all on one; float32
-    (float64 for float64 exposures). NaN where nothing is exposed, and where a
-    valid exposure is negative, infinite or NaN.
+    `[...]`, 0 for equal exposures, `1 - 1 / n` if one entry has all; float32
+    (float64 for float64 exposures). NaN if the exposures sum to 0, or if a
+    valid one is negative, infinite or NaN.
 
   Raises:
     ValueError: if shapes do not fit.
@@ -305,7 +304,7 @@ def exposure_gini(
   shares = _share(exposures, jnp.sum(exposures, axis=-1, keepdims=True))
   above = (2 * ranks - count[..., None] - 1) / count[..., None]
   value = jnp.sum(jnp.where(where, above * shares, 0), axis=-1)
-  # Of no item there are no shares that could be NaN.
+  # Without items the sum is 0, not NaN.
   defined = (count > 0) & jnp.all(exposures >= 0, axis=-1)
   return jnp.where(defined, value, jnp.nan)
 
@@ -317,25 +316,25 @@ def alpha_ndcg(
     alpha: jax.Array | float = 0.5,
     where: jax.Array | None = None,
 ) -> jax.Array:
-  """alpha-nDCG: relevance to subtopics that earlier slots have left open.
+  """alpha-nDCG: relevance to subtopics that earlier slots do not cover.
 
-  An item gains `sum_t J_t (1 - alpha)^(c_t)`, with c_t how much of subtopic t
-  the slots before it hold; slot k = 1, 2, ... is discounted by `1 / log2(1 +
-  k)`, and the sum divided by that of an ideal slate of K candidates. The ideal
-  is greedy, as usual: the best is NP-hard to find, and now and then a slate is
-  a little better than it (above 1).
+  An item gains `sum_t J_t (1 - alpha)^(c_t)`, with c_t the sum of J_t over
+  earlier slots; slot k = 1, 2, ... is discounted by `1 / log2(1 + k)`, and the
+  sum divided by that of an ideal slate of K candidates. The ideal slate is the
+  greedy one, as usual, because the best one is NP-hard to compute: a slate may
+  be slightly better (above 1).
 
   Args:
-    indices: `[..., K]` integers, as in `Slate.indices`; those outside [0, N)
-      are slots without an item, which gain nothing and keep their place. An
-      item that stands there twice gains twice.
+    indices: `[..., K]` integers, as in `Slate.indices`; indices outside [0, N)
+      are empty slots, which gain 0 and keep their place. An item that comes
+      twice gains twice.
     subtopics: `[..., N, T]`, or `[N, T]` shared by all slates: J, bool or in
       [0, 1]. With categories as subtopics, `jax.nn.one_hot(category_ids, T)`,
       times the labels if only relevant items are to gain.
-    alpha: in [0, 1], how little a repeated subtopic is worth; 0 is nDCG by the
-      number of subtopics.
-    where: `[..., N]` bool, True = a candidate. Others are no item in a slate
-      and none in the ideal.
+    alpha: in [0, 1], discount of a repeated subtopic; at 0 the metric is nDCG
+      by the number of subtopics.
+    where: `[..., N]` bool, True = a candidate. Masked items gain 0 and are not
+      in the ideal slate.
 
   Returns:
     `[...]`, float32 (float64 for float64 subtopics); NaN where no candidate
@@ -347,8 +346,8 @@ def alpha_ndcg(
 
   References:
     Clarke et al., "Novelty and diversity in information retrieval
-    evaluation", SIGIR 2008. There the ideal comes from a whole collection;
-    here from the candidates given.
+    evaluation", SIGIR 2008. There the ideal comes from a whole collection,
+    here from the candidates.
 
   >>> import jax.numpy as jnp
   >>> subtopics = jnp.array([[1, 0], [1, 0], [0, 1]])
@@ -400,22 +399,25 @@ def alpha_ndcg(
 
 
 def unit_features(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """`[..., D]` at length 1; 0 where zero or not finite, with no gradient."""
+  """Features `[..., D]` at length 1.
+
+  Features that are 0 or not finite become 0, and have no gradient.
+  """
   features = features.astype(dtype)
   usable = directions.inverse_norms(lax.stop_gradient(features), dtype) > 0
   usable = usable[..., None]
-  # Ones, where there is nothing to divide by: their gradient is defined.
+  # Unusable features are replaced by ones, whose gradient is defined.
   safe = jnp.where(usable, features, 1)
   unit = safe * directions.inverse_norms(safe, dtype)[..., None]
   return jnp.where(usable, unit, 0)
 
 
 def squared_residuals(unit: jax.Array) -> jax.Array:
-  """What of each unit feature is outside the span of those before, squared.
+  """Squared part of each unit feature outside the span of those before it.
 
   Args:
-    unit: `[..., K, D]` unit features; zero rows are none. One of which no more
-      than the tolerance is left adds nothing to the span.
+    unit: `[..., K, D]` unit features; zero rows are ignored. A feature whose
+      residual is below the tolerance does not extend the span.
 
   Returns:
     `[..., K]` in [0, 1] but for rounding.
@@ -436,7 +438,7 @@ def squared_residuals(unit: jax.Array) -> jax.Array:
 def _unit_slots(
     slate_features: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-  """Unit features `[..., K, D]`, 0 where there is no item; `[..., K]` bool."""
+  """Unit features `[..., K, D]`, 0 in empty slots, and `[..., K]` validity."""
   features = jnp.asarray(slate_features)
   if features.ndim < 2:
     raise ValueError(
@@ -454,7 +456,7 @@ def _categories(
     num_categories: int,
     where: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Checked ids `[..., K]`, and which of them are categories."""
+  """Checked ids `[..., K]`, and whether each is a category `[..., K]`."""
   ids = _integers(slate_category_ids, "slate_category_ids")
   if num_categories < 0:
     raise ValueError(
@@ -466,7 +468,7 @@ def _categories(
 
 
 def _integers(array: jax.Array, name: str) -> jax.Array:
-  """`[..., K]` integers."""
+  """Checked integers `[..., K]`, as int32."""
   array = arguments.integers(array, name)
   if not array.ndim:
     raise ValueError(f"{name} must have shape [..., K], got a scalar.")
@@ -474,11 +476,11 @@ def _integers(array: jax.Array, name: str) -> jax.Array:
 
 
 def _count(flags: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """How many of the last axis are True, as a number of this dtype."""
+  """Number of True along the last axis, in this dtype."""
   return jnp.sum(flags, axis=-1, dtype=jnp.int32).astype(dtype)
 
 
 def _share(part: jax.Array, whole: jax.Array) -> jax.Array:
   """`part / whole`; NaN where the whole is not positive."""
-  is_one = whole > 0
-  return jnp.where(is_one, part / jnp.where(is_one, whole, 1), jnp.nan)
+  positive = whole > 0
+  return jnp.where(positive, part / jnp.where(positive, whole, 1), jnp.nan)

@@ -1,4 +1,4 @@
-"""What the greedy loop is given, and what it gives."""
+"""The input and the output of the greedy loop."""
 
 from typing import NamedTuple
 
@@ -11,21 +11,22 @@ class Problem(NamedTuple):
   """B rows of N candidates in G lists, K slots, C categories.
 
   Attributes:
-    features: `[B or 1, N, D]`, of any length; 1: all rows share them. Without
-      a finite, non-zero feature a candidate cannot be picked. D = 0: there are
-      none, and nothing is similar.
-    relevance: `[B, N]`, weighted; -inf for what cannot be picked.
+    features: `[B or 1, N, D]`, of any length; with 1, all rows share them. A
+      candidate whose feature is 0 or not finite cannot be picked. With D = 0
+      there are no features, and no candidates are similar.
+    relevance: `[B, N]`, weighted; -inf for candidates that cannot be picked.
     lists: `[B, N]` int32, the list of each candidate, in [0, G).
     categories: `[B, N]` int32, in [0, C).
     limits: `[B, G]` int32, picks of each list at most.
     quotas: `[B, C]` int32, picks of each category at most.
-    slot_bias: `[B, K, C]`, weighted; -inf: not in this slot.
-    weight: `[B]`, of the criterion's term.
-    rows: `[B, R, D]`, what picks are compared with at first. With a window
-      the last R unit features, the newest last; without, directions.
-    num_rows: `[B]` int32, how many of them there are: the last ones with a
+    slot_bias: `[B, K, C]`, weighted; -inf keeps a category out of a slot.
+    weight: `[B]`, weight of the criterion's term.
+    rows: `[B, R, D]`, compared with the first picks. With a window the last R
+      unit features that were shown, the newest last; without, their
+      directions.
+    num_rows: `[B]` int32, number of rows that exist: the last ones with a
       window, the first ones without.
-    volume: `[B]`, of what the directions came from.
+    volume: `[B]`, volume that the shown features span.
   """
 
   features: jax.Array
@@ -42,12 +43,12 @@ class Problem(NamedTuple):
 
 
 class Picks(NamedTuple):
-  """What was picked.
+  """Picks of G lists in each row.
 
   Attributes:
-    indices: `[B, G, K]` int32, -1 where nothing was.
-    gains: `[B, G, K]`, the keys; 0 where nothing was picked.
-    num_valid: `[B, G]` int32, picks by the key, not by filling.
+    indices: `[B, G, K]` int32, -1 in empty slots.
+    gains: `[B, G, K]`, the keys; 0 in empty slots.
+    num_valid: `[B, G]` int32, number of slots filled by their key.
   """
 
   indices: jax.Array
@@ -56,11 +57,11 @@ class Picks(NamedTuple):
 
 
 def subset(problem: Problem, chosen: jax.Array) -> Problem:
-  """The problem of some candidates of every row, as one list.
+  """The problem of some of the candidates of every row, as one list.
 
   Args:
-    problem: of lists that are rows.
-    chosen: `[B, N']` int32, which; -1 for none.
+    problem: B rows of N candidates.
+    chosen: `[B, N']` int32, candidates of the new problem; -1 for none.
   """
   index = jnp.maximum(chosen, 0)
   return problem._replace(
@@ -72,7 +73,7 @@ def subset(problem: Problem, chosen: jax.Array) -> Problem:
 
 
 def superset(picks: Picks, chosen: jax.Array) -> Picks:
-  """Picks of a `subset` with the indices of all candidates."""
+  """Picks of a `subset`, with indices in the whole problem."""
   shape = picks.indices.shape
   index = jnp.maximum(picks.indices, 0).reshape(shape[0], -1)
   index = jnp.take_along_axis(chosen, index, axis=1).reshape(shape)
@@ -80,7 +81,7 @@ def superset(picks: Picks, chosen: jax.Array) -> Picks:
 
 
 def entries(array: jax.Array, index: jax.Array) -> jax.Array:
-  """Entries `[B, G]` of `[B or 1, N, ...]`: `[B, G, ...]`."""
+  """Takes entries `[B, G]` of `[B or 1, N, ...]`, as `[B, G, ...]`."""
   if array.shape[0] == 1:
     return array[0][index]
   index = index.reshape(index.shape + (1,) * (array.ndim - 2))
@@ -88,5 +89,5 @@ def entries(array: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def places(shape: tuple[int, ...]) -> jax.Array:
-  """0, 1, ... along the last axis, int32."""
+  """An int32 array of 0, 1, ... along the last axis."""
   return lax.broadcasted_iota(jnp.int32, shape, len(shape) - 1)
