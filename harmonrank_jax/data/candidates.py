@@ -10,7 +10,6 @@ largest request, not with the number of requests.
 
 import collections
 from collections.abc import Iterator
-import contextlib
 import pathlib
 from typing import NamedTuple
 
@@ -264,7 +263,7 @@ class Candidates:
     """Yields columns of all rows, in parts of row groups, unchecked."""
     for group in self._log.row_groups:
       where, row = self._log.place(group), group.first_row
-      with _reading(where), pq.ParquetFile(
+      with parquet.reading(where), pq.ParquetFile(
           self._log.files[group.file], page_checksum_verification=True,
           buffer_size=1 << 20) as file:
         for batch in file.iter_batches(
@@ -354,13 +353,3 @@ def _is_first(ids: pa.Array, last: pa.Scalar | None) -> np.ndarray:
   """
   differs = np.asarray(pc.not_equal(ids[1:], ids[:-1]), bool)
   return np.append(last is None or not ids[0].equals(last), differs)
-
-
-@contextlib.contextmanager
-def _reading(where: str) -> Iterator[None]:
-  """Turns an error of the reader into one that names the place."""
-  try:
-    yield
-  except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{where}: not readable "
-                    f"({' '.join(str(error).split())[:200]}).") from None

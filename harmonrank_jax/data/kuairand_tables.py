@@ -5,9 +5,7 @@ folder of them. Whatever the kind of file, texts are read as strings and whole
 numbers as int64.
 """
 
-from collections.abc import Iterator
 from collections.abc import Sequence
-import contextlib
 import pathlib
 
 import numpy as np
@@ -112,7 +110,7 @@ def names_of(file: pathlib.Path) -> list[str]:
   """The columns of a file, from its head."""
   if file.suffix != ".csv":
     return parquet.ParquetLog(file).arrow_schema.names
-  with _reading(file):
+  with parquet.reading(file):
     names = csv.open_csv(file).schema.names
   for name in names:
     if names.count(name) > 1:
@@ -128,7 +126,7 @@ def read_columns(file: pathlib.Path, columns: Sequence[str]) -> pa.Table:
       raise DataError(
           f"{file}: no column {name!r}{schema_lib.nearest(name, names)}; it "
           f"has {', '.join(names)}.")
-  with _reading(file):
+  with parquet.reading(file):
     if file.suffix == ".csv":
       # Tags are lists in text ("20,43"), even where each has one number.
       table = csv.read_csv(file, convert_options=csv.ConvertOptions(
@@ -158,15 +156,5 @@ def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 def join(tables: list[pa.Table], path: PathLike) -> pa.Table:
   """Tables one after the other; integers and nulls meet as integers."""
-  with _reading(path):
+  with parquet.reading(path):
     return pa.concat_tables(tables, promote_options="permissive")
-
-
-@contextlib.contextmanager
-def _reading(path: PathLike) -> Iterator[None]:
-  """Errors of pyarrow inside, as a DataError of one line."""
-  try:
-    yield
-  except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{path}: not readable "
-                    f"({' '.join(str(error).split())[:200]}).") from None

@@ -9,6 +9,7 @@ every host, and a cursor of three integers says where it stands.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -103,12 +104,9 @@ class ParquetLog:
     Raises:
       DataError: if the file cannot be read there.
     """
-    try:
-      with _open(self.files[group.file]) as parquet:
-        return parquet.read_row_group(group.number, columns=list(columns))
-    except (OSError, pa.ArrowException) as error:
-      raise DataError(f"{self.place(group)}: not readable "
-                      f"({_one_line(error)}).") from None
+    with (reading(self.place(group)),
+          _open(self.files[group.file]) as parquet):
+      return parquet.read_row_group(group.number, columns=list(columns))
 
   def place(self, group: RowGroup) -> str:
     """Where a row group is, for messages."""
@@ -293,6 +291,22 @@ def write_parquet(
   with files.atomic(path) as temporary:
     pq.write_table(table, temporary, row_group_size=row_group_size,
                    write_page_checksum=True)
+
+
+@contextlib.contextmanager
+def reading(place: str | pathlib.Path) -> Iterator[None]:
+  """A context in which errors of a reader become errors of the data.
+
+  Args:
+    place: what is read, for the message.
+
+  Raises:
+    DataError: if a file cannot be read or decoded.
+  """
+  try:
+    yield
+  except (OSError, pa.ArrowException) as error:
+    raise DataError(f"{place}: not readable ({_one_line(error)}).") from None
 
 
 def _joined(parts: list):

@@ -304,22 +304,9 @@ def greedy_top_k(
 
 
 def _select(
-    criterion: engine.Criterion,
-    features: jax.Array,
-    relevance: jax.Array,
-    *,
-    num_selected: int,
-    theta: jax.Array | float,
-    where: jax.Array | None,
-    shown_features: jax.Array | None,
-    category_ids: jax.Array | None,
-    quotas: jax.Array | None,
-    window: int | None,
-    slot_bias: jax.Array | None,
-    axis_name: sharding.AxisName | None,
-    ridge: float | None = None,
-    fill: bool = False,
-    prefilter: int | None = None,
+    criterion, features, relevance, *, num_selected, theta, where,
+    shown_features, category_ids, quotas, window, slot_bias, axis_name,
+    ridge=None, fill=False, prefilter=None,
 ) -> Slate:
   """The slate by a criterion; arguments as those of the public functions."""
   request = arguments.Arguments(
