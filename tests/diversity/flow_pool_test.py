@@ -38,25 +38,25 @@ def by_category(features, relevance, quotas, theta=0.5, **options):
 
 
 def test_every_category_picks_for_itself():
-  found = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5)
-  np.testing.assert_array_equal(found.quotas, QUOTAS)
+  result = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5)
+  np.testing.assert_array_equal(result.quotas, QUOTAS)
   for row in range(2):
     expected = by_category(FEATURES[row], RELEVANCE[row], QUOTAS[row])
     count = QUOTAS[row].sum()
     indices, gains = zip(*expected, strict=True)
-    np.testing.assert_array_equal(found.indices[row, :count], indices)
+    np.testing.assert_array_equal(result.indices[row, :count], indices)
     np.testing.assert_allclose(
-        found.gains[row, :count], gains, rtol=1e-4, atol=1e-4)
-    assert (found.indices[row, count:] == -1).all()
-    assert found.num_valid[row] == count
+        result.gains[row, :count], gains, rtol=1e-4, atol=1e-4)
+    assert (result.indices[row, count:] == -1).all()
+    assert result.num_valid[row] == count
 
 
 def test_quotas_are_values_and_overflow_goes_where_there_is_stock():
   # Wanted 3 of one candidate and 8 of five: 5 places for the others.
-  found = pool(FEATURES[0], RELEVANCE[0], IDS, np.array([2, 1, 8, 3]),
+  result = pool(FEATURES[0], RELEVANCE[0], IDS, np.array([2, 1, 8, 3]),
                theta=0.5, where=RELEVANCE[0] < 10)
-  assert found.quotas.tolist() == [4, 2, 5, 1]
-  chosen = IDS[np.asarray(found.indices)]
+  assert result.quotas.tolist() == [4, 2, 5, 1]
+  chosen = IDS[np.asarray(result.indices)]
   np.testing.assert_array_equal(np.bincount(chosen), [4, 2, 5, 1])
   np.testing.assert_array_equal(chosen, np.sort(chosen))
   # More than the pool holds is scaled down.
@@ -70,11 +70,11 @@ def test_what_is_masked_or_broken_is_no_stock():
   first, second, third = np.flatnonzero(IDS == 2)[:3]
   features[first], relevance[second] = 0, np.nan
   where = np.arange(SIZE) != third
-  found = pool(features, relevance, IDS, np.array([1, 1, 5, 0]),
+  result = pool(features, relevance, IDS, np.array([1, 1, 5, 0]),
                theta=0.5, where=where)
-  assert found.quotas.tolist() == [3, 2, 2, 0]
-  assert not {first, second, third} & set(found.indices.tolist())
-  assert (found.indices >= 0).sum() == 7
+  assert result.quotas.tolist() == [3, 2, 2, 0]
+  assert not {first, second, third} & set(result.indices.tolist())
+  assert (result.indices >= 0).sum() == 7
 
 
 def test_copies_are_filled_in_or_left_out():
@@ -94,26 +94,26 @@ def test_copies_are_filled_in_or_left_out():
 def test_affinity_is_added_by_subcategory():
   subcategories = RNG.integers(-1, 3, SIZE)
   affinity = np.array([[0.0, 2.0, -1.0], [5.0, 0.0, 0.0]], np.float32)
-  found = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.9,
+  result = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.9,
                subcategory_ids=subcategories, affinity=affinity)
   padded = np.pad(affinity, ((0, 0), (0, 1)))
   expected = pool(FEATURES, RELEVANCE + padded[:, subcategories], IDS, QUOTAS,
                   theta=0.9)
-  chex.assert_trees_all_equal(found, expected)
+  chex.assert_trees_all_equal(result, expected)
 
 
 def test_the_second_pass_is_a_joint_dpp_over_the_union():
   union = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5)
-  found = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5,
+  result = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5,
                union="conditional", num_selected=4)
   in_union = jax.vmap(
       lambda i: jnp.zeros(SIZE, bool).at[i].set(True, mode="drop"))(
           jnp.where(union.indices < 0, SIZE, union.indices))
   joint = hr.greedy_dpp(
       FEATURES, RELEVANCE, num_selected=4, theta=0.5, where=in_union)
-  chex.assert_trees_all_equal(found.indices, joint.indices)
-  np.testing.assert_allclose(found.gains, joint.gains, atol=1e-5)
-  chex.assert_trees_all_equal(found.quotas, union.quotas)
+  chex.assert_trees_all_equal(result.indices, joint.indices)
+  np.testing.assert_allclose(result.gains, joint.gains, atol=1e-5)
+  chex.assert_trees_all_equal(result.quotas, union.quotas)
 
 
 def test_vmap_is_a_batch():
@@ -125,32 +125,32 @@ def test_vmap_is_a_batch():
 
 
 def test_quotas_may_be_as_large_as_integers_are():
-  found = pool(FEATURES[0], RELEVANCE[0], IDS, np.array([2**31 - 1] * 4),
+  result = pool(FEATURES[0], RELEVANCE[0], IDS, np.array([2**31 - 1] * 4),
                theta=0.5)
-  assert found.quotas.tolist() == [4, 4, 3, 1]
+  assert result.quotas.tolist() == [4, 4, 3, 1]
 
 
 def test_float32_stays_where_float64_is_on(x64):
-  found = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5,
+  result = pool(FEATURES, RELEVANCE, IDS, QUOTAS, theta=0.5,
                union="conditional", num_selected=4)
-  assert found.gains.dtype == jnp.float32
-  assert found.num_valid.dtype == found.quotas.dtype == jnp.int32
+  assert result.gains.dtype == jnp.float32
+  assert result.num_valid.dtype == result.quotas.dtype == jnp.int32
 
 
 def test_no_candidates_and_no_categories():
   for size, count in ((0, 4), (SIZE, 0)):
-    found = pool(FEATURES[:, :size], RELEVANCE[:, :size], IDS[:size],
+    result = pool(FEATURES[:, :size], RELEVANCE[:, :size], IDS[:size],
                  QUOTAS[:, :count], theta=0.5, union="conditional",
                  num_selected=4)
-    assert (found.indices == -1).all() and found.indices.shape == (2, 4)
-    assert found.quotas.shape == (2, count)
+    assert (result.indices == -1).all() and result.indices.shape == (2, 4)
+    assert result.quotas.shape == (2, count)
 
 
 def test_nothing_to_pick_from():
   for ids, quotas in ((IDS, np.zeros(4, int)), (np.full(SIZE, 9), QUOTAS[0]),
                       (IDS, np.array([-3, 0, 0, 0]))):
-    found = pool(FEATURES[0], RELEVANCE[0], ids, quotas, theta=0.5)
-    assert (found.indices == -1).all() and not found.quotas.any()
+    result = pool(FEATURES[0], RELEVANCE[0], ids, quotas, theta=0.5)
+    assert (result.indices == -1).all() and not result.quotas.any()
 
 
 @pytest.mark.parametrize("form", ["pure"], indirect=True)
@@ -176,16 +176,16 @@ def test_allocation_is_that_of_a_loop():
   weights = rng.gamma(0.5, size=(200, 6)).astype(np.float32)
   total = rng.integers(0, 60, 200)
   stock = rng.integers(0, 20, (200, 6))
-  found = np.asarray(allocate(
+  result = np.asarray(allocate(
       weights, total=total, stock=stock))
   for row in range(200):
-    assert found[row].sum() == min(total[row], stock[row].sum())
-    assert (found[row] <= stock[row]).all()
+    assert result[row].sum() == min(total[row], stock[row].sum())
+    assert (result[row] <= stock[row]).all()
     # Who is not at its stock has its share of what the others leave, to one.
-    free = found[row] < stock[row]
-    left = total[row] - found[row][~free].sum()
+    free = result[row] < stock[row]
+    left = total[row] - result[row][~free].sum()
     share = left * weights[row][free] / weights[row][free].sum()
-    assert (np.abs(found[row][free] - share) < 1 + 1e-4).all()
+    assert (np.abs(result[row][free] - share) < 1 + 1e-4).all()
   whole = rng.integers(0, 50, (200, 6))
   np.testing.assert_array_equal(
       allocate(whole.astype(np.float32), total=whole.sum(axis=1),
@@ -211,7 +211,7 @@ def test_allocation_is_that_of_a_loop():
     ("quotas must have at least one axis", {"quotas": 3}),
     ("category_ids has shape", {"category_ids": IDS[:5]}),
     ("category_ids must be integers", {"category_ids": IDS * 1.0}),
-])
+], ids=reference.case_id)
 def test_errors_name_the_argument(match, change):
   arguments = {"category_ids": IDS, "quotas": QUOTAS, "theta": 0.5,
                "pool_size": POOL, **change}
@@ -226,7 +226,7 @@ def test_errors_name_the_argument(match, change):
     ("total must be integers", {"total": 1.5}),
     ("total has shape", {"total": np.array([1, 2])}),
     ("stock has shape", {"stock": np.array([1, 2])}),
-])
+], ids=reference.case_id)
 def test_allocation_errors_name_the_argument(match, change):
   arguments = {"weights": np.ones(3), "total": 3, **change}
   with pytest.raises(ValueError, match=match):

@@ -53,21 +53,21 @@ def fuzz(rng, sizes=SIZES, widths=WIDTHS):
 
 def check(select, *arguments, **options):
   """Both forms give the same, but for keys that are equal to rounding."""
-  found = select(*arguments, **options)
+  result = select(*arguments, **options)
   with native.disabled():
     expected = select(*arguments, **options)
-  indices, others = map(np.asarray, (found.indices, expected.indices))
+  indices, others = map(np.asarray, (result.indices, expected.indices))
   np.testing.assert_array_equal(indices < 0, others < 0)
-  np.testing.assert_array_equal(found.num_valid, expected.num_valid)
+  np.testing.assert_array_equal(result.num_valid, expected.num_valid)
   for row in range(len(indices)):
     same = np.cumprod(indices[row] == others[row]).astype(bool)
     np.testing.assert_allclose(
-        np.asarray(found.gains)[row][same],
+        np.asarray(result.gains)[row][same],
         np.asarray(expected.gains)[row][same], rtol=1e-3, atol=1e-3)
     if not same.all():
       at = np.argmin(same)
       np.testing.assert_allclose(
-          found.gains[row, at], expected.gains[row, at], rtol=1e-4, atol=1e-4)
+          result.gains[row, at], expected.gains[row, at], rtol=1e-4, atol=1e-4)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ CASES = {
     "rules": {**RULES, "slot_bias": BIAS, "where": WHERE},
     "all": {**RULES, "slot_bias": BIAS, "shown_features": SHOWN, "window": 4},
     **{f"window {w}": {"window": w} for w in (1, 2, 3, 5, 8)},
-    # Of the DPP only.
+    # Rules of the DPP alone.
     "ridge": {"ridge": 0.9, "shown_features": SHOWN},
     "ridge in a window": {"ridge": 0.9, "window": 4, "shown_features": SHOWN},
     "fill": {"fill": "relevance", **RULES, "slot_bias": BIAS},
@@ -48,7 +48,7 @@ CASES = {
 
 
 def check(method, num_selected=SLOTS, **arguments):
-  """The four pools, each with its own theta, as brute force has them."""
+  """Compares the slates of four pools, each at its theta, with brute force."""
   static = {name: arguments.pop(name) for name in ("window", "ridge", "fill")
             if name in arguments}
   slate = jax.jit(functools.partial(
@@ -184,11 +184,11 @@ def test_garbage_in_the_padding_changes_nothing(method):
   expected = METHODS[method](
       FEATURES, RELEVANCE, num_selected=SLOTS, theta=0.5, where=WHERE)
   for garbage in (np.nan, np.inf, 1e30):
-    found = METHODS[method](
+    result = METHODS[method](
         np.where(WHERE[..., None], FEATURES, garbage),
         np.where(WHERE, RELEVANCE, garbage), num_selected=SLOTS, theta=0.5,
         where=WHERE)
-    chex.assert_trees_all_equal(found, expected)
+    chex.assert_trees_all_equal(result, expected)
 
 
 def test_nothing_to_pick_from():
@@ -221,9 +221,9 @@ def test_vmap_is_a_loop_is_a_batch():
   batch = hr.greedy_dpp(FEATURES, RELEVANCE, theta=THETAS, **arguments)
   mapped = jax.vmap(one)(FEATURES, RELEVANCE, THETAS)
   looped = lax.map(lambda x: one(*x), (FEATURES, RELEVANCE, THETAS))
-  for found in (mapped, looped):
-    chex.assert_trees_all_equal(found.indices, batch.indices)
-    np.testing.assert_allclose(found.gains, batch.gains, atol=1e-5)
+  for result in (mapped, looped):
+    chex.assert_trees_all_equal(result.indices, batch.indices)
+    np.testing.assert_allclose(result.gains, batch.gains, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -300,7 +300,9 @@ def test_filling_is_by_relevance_however_close():
   assert slate.indices.tolist() == [3, 2, 1, 0] and slate.num_valid == 1
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.uint8, np.int32, np.int64],
+    ids=lambda dtype: dtype.__name__)
 def test_ids_of_every_width(dtype):
   last = min(np.iinfo(dtype).max, 200)
   quotas = np.full(last + 1, np.iinfo(dtype).max, dtype)
@@ -424,11 +426,11 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma):
       in_specs=(items, items, items, P("items"), P()), out_specs=P(),
       check_vma=check_vma))
   arguments = (FEATURES, RELEVANCE, WHERE, ids, quotas)
-  found, expected = sharded(*arguments), select(*arguments)
+  result, expected = sharded(*arguments), select(*arguments)
   # More than a device has.
   assert (np.asarray(expected.indices) >= 0).sum(axis=1).max() > SIZE // 8
-  chex.assert_trees_all_equal(found.indices, expected.indices)
-  np.testing.assert_allclose(found.gains, expected.gains, atol=1e-4)
+  chex.assert_trees_all_equal(result.indices, expected.indices)
+  np.testing.assert_allclose(result.gains, expected.gains, atol=1e-4)
   text = sharded.lower(*arguments).compile().as_text()
   assert text.count(" all-gather(") + text.count(" all-gather-start(") == 1
 
@@ -461,7 +463,7 @@ def test_a_sharded_pool_gives_the_same_slate(method, check_vma):
     ("prefilter must be at least 1", {"prefilter": 0}),
     ("num_selected must be at least 0", {"num_selected": -1}),
     ("features must be real", {"features": FEATURES.astype(complex)}),
-])
+], ids=reference.case_id)
 def test_errors_name_the_argument(match, change):
   arguments = {"features": FEATURES, "relevance": RELEVANCE, "theta": 0.5,
                "num_selected": 3, **change}

@@ -9,6 +9,7 @@ import pytest
 from sklearn import linear_model
 
 from harmonrank_jax.diversity import likelihood
+from tests.diversity import reference
 
 NUM_ITEMS, NUM_FEATURES = 5, 3
 SUBSETS = np.array(list(itertools.product([False, True], repeat=NUM_ITEMS)))
@@ -21,7 +22,7 @@ RIDGES = (None, 0.8)
 
 @pytest.fixture(autouse=True)
 def form():
-  """Nothing here has a second form."""
+  """The likelihood has no native form: the tests run once."""
 
 
 jit_fit = jax.jit(likelihood.fit_theta)
@@ -29,7 +30,7 @@ jit_fit = jax.jit(likelihood.fit_theta)
 
 @jax.jit
 def evaluate(features, relevance, positives, theta, log_scale, where, ridge):
-  """Log-likelihoods, and the gradient of a weighted sum of those possible."""
+  """Log-likelihoods, and the gradient of a weighted sum of the finite ones."""
 
   def value(features, relevance, theta, log_scale):
     values = likelihood.dpp_log_likelihood(
@@ -75,7 +76,7 @@ def kernels(features, relevance, *, theta, log_scale=0.3, ridge=None):
 
 
 def log_probabilities(kernel, positives, where):
-  """Of `[B, N, N]` kernels, by determinants of this size."""
+  """Log-probabilities under `[B, N, N]` kernels, by their determinants."""
   log_det = lambda matrix: np.linalg.slogdet(matrix)[1]
   both = lambda flags: flags[:, :, None] & flags[:, None, :]
   eye = np.eye(NUM_ITEMS)
@@ -402,7 +403,7 @@ def test_errors_cover_the_truth(ridge, x64):
 
 
 @pytest.mark.slow
-def test_nothing_is_nothing():
+def test_no_lists_and_no_items_have_probability_one():
   for batch, num_items in (((0,), 5), ((2,), 0)):
     arguments = (jnp.ones((*batch, num_items, 2)),
                  jnp.ones((*batch, num_items)), jnp.ones((*batch, num_items)))
@@ -410,19 +411,20 @@ def test_nothing_is_nothing():
         likelihood.dpp_log_likelihood(*arguments, theta=0.5), np.zeros(batch))
 
 
-def test_errors_name_the_argument():
-  features, relevance, positives = jnp.ones((4, 2)), jnp.ones(4), jnp.ones(4)
-  call = likelihood.dpp_log_likelihood
-  for shown, arguments, options in (
-      ("features has shape", (features[1:], relevance, positives), {}),
-      ("features has shape", (features[:, :0], relevance, positives), {}),
-      ("positives has shape", (features, relevance, positives[1:]), {}),
-      ("relevance must", (features, 1.0, positives), {}),
-      ("where has shape", (features, relevance, positives),
-       {"where": jnp.ones(3)}),
-      ("theta has shape", (features, relevance, positives),
-       {"theta": jnp.ones(3)}),
-      ("theta must", (features, relevance, positives), {"theta": 1.0}),
-      ("ridge must", (features, relevance, positives), {"ridge": 1.5})):
-    with pytest.raises(ValueError, match=shown):
-      call(*arguments, **{"theta": 0.5, **options})
+LIST = {"features": np.ones((4, 2)), "relevance": np.ones(4),
+        "positives": np.ones(4), "theta": 0.5}
+
+
+@pytest.mark.parametrize("match, change", [
+    ("features has shape", {"features": np.ones((3, 2))}),
+    ("features has shape", {"features": np.ones((4, 0))}),
+    ("positives has shape", {"positives": np.ones(3)}),
+    ("relevance must", {"relevance": 1.0}),
+    ("where has shape", {"where": np.ones(3)}),
+    ("theta has shape", {"theta": np.ones(3)}),
+    ("theta must", {"theta": 1.0}),
+    ("ridge must", {"ridge": 1.5}),
+], ids=reference.case_id)
+def test_errors_name_the_argument(match, change):
+  with pytest.raises(ValueError, match=match):
+    likelihood.dpp_log_likelihood(**{**LIST, **change})

@@ -17,7 +17,7 @@ EVERYWHERE = np.ones(SHAPE, bool)
 
 @pytest.fixture(autouse=True)
 def form():
-  """Nothing here has a form of its own."""
+  """Metrics have no native form: the tests run once."""
 
 
 def of_features(features, where, threshold=0.95):
@@ -222,7 +222,7 @@ def test_gini_by_hand_and_undefined(x64):
 
 
 def alpha_dcg(held, alpha):
-  """Of subtopics held by the slots, gain by gain."""
+  """DCG of the subtopics of each slot, gain by gain."""
   total, before = 0.0, np.zeros(held.shape[-1])
   for slot, topics in enumerate(held):
     total += (topics * (1 - alpha)**before).sum() / np.log2(2 + slot)
@@ -241,7 +241,7 @@ def greedy_ideal(subtopics, num_slots, alpha):
 
 
 def draw_slates(seed=0):
-  """Candidates with subtopics, slates of them with empty slots, a mask."""
+  """Slates with empty slots, subtopics of their candidates, and a mask."""
   rng = np.random.default_rng(seed)
   subtopics = rng.random((SHAPE[0], NUM_CANDIDATES, NUM_SUBTOPICS)) < 0.4
   indices = np.argsort(rng.random((SHAPE[0], NUM_CANDIDATES)))[:, :SHAPE[1]]
@@ -303,24 +303,31 @@ def test_vmap_is_the_loop(x64):
                apart, together)
 
 
-def test_errors_name_the_argument():
-  ids, features = jnp.zeros((2, 3), int), jnp.ones((2, 3, 4))
-  for shown, call in (
-      ("values has shape", lambda: metrics.take_slate(jnp.ones((3, 5)), ids)),
-      ("indices must", lambda: metrics.take_slate(features, 1.0 * ids)),
-      ("slate_features has", lambda: metrics.slate_log_det(jnp.ones(3))),
-      ("where has shape", lambda: metrics.intra_list_distance(
-          features, where=jnp.ones(2))),
-      ("threshold must", lambda: metrics.near_duplicate_rate(
-          features, threshold=2)),
-      ("slate_category_ids must", lambda: metrics.exposure_counts(
-          1.0 * ids, num_categories=3)),
-      ("num_categories must", lambda: metrics.category_coverage(
-          ids, num_categories=0)),
-      ("exposures must", lambda: metrics.exposure_gini(1.0)),
-      ("alpha must", lambda: metrics.alpha_ndcg(ids, features, alpha=2)),
-      ("subtopics has shape", lambda: metrics.alpha_ndcg(
-          ids, jnp.ones((3, 5, 2)))),
-      ("subtopics has shape", lambda: metrics.alpha_ndcg(ids, jnp.ones(3)))):
-    with pytest.raises(ValueError, match=shown):
-      call()
+SLATE_IDS, CANDIDATES = np.zeros((2, 3), int), np.ones((2, 3, 4))
+
+
+@pytest.mark.parametrize("match, metric, arguments, options", [
+    ("values has shape", metrics.take_slate,
+     (jnp.ones((3, 5)), SLATE_IDS), {}),
+    ("indices must", metrics.take_slate, (CANDIDATES, 1.0 * SLATE_IDS), {}),
+    ("slate_features has", metrics.slate_log_det, (jnp.ones(3),), {}),
+    ("where has shape", metrics.intra_list_distance, (CANDIDATES,),
+     {"where": jnp.ones(2)}),
+    ("threshold must", metrics.near_duplicate_rate, (CANDIDATES,),
+     {"threshold": 2}),
+    ("slate_category_ids must", metrics.exposure_counts, (1.0 * SLATE_IDS,),
+     {"num_categories": 3}),
+    ("num_categories must", metrics.category_coverage, (SLATE_IDS,),
+     {"num_categories": 0}),
+    ("exposures must", metrics.exposure_gini, (1.0,), {}),
+    ("alpha must", metrics.alpha_ndcg, (SLATE_IDS, CANDIDATES),
+     {"alpha": 2}),
+    ("subtopics has shape", metrics.alpha_ndcg,
+     (SLATE_IDS, jnp.ones((3, 5, 2))), {}),
+    ("subtopics has shape", metrics.alpha_ndcg, (SLATE_IDS, jnp.ones(3)), {}),
+], ids=["values", "indices", "features", "where", "threshold", "categories",
+        "number of categories", "exposures", "alpha", "subtopics of others",
+        "subtopics of one axis"])
+def test_errors_name_the_argument(match, metric, arguments, options):
+  with pytest.raises(ValueError, match=match):
+    metric(*arguments, **options)

@@ -99,9 +99,14 @@ def greedy(
 
 
 def residual(seen, feature):
-  """What is left of a unit feature outside a span, squared."""
+  """The squared part of a unit feature outside a span."""
   if not len(seen):
     return 1.0
   _, values, basis = np.linalg.svd(seen, full_matrices=False)
   basis = basis[values > np.sqrt(TOLERANCE)]
   return ((feature - basis.T @ (basis @ feature))**2).sum()
+
+
+def case_id(value):
+  """The id of a case of errors: the message, and the arguments changed."""
+  return value if isinstance(value, str) else ", ".join(value)
