@@ -236,7 +236,7 @@ def plane_figure(record: tables_lib.Record) -> mpl_figure.Figure:
   """Sums of AUCs among all rows and within users, a point for each method."""
   # By the labels and by truth side by side, for each condition.
   panels = [panel for pair in zip(*_panels(record), strict=True)
-            for panel in pair]
+            for panel in pair if panel.within_users]
   names = _compared(record)
   wide = min(len(panels), 2)
   high = -(-len(panels) // wide)

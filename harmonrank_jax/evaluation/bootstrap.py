@@ -1,17 +1,34 @@
 """AUC of several methods on the same rows, with its uncertainty.
 
-Methods are compared pairwise on the same resamples of users: a difference
-between two methods is far better known than either.
+Methods are compared on the same resamples of users (a paired cluster
+bootstrap): the difference between two methods is far better known than the AUC
+of either, as both see the same easy and hard rows.
+
+With weights w of rows, labels y >= 0 and centred mid-ranks r of scores (the
+weight below a row, half of that of rows of the same score, less half of the
+total),
+
+    AUC = 1/2 + sum_i w_i y_i r_i / (2 sum_i w_i y_i r*_i),
+
+in which r* are the ranks by the labels themselves. For labels of 0 and 1 this
+is the usual AUC, with ties counted as one half; values weigh each pair by
+their difference. A resample of users is one w: methods are sorted once.
+
+References:
+  Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 8 for
+  resamples of clusters. Hanley and McNeil, "The meaning and use of the area
+  under a receiver operating characteristic (ROC) curve", Radiology 143, 1982.
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from harmonrank_jax.evaluation import rank_sums
+
 _REPLICATES = 300
-# Item ranks computed over all replicates and methods, at most.
+# Bounds the item ranks computed over all replicates and methods.
 _WORK = 3_000_000_000
 
 
@@ -22,13 +39,13 @@ class Comparison(NamedTuple):
   of sums.
 
   Attributes:
-    names: of the methods; the first is the one that others are compared with.
+    names: of the methods; the first is compared with the others.
     auc: `[K, M]`.
     auc_error: `[K, M]` standard error.
     auc_sum: `[K]`.
     sum_error: `[K]` standard error.
-    lead: `[K]`, what the first method is ahead of this one: difference of
-      the sums, each AUC by its worth (1 if all are worth the same).
+    lead: `[K]` weighted sum of AUCs of the first method minus that of this
+      one; weights have mean 1.
     lead_error: `[K]` standard error of the paired difference.
     clusters: "users" or "rows", what was resampled.
   """
@@ -51,29 +68,53 @@ def compare(
     objective_weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> Comparison:
-  """AUC of each method, bootstrapped over users.
+  """Compares the first method with the others, on resamples of users.
 
   Args:
-    methods: name to `[N]` scores; the first is compared with the others.
+    methods: name to `[N]` scores; higher ranks first.
     labels: `[N, M]` bool, or non-negative values.
     users: `[N]` integers, or None to resample rows.
-    objective_weights: `[M]`, what an AUC is worth in the lead.
+    objective_weights: `[M]` non-negative, of the AUCs in the lead; all equal
+      if None.
     seed: of the resamples.
+
+  Returns:
+    AUCs, their sums and the leads of the first method.
+
+  Raises:
+    ValueError: if there is no method, or shapes do not agree.
+
+  >>> import numpy as np
+  >>> labels = np.array([[1], [0], [1], [0]] * 50)
+  >>> good, bad = np.tile([4, 2, 3, 1], 50), np.tile([1, 2, 3, 4], 50)
+  >>> result = compare({"good": good, "bad": bad}, labels, None)
+  >>> result.auc[:, 0].tolist(), result.lead.tolist()
+  ([1.0, 0.25], [0.0, 0.75])
   """
+  if not methods:
+    raise ValueError("methods must not be empty.")
+  for name, row in methods.items():
+    if np.shape(row) != labels.shape[:1]:
+      raise ValueError(f"methods[{name!r}] has shape {np.shape(row)}; labels "
+                       f"of shape {labels.shape} need {labels.shape[:1]}.")
+  worth = np.ones(labels.shape[1])
+  if objective_weights is not None:
+    if np.shape(objective_weights) != worth.shape:
+      raise ValueError(
+          f"objective_weights has shape {np.shape(objective_weights)}; labels "
+          f"of shape {labels.shape} need {worth.shape}.")
+    worth = objective_weights / np.mean(objective_weights)
   scores = np.stack([np.asarray(s, np.float32) for s in methods.values()])
   auc, replicates = bootstrap_auc([Part(scores, labels, users)], seed=seed)
   is_defined = ~np.isnan(auc[0])
-  worth = np.ones(labels.shape[1])
-  if objective_weights is not None:
-    worth = objective_weights / np.mean(objective_weights)
   total = lambda auc, worth: np.sum(
       np.where(is_defined, auc * worth, 0), axis=-1)
   value = total(auc, worth)
   values = total(replicates, worth)
   return Comparison(
-      names=tuple(methods), auc=auc, auc_error=_spread(replicates),
-      auc_sum=total(auc, 1), sum_error=_spread(total(replicates, 1)),
-      lead=value[0] - value, lead_error=_spread(values[:, :1] - values),
+      names=tuple(methods), auc=auc, auc_error=_standard_error(replicates),
+      auc_sum=total(auc, 1), sum_error=_standard_error(total(replicates, 1)),
+      lead=value[0] - value, lead_error=_standard_error(values[:, :1] - values),
       clusters="rows" if users is None else "users")
 
 
@@ -81,7 +122,7 @@ class Part(NamedTuple):
   """Rows that are ranked together: those of one test, by K methods.
 
   Attributes:
-    scores: `[K, N]`.
+    scores: `[K, N]`; higher ranks first.
     labels: `[N, M]` bool, or non-negative values.
     users: `[N]` integers, or None to resample rows.
   """
@@ -95,23 +136,40 @@ def bootstrap_auc(
     parts: Sequence[Part], *, seed: int = 0,
     num_replicates: int | None = None, are_probabilities: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """AUC, and on resamples of users, the same resamples for every method.
+  """AUC of every method, and on resamples of users that methods share.
 
-  A resample is a weight per row, and its AUC one weighted rank sum: methods
-  are sorted once, not once a resample. A user weighs the same in all parts.
+  With `are_probabilities`, labels are the probabilities p that the labels are
+  drawn with, and the result is the probability that a row drawn positive is
+  ranked above one that is not,
+
+      sum_{i != j} p_i (1 - p_j) [s_i > s_j] / sum_{i != j} p_i (1 - p_j),
+
+  ties counted as one half. AUCs of drawn labels tend to it where positives
+  are many, and it does not depend on which were drawn.
 
   Args:
-    parts: each has an AUC of its own; the result is their mean.
+    parts: each has an AUC of its own; the result is their mean. A user has the
+      same weight in all parts.
     seed: of the resamples.
-    num_replicates: R; as many as are quick if None.
-    are_probabilities: labels are the probabilities that labels are drawn
-      with. Found is then how likely one that is drawn positive stands above
-      one that is not: what the AUC of drawn labels comes to where they are
-      many, and no chance of few of them.
+    num_replicates: R >= 0; None takes 300, or fewer, but at least 50, for many
+      rows.
+    are_probabilities: whether labels are probabilities, in [0, 1].
 
   Returns:
     `[K, M]` and `[R, K, M]` float64; NaN where only one class is left.
+
+  Raises:
+    ValueError: if there is no part, or shapes do not agree.
+
+  >>> import numpy as np
+  >>> scores = np.array([[0.9, 0.4, 0.6, 0.1], [0.1, 0.4, 0.6, 0.9]])
+  >>> labels = np.array([[1], [0], [1], [0]])
+  >>> auc, replicates = bootstrap_auc(
+  ...     [Part(scores, labels, None)], num_replicates=5)
+  >>> auc.tolist(), replicates.shape
+  ([[1.0], [0.25]], (5, 2, 1))
   """
+  _check(parts, num_replicates)
   num_methods = len(parts[0].scores)
   num_rows = sum(len(part.labels) for part in parts)
   if num_replicates is None:
@@ -119,15 +177,17 @@ def bootstrap_auc(
         _WORK // (10 * num_methods * num_rows), 50, _REPLICATES))
   groups, num_groups = _groups(parts)
   rng = np.random.default_rng(seed)
+  normaliser_of = (rank_sums.half_of_pairs if are_probabilities else
+                   rank_sums.ideal_rank_sums)
   ordered = [
-      ([_Ordered.of(row, ids, part.labels) for row in part.scores],
-       (_half_of_pairs if are_probabilities else _ideal_rank_sums)(part, ids))
+      ([rank_sums.Ordered.of(row, ids, part.labels) for row in part.scores],
+       normaliser_of(part.labels, ids))
       for part, ids in zip(parts, groups, strict=True)]
 
   def measure(weights: np.ndarray) -> np.ndarray:
     each = []
-    for methods, largest in ordered:
-      best = largest(weights)
+    for methods, normaliser in ordered:
+      best = normaliser(weights)
       sums = np.stack([method.rank_sums(weights) for method in methods])
       with np.errstate(invalid="ignore"):
         each.append(0.5 + sums / np.where(best > 0, 2 * best, np.nan))
@@ -140,50 +200,70 @@ def bootstrap_auc(
   return value, replicates
 
 
-def _ideal_rank_sums(
-    part: Part, groups: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-  """From weights of groups to `[M]` rank sums of an AUC of 1: by labels."""
-  ideals = [_Ordered.of(column, groups, column[:, None])
-            for column in part.labels.T]
-  return lambda weights: np.array([
-      ideal.rank_sums(weights)[0] for ideal in ideals])
-
-
-def _half_of_pairs(
-    part: Part, groups: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-  """The same of labels that are drawn with probabilities."""
-  chances = part.labels.astype(np.float64)
-  # A row makes no pair with itself.
-  itself = chances * (1 - chances)
-
-  def half(weights: np.ndarray) -> np.ndarray:
-    weights = weights[groups]
-    positive = weights @ chances
-    return 0.5 * (positive * (weights.sum() - positive)
-                  - np.square(weights) @ itself)
-
-  return half
+def _check(parts: Sequence[Part], num_replicates: int | None) -> None:
+  """Raises ValueError if parts do not fit together."""
+  if not parts:
+    raise ValueError("parts must not be empty.")
+  if num_replicates is not None and num_replicates < 0:
+    raise ValueError(
+        f"num_replicates must be at least 0, got {num_replicates}.")
+  num_methods, num_objectives = len(parts[0].scores), parts[0].labels.shape[-1]
+  for number, (scores, labels, users) in enumerate(parts):
+    num_rows = len(labels)
+    for name, array, shape in (
+        ("scores", scores, (num_methods, num_rows)),
+        ("labels", labels, (num_rows, num_objectives)),
+        ("users", users, (num_rows,))):
+      if array is not None and array.shape != shape:
+        raise ValueError(f"parts[{number}].{name} has shape {array.shape}; "
+                         f"expected {shape}.")
+    if (users is None) != (parts[0].users is None):
+      raise ValueError(
+          f"parts[{number}].users: either all parts have users, or none has.")
 
 
 def bootstrap_group_auc(
     parts: Sequence[Part], *, seed: int = 0, num_replicates: int = _REPLICATES,
     are_probabilities: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """AUC within users, weighted by their rows; and the same on resamples.
+  """AUC within users, weighted by their rows; and on resamples of users.
+
+  With n_u rows of user u, over the users with both classes,
+
+      GAUC = sum_u n_u AUC_u / sum_u n_u.
+
+  With `are_probabilities`, AUC_u is as in `bootstrap_auc` and n_u is weighted
+  by the probability that both classes are drawn. For users of few positives
+  this approximates the expected GAUC: it divides expected pairs in order by
+  expected pairs.
 
   Args:
-    parts: with users; the result is their mean.
+    parts: all with users; the result is their mean.
     seed: of the resamples.
-    num_replicates: R.
-    are_probabilities: as for `bootstrap_auc`, within each user; a user weighs
-      its rows times the chance that both classes are drawn. Of few positives
-      an approximation: the expected pairs in order over all expected ones.
+    num_replicates: R >= 0.
+    are_probabilities: whether labels are probabilities, in [0, 1].
 
   Returns:
     `[K, M]` and `[R, K, M]` float64; NaN where no user has both classes.
+
+  Raises:
+    ValueError: if there is no part, one has no users, or shapes do not agree.
+
+  References:
+    Zhou et al., "Deep interest network for click-through rate prediction",
+    KDD 2018, whose AUCs of users are weighted by impressions as well.
+
+  >>> import numpy as np
+  >>> scores = np.array([[0.9, 0.4, 0.1, 0.6, 0.3]])
+  >>> labels = np.array([[1], [0], [1], [0], [0]])
+  >>> users = np.array([7, 7, 8, 8, 8])  # AUCs of 1 and 0.
+  >>> bootstrap_group_auc(
+  ...     [Part(scores, labels, users)], num_replicates=0)[0].round(3)
+  array([[0.4]])
   """
+  _check(parts, num_replicates)
+  if parts[0].users is None:
+    raise ValueError("parts[0].users must not be None.")
   groups, num_groups = _groups(parts)
   rng = np.random.default_rng(seed)
   weights = np.stack([np.ones(num_groups), *(
@@ -191,13 +271,13 @@ def bootstrap_group_auc(
   each = []
   for part, ids in zip(parts, groups, strict=True):
     count = np.bincount(ids, minlength=num_groups)
-    sums = np.stack([_rank_sums_within(row, part.labels, ids, count)
+    sums = np.stack([rank_sums.rank_sums_within(row, part.labels, ids, count)
                      for row in part.scores])
     if are_probabilities:
-      best, has_both = _pairs_within(part.labels, ids, count)
+      best, has_both = rank_sums.pairs_within(part.labels, ids, count)
     else:
       best = np.concatenate([
-          _rank_sums_within(column, column[:, None], ids, count)
+          rank_sums.rank_sums_within(column, column[:, None], ids, count)
           for column in part.labels.T], axis=1)
       has_both = (best > 0).astype(np.float64)
     value = 0.5 + sums / np.where(best > 0, 2 * best, 1)  # [K, G, M]
@@ -210,30 +290,8 @@ def bootstrap_group_auc(
   return result[0], result[1:]
 
 
-def _pairs_within(
-    labels: np.ndarray, groups: np.ndarray, count: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Of labels that are drawn with probabilities, within each of G groups.
-
-  Returns:
-    `[G, M]` halves of the pairs to expect, and chances that there is one.
-  """
-  chances = labels.astype(np.float64)
-  each = lambda values: np.stack([
-      np.bincount(groups, weights=column, minlength=len(count))
-      for column in values.T], axis=1)
-  positive = each(chances)
-  half = 0.5 * (positive * (count[:, None] - positive)
-                - each(chances * (1 - chances)))
-  with np.errstate(divide="ignore"):
-    none, every = (np.exp(each(np.log(part)))
-                   for part in (1 - chances, chances))
-  # Of no rows, none is positive and every one.
-  return half, np.maximum(1 - none - every, 0)
-
-
 def _groups(parts: Sequence[Part]) -> tuple[list[np.ndarray], int]:
-  """What is resampled: a number for each row, and how many there are."""
+  """Clusters to resample: the number of that of each row, and their count."""
   ends = np.cumsum([len(part.labels) for part in parts])
   if parts[0].users is None:
     return np.split(np.arange(ends[-1]), ends[:-1]), int(ends[-1])
@@ -243,6 +301,7 @@ def _groups(parts: Sequence[Part]) -> tuple[list[np.ndarray], int]:
 
 
 def _resample(rng: np.random.Generator, num_groups: int) -> np.ndarray:
+  """`[G]` times that each cluster is drawn, with replacement."""
   drawn = rng.integers(num_groups, size=num_groups)
   return np.bincount(drawn, minlength=num_groups).astype(np.float64)
 
@@ -255,61 +314,8 @@ def mean_of_defined(values: np.ndarray) -> np.ndarray:
                   / np.maximum(count, 1), np.nan)
 
 
-def _rank_sums_within(
-    scores: np.ndarray, labels: np.ndarray, groups: np.ndarray,
-    count: np.ndarray,
-) -> np.ndarray:
-  """`[G, M]` sums of label times centred mid-rank within each of G groups."""
-  order = np.lexsort((scores, groups))
-  ids, ordered = groups[order], scores[order]
-  opens = np.append(True, (ordered[1:] != ordered[:-1])
-                    | (ids[1:] != ids[:-1]))
-  first = np.flatnonzero(opens)
-  middle = 0.5 * (first + np.append(first[1:], len(ids)))
-  begins = np.cumsum(count) - count
-  ranks = middle[np.cumsum(opens) - 1] - begins[ids] - 0.5 * count[ids]
-  return np.stack([
-      np.bincount(ids, weights=column * ranks, minlength=len(count))
-      for column in labels[order].T.astype(np.float64)], axis=1)
-
-
-class _Ordered(NamedTuple):
-  """Rows in the order of their scores."""
-
-  groups: np.ndarray  # [N]
-  labels: np.ndarray  # [N, M] float64
-  run: np.ndarray | None  # [N] number of the run of equal scores, if any are
-  ends: np.ndarray  # [runs + 1], where runs begin, and N
-
-  @classmethod
-  def of(
-      cls, scores: np.ndarray, groups: np.ndarray, labels: np.ndarray
-  ) -> "_Ordered":
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    opens = np.append(True, ordered[1:] != ordered[:-1])
-    run = None if opens.all() else np.cumsum(opens) - 1
-    return cls(groups[order], labels[order].astype(np.float64), run,
-               np.append(np.flatnonzero(opens), len(scores)))
-
-  def rank_sums(self, group_weights: np.ndarray) -> np.ndarray:
-    """`[M]` weighted sums of label times centred rank.
-
-    The rank of an item is the weight below and half of its equals' weight.
-    """
-    weights = group_weights[self.groups]
-    total = np.cumsum(weights)
-    middle = 0.5 * total[-1]
-    if self.run is None:
-      ranks = total - 0.5 * weights - middle
-    else:
-      below = np.concatenate([[0.0], total])[self.ends]
-      ranks = (0.5 * (below[:-1] + below[1:]) - middle)[self.run]
-    return (weights * ranks) @ self.labels
-
-
-def _spread(replicates: np.ndarray) -> np.ndarray:
-  """Standard deviation over the first axis, of the defined ones."""
+def _standard_error(replicates: np.ndarray) -> np.ndarray:
+  """Standard deviation over the first axis; NaN values are left out."""
   defined = ~np.isnan(replicates)
   count = defined.sum(axis=0)
   mean = np.where(defined, replicates, 0).sum(axis=0) / np.maximum(count, 1)
