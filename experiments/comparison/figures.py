@@ -241,7 +241,7 @@ def plane_figure(record: tables_lib.Record) -> mpl_figure.Figure:
   wide = min(len(panels), 2)
   high = -(-len(panels) // wide)
   figure = mpl_figure.Figure(
-      figsize=(10, high * (0.8 + max(3.0, 0.17 * len(names)))))
+      figsize=(10, high * (0.8 + max(3.0, 0.19 * len(names)))))
   grid = figure.subplots(high, wide, squeeze=False).flat
   for axes in grid[len(panels):]:
     axes.set_visible(False)
