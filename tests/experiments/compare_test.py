@@ -11,17 +11,19 @@ import pytest
 from experiments import compare
 from experiments.comparison import studies
 from experiments.runs import errors
+from harmonrank_jax.data import schema as schema_lib
 from tests.experiments import rows as rows_lib
 
 SMALL = {"num_exposures": 4000, "num_seeds": 3, "passes": 0.1,
-         "learning_rates": ("0.003", "0.03"), "batch_size": 512}
+         "learning_rates": (0.003, 0.03), "batch_size": 512}
 
 
 @pytest.mark.parametrize("config, said", [
     ({"blocks": 2, "eval_data": "/nowhere.parquet"}, "takes no --eval_data"),
     ({"schema": "x.json"}, "--schema needs --data"),
     ({"methods": ("score_bc",)}, "did you mean 'score_bce'"),
-    ({"without": "clik"}, "did you mean 'click'")])
+    ({"without": "clik"}, "did you mean 'click'")],
+    ids=["blocks", "schema", "methods", "without"])
 def test_flags_that_do_not_fit(tmp_path, config, said):
   with pytest.raises(errors.UserError) as caught:
     compare.compare(compare.Config(num_exposures=1000, **config),
@@ -31,11 +33,14 @@ def test_flags_that_do_not_fit(tmp_path, config, said):
   assert not list((tmp_path / "run").iterdir())
 
 
-@pytest.mark.parametrize("drop, config, said", [
-    (("user_id", "request_id"), {"study": "lists"}, "of users or of requests"),
-    (("score_like",), {"objectives": ("like",)}, "'like' has no score column"),
-    (("time_ms",), {"blocks": 2}, "blocks are cut by time")])
-def test_columns_that_are_not_there(tmp_path, drop, config, said):
+@pytest.mark.parametrize("drop, config, error, said", [
+    (("user_id", "request_id"), {"study": "lists"}, errors.UserError,
+     "of users or of requests"),
+    (("score_like",), {"objectives": ("like",)}, errors.UserError,
+     "'like' has no score column"),
+    (("time_ms",), {"blocks": 2}, schema_lib.DataError,
+     "blocks are cut by time")], ids=["lists", "score", "time"])
+def test_columns_that_are_not_there(tmp_path, drop, config, error, said):
   table = pa.table({
       "user_id": np.zeros(60, int), "time_ms": np.arange(60),
       "request_id": np.arange(60),
@@ -46,7 +51,7 @@ def test_columns_that_are_not_there(tmp_path, drop, config, said):
   for name in drop:
     roles = roles.replace(f'"{name}"', "null")
   (tmp_path / "roles.json").write_text(roles)
-  with pytest.raises(errors.UserError, match=said):
+  with pytest.raises(error, match=said):
     compare.compare(compare.Config(
         data=str(tmp_path / "less.parquet"),
         schema=str(tmp_path / "roles.json"), **config), tmp_path / "run")
