@@ -168,8 +168,10 @@ def _simulated_days(
   outcome = rollout.simulate(
       simulator, params, functools.partial(action_fn, weights), key=key,
       num_users=num_days * users_per_day)
-  by_day = lambda values: jnp.sum(
-      values.reshape(num_days, users_per_day, -1), axis=1)
+
+  def by_day(values):
+    return jnp.sum(values.reshape(num_days, users_per_day, -1), axis=1)
+
   return Days._make((
       by_day(outcome.clicks), by_day(outcome.exposures),
       by_day(outcome.reward), by_day(outcome.cost)[:, 0],
@@ -200,12 +202,16 @@ def compare(
     trained: dict[str, task_lib.Trained],
 ) -> Results:
   """The results of simulated days, by the name of the policy."""
-  summaries = lambda worlds: {
-      name: summarise(of_one.in_worlds(worlds), limit)
-      for name, of_one in days.items()}
-  differences = lambda worlds: {
-      name: paired(days["ppo"].in_worlds(worlds), of_one.in_worlds(worlds))
-      for name, of_one in days.items() if name != "ppo"}
+
+  def summaries(worlds):
+    return {name: summarise(each.in_worlds(worlds), limit)
+            for name, each in days.items()}
+
+  def differences(worlds):
+    ours = days["ppo"].in_worlds(worlds)
+    return {name: paired(ours, each.in_worlds(worlds))
+            for name, each in days.items() if name != "ppo"}
+
   return Results(
       days, summaries(MOVING), summaries(STATIC), differences(MOVING),
       differences(STATIC), trained, contenders)
@@ -222,7 +228,7 @@ def interval(by_seed: np.ndarray) -> Interval:
 
 
 def standard_error(by_seed: np.ndarray) -> float:
-  """Of the mean of independent values `[S]`; NaN for one seed."""
+  """Standard error of the mean of independent `[S]`; NaN for one seed."""
   if len(by_seed) < 2:
     return float("nan")
   return float(np.std(by_seed, ddof=1) / len(by_seed) ** 0.5)

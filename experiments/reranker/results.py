@@ -39,7 +39,10 @@ def _rows(
     summaries: dict[str, judging.Summary], names: list[str]
 ) -> dict[str, dict[str, Any]]:
   """Summaries as JSON has them, shares and rewards by name of category."""
-  by_name = lambda values: dict(zip(names, values.tolist(), strict=True))
+
+  def by_name(values):
+    return dict(zip(names, values.tolist(), strict=True))
+
   return {name: {
       **each._asdict(), "excess": each.excess._asdict(),
       "reward_by_category": by_name(each.reward_by_category),

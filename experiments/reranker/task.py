@@ -72,10 +72,13 @@ class PageTask:
     self._params = params._replace(response=response, arrivals=arrivals)
     environment = (paired.Paired(recipe.simulator) if recipe.is_paired
                    else recipe.simulator)
-    over_seeds = lambda fn: jax.vmap(
-        functools.partial(
-            fn, environment=environment, config=recipe.config,
-            params_axes=world_lib.WORLD_AXES), in_axes=(0, None, None))
+
+    def over_seeds(fn):
+      return jax.vmap(
+          functools.partial(
+              fn, environment=environment, config=recipe.config,
+              params_axes=world_lib.WORLD_AXES), in_axes=(0, None, None))
+
     self._init = jax.jit(over_seeds(ppo.init))
     self._update = jax.jit(over_seeds(ppo.update), donate_argnums=0)
     self._outcome = jax.jit(jax.vmap(

@@ -1,4 +1,4 @@
-"""Logs of slates: the items shown to each user, with time and position.
+"""Logs of slates: which items users were shown, when and in which positions.
 
 A row of the files is an exposure: an item in one position of the slate of one
 request. Category and features of the item are columns of the log, or come from

@@ -165,9 +165,9 @@ def _with_own_items(
     place = items_lib.Place(log.place(group), group.first_row)
     own = items_lib.one_array(table[columns.item])
     rows = _first_rows(own, ids)
-    found = items_lib.read_features(table, names, place, num_features)
-    num_features = found.shape[1]
-    features.append(found[rows])
+    vectors = items_lib.read_features(table, names, place, num_features)
+    num_features = vectors.shape[1]
+    features.append(vectors[rows])
     categories.append(items_lib.read_categories(
         table, columns.category, place).take(pa.array(rows)))
     new = own.take(pa.array(rows))

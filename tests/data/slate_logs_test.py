@@ -191,25 +191,25 @@ def test_by_hand_with_every_column(tmp_path):
       "hidden": [0, 1, 0], "by_chance": [1, 0, 1],
       "category": ["p", "q", "p"],
       "features": [[1.0, 0.0], [3.0, 4.0], [1.0, 0.0]]}
-  found = read(columns, tmp_path, names=slate_rows.Columns(
+  log = read(columns, tmp_path, names=slate_rows.Columns(
       dismissed="hidden", value_score="joint", random="by_chance"))
   odds = lambda p: np.log(p / (1 - p))
-  np.testing.assert_allclose(found.log_odds, [
+  np.testing.assert_allclose(log.log_odds, [
       [odds(1 - 1e-4), 0], [odds(1e-4), odds(0.75)]], rtol=1e-4)
-  np.testing.assert_array_equal(found.where, [[1, 0], [1, 1]])
-  np.testing.assert_array_equal(found.categories, [[0, 0], [1, 0]])
-  np.testing.assert_array_equal(found.clicks, [[0, 0], [0, 1]])
-  np.testing.assert_array_equal(found.dismissed, [[0, 0], [1, 0]])
-  np.testing.assert_allclose(found.similarity, [[0, 0], [0, 0.6]])
+  np.testing.assert_array_equal(log.where, [[1, 0], [1, 1]])
+  np.testing.assert_array_equal(log.categories, [[0, 0], [1, 0]])
+  np.testing.assert_array_equal(log.clicks, [[0, 0], [0, 1]])
+  np.testing.assert_array_equal(log.dismissed, [[0, 0], [1, 0]])
+  np.testing.assert_allclose(log.similarity, [[0, 0], [0, 0.6]])
   np.testing.assert_array_equal(
-      found.time_ms, [5 * MINUTE_MS, 30 * MINUTE_MS])
-  np.testing.assert_array_equal(found.day_ids, [0, 1])
-  np.testing.assert_array_equal(found.day, [0, 1])
-  np.testing.assert_array_equal(found.user, [0, 0])
-  np.testing.assert_array_equal(found.is_random, [[1, 0], [0, 1]])
-  np.testing.assert_allclose(found.log_value, [
+      log.time_ms, [5 * MINUTE_MS, 30 * MINUTE_MS])
+  np.testing.assert_array_equal(log.day_ids, [0, 1])
+  np.testing.assert_array_equal(log.day, [0, 1])
+  np.testing.assert_array_equal(log.user, [0, 0])
+  np.testing.assert_array_equal(log.is_random, [[1, 0], [0, 1]])
+  np.testing.assert_allclose(log.log_value, [
       [np.log(0.5), 0], [np.log(1e-7 / 1e-4), np.log(1 / 3)]], rtol=1e-5)
-  assert found.category_names == ["p", "q"]
+  assert log.category_names == ["p", "q"]
 
 
 def test_an_offset_moves_the_windows(tmp_path):

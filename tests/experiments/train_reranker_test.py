@@ -123,30 +123,29 @@ def test_a_killed_training_ends_like_one_that_was_not(
          "base": "uncalibrated", "layout": "slot_category", "diversity": -0.01,
          "constraint": "pid", "exposure_floors": ("toys=0.1",),
          "category_values": ("phones=2", "toys=0.5")}, id="paper")])
-def test_a_run_leaves_what_it_promises(
-    tmp_path, capsys, changes):
+def test_a_run_leaves_what_it_promises(tmp_path, capsys, changes):
   config = dataclasses.replace(SMALL, **changes)
   summary = train_reranker.train(config, tmp_path / "run")
   out, err = capsys.readouterr()
   assert summary == json.loads((tmp_path / "run/summary.json").read_text())
-  policies = summary["policies"]
+  rows = summary["policies"]
   assert {"ppo", "uncalibrated", "random", "intercepts", "platt", "isotonic",
-          "platt_by_hour", "cross_entropy", "privileged"} <= set(policies)
-  assert set(summary["paired"]) == set(policies) - {"ppo"}
-  for found in policies.values():
-    assert 0 < found["ctr"] < 1 and found["cumulative_reward"] > 0
-    assert found["diversity"] <= 0 and 0 <= found["violation_rate"] <= 1
-    assert sum(found["exposure_share"].values()) == pytest.approx(1)
-    assert sum(found["reward_by_category"].values()) == pytest.approx(
-        found["cumulative_reward"])
-  for name, found in summary["paired"].items():
-    assert found["mean"] == pytest.approx(
-        policies["ppo"]["ctr"] - policies[name]["ctr"], abs=1e-6)
-    assert found["low"] <= found["mean"] <= found["high"]
+          "platt_by_hour", "cross_entropy", "privileged"} <= set(rows)
+  assert set(summary["paired"]) == set(rows) - {"ppo"}
+  for row in rows.values():
+    assert 0 < row["ctr"] < 1 and row["cumulative_reward"] > 0
+    assert row["diversity"] <= 0 and 0 <= row["violation_rate"] <= 1
+    assert sum(row["exposure_share"].values()) == pytest.approx(1)
+    assert sum(row["reward_by_category"].values()) == pytest.approx(
+        row["cumulative_reward"])
+  for name, ahead in summary["paired"].items():
+    assert ahead["mean"] == pytest.approx(
+        rows["ppo"]["ctr"] - rows[name]["ctr"], abs=1e-6)
+    assert ahead["low"] <= ahead["mean"] <= ahead["high"]
   # Every step is evaluated after, and the first after that is not timed.
   assert summary["user_steps_per_second"] is None
   assert (tmp_path / "run/report.html").stat().st_size > 10_000
-  for name in policies:
+  for name in rows:
     assert name in out
   assert ("cannot be met" in err) == ("diversity" in changes)
 

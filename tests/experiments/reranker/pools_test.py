@@ -107,11 +107,11 @@ def test_activity_inverts_the_mean_of_days_with_a_request():
   user = np.repeat([0, 1, 2, 3, 5], [3, 21, 3, 8, 30])
   day = np.concatenate([
       [0, 1, 2], [*range(20), 19], [0, 0, 1], [0] * 3 + [4] * 5, [6] * 30])
-  found = pools.activity(made_of(user, day), np.array([5, 3, 2, 1, 0]))
-  mean = found[:4] / -np.expm1(-found[:4].astype(float))
+  rates = pools.activity(made_of(user, day), np.array([5, 3, 2, 1, 0]))
+  mean = rates[:4] / -np.expm1(-rates[:4].astype(float))
   np.testing.assert_allclose(mean, [30, 4, 1.5, 1.05], rtol=2e-3)
   # Never twice: the rate is known to be small only.
-  np.testing.assert_allclose(found[4], 0.05, rtol=1e-4)
+  np.testing.assert_allclose(rates[4], 0.05, rtol=1e-4)
   rng = np.random.default_rng(0)
   for rate in (0.4, 3.0):
     counts = rng.poisson(rate, 40_000)
