@@ -1,0 +1,241 @@
+"""The descent of critic and actor on the rows of one update."""
+
+from collections.abc import Callable
+import math
+from typing import Any
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from harmonrank_jax.reranker import policy
+from harmonrank_jax.reranker import ppo_config
+from harmonrank_jax.reranker import trajectory as trajectory_lib
+
+
+class Metrics(NamedTuple):
+  """Figures of one minibatch; for the critic all but the loss are 0."""
+
+  loss: jax.Array
+  approx_kl: jax.Array
+  clip_fraction: jax.Array
+  entropy: jax.Array
+
+
+class Fit(NamedTuple):
+  """A network after its descent.
+
+  Attributes:
+    params: of the network.
+    opt_state: of its optimiser.
+    near: `[]` bool, False = early stopping has triggered.
+    num_steps: `[]` int32, steps taken.
+    gradient_norm: `[]`, of the last minibatch evaluated, before clipping.
+    metrics: of the last minibatch evaluated.
+  """
+
+  params: Any
+  opt_state: optax.OptState
+  near: jax.Array
+  num_steps: jax.Array
+  gradient_norm: jax.Array
+  metrics: Metrics
+
+
+class _CriticRows(NamedTuple):
+  """N rows that the critic learns from."""
+
+  observation: jax.Array  # [N, O], normalised
+  returns: jax.Array  # [N, M + Q]
+
+
+class _ActorRows(NamedTuple):
+  """N rows that the actor learns from; 0 where masked."""
+
+  observation: jax.Array  # [N, O], normalised
+  action: jax.Array  # [N, A]
+  log_prob: jax.Array  # [N]
+  advantage: jax.Array  # [N]
+  where: jax.Array  # [N] bool
+
+
+def actor_optimiser(
+    config: ppo_config.PpoConfig
+) -> optax.GradientTransformation:
+  """Adam on clipped gradients, of the actor."""
+  return _optimiser(config.actor_learning_rate, config)
+
+
+def critic_optimiser(
+    config: ppo_config.PpoConfig
+) -> optax.GradientTransformation:
+  """Adam on clipped gradients, of the critic."""
+  return _optimiser(config.critic_learning_rate, config)
+
+
+def fit_critic(
+    params: Any,
+    opt_state: optax.OptState,
+    observation: jax.Array,
+    returns: jax.Array,
+    *,
+    key: jax.Array,
+    rate: jax.Array,
+    config: ppo_config.PpoConfig,
+) -> Fit:
+  """Descends on the squared error of the values.
+
+  Args:
+    params: of the critic.
+    opt_state: of its optimiser.
+    observation: `[T, E, O]`, normalised.
+    returns: `[T, E, M + Q]`.
+    key: of the shuffling.
+    rate: `[]`, factor of the learning rate.
+    config: static configuration.
+
+  Returns:
+    The `Fit`.
+  """
+  return _descend(
+      lambda params, rows: _critic_loss(params, rows, config), params,
+      opt_state, _CriticRows(_flat(observation), _flat(returns)), key, rate,
+      optimiser=critic_optimiser(config), num_epochs=config.num_critic_epochs,
+      num_minibatches=config.num_minibatches)
+
+
+def fit_actor(
+    params: Any,
+    opt_state: optax.OptState,
+    observation: jax.Array,
+    trajectory: trajectory_lib.Trajectory,
+    advantage: jax.Array,
+    *,
+    key: jax.Array,
+    rate: jax.Array,
+    config: ppo_config.PpoConfig,
+) -> Fit:
+  """Descends on the clipped surrogate while the divergence is below target.
+
+  Args:
+    params: of the actor.
+    opt_state: of its optimiser.
+    observation: `[T, E, O]`, normalised.
+    trajectory: actions and their log-probabilities.
+    advantage: `[T, E]`.
+    key: of the shuffling.
+    rate: `[]`, factor of the learning rate.
+    config: static configuration.
+
+  Returns:
+    The `Fit`.
+
+  References:
+    Schulman et al., "Proximal policy optimization algorithms", 2017, equation
+    7.
+  """
+  where = trajectory.where
+  # A masked action has no ratio, and the gradient of 0 * inf would be NaN.
+  acted = lambda x: _flat(jnp.where(trajectory_lib.expand(where, x), x, 0))
+  rows = _ActorRows(
+      _flat(observation), acted(trajectory.action), acted(trajectory.log_prob),
+      acted(advantage), _flat(where))
+  return _descend(
+      lambda params, rows: _actor_loss(params, rows, config), params,
+      opt_state, rows, key, rate, optimiser=actor_optimiser(config),
+      num_epochs=config.num_epochs, num_minibatches=config.num_minibatches,
+      target_kl=config.target_kl)
+
+
+def _descend(
+    loss_fn: Callable[[Any, Any], tuple[jax.Array, Metrics]],
+    params: Any,
+    opt_state: optax.OptState,
+    rows: Any,
+    key: jax.Array,
+    rate: jax.Array,
+    *,
+    optimiser: optax.GradientTransformation,
+    num_epochs: int,
+    num_minibatches: int,
+    target_kl: float = math.inf,
+) -> Fit:
+  """Descends on shuffled minibatches while the divergence is below target.
+
+  Steps are `rate` times those of the optimiser.
+  """
+  num_rows = rows.observation.shape[0]
+  order = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(
+      jax.random.split(key, num_epochs))
+  order = order.reshape(num_epochs * num_minibatches, -1)
+
+  def descend(fit, index):
+    minibatch = jax.tree.map(lambda x: x[index], rows)
+    gradient, metrics = jax.grad(loss_fn, has_aux=True)(fit.params, minibatch)
+    updates, opt_state = optimiser.update(gradient, fit.opt_state)
+    updates = jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
+    moved = optax.apply_updates(fit.params, updates), opt_state
+    # "Below" instead of "not above", so that NaN stops, and inf whatever the
+    # target.
+    near = metrics.approx_kl < target_kl
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(near, new, old),
+        moved, (fit.params, fit.opt_state))
+    return Fit(params, opt_state, near, fit.num_steps + near,
+               optax.tree.norm(gradient), metrics)
+
+  def body(fit, index):
+    return lax.cond(
+        fit.near, descend, lambda fit, index: fit, fit, index), None
+
+  zero = jnp.zeros((), rows.observation.dtype)
+  start = Fit(params, opt_state, jnp.array(True), jnp.zeros((), jnp.int32),
+              zero, Metrics(zero, zero, zero, zero))
+  return lax.scan(body, start, order)[0]
+
+
+def _critic_loss(
+    params: Any, rows: _CriticRows, config: ppo_config.PpoConfig
+) -> tuple[jax.Array, Metrics]:
+  """Mean squared error of the values."""
+  values = policy.values(params, rows.observation, config=config.policy)
+  loss = jnp.mean(jnp.square(values - rows.returns))
+  zero = jnp.zeros_like(loss)
+  return loss, Metrics(loss, zero, zero, zero)
+
+
+def _actor_loss(
+    params: Any, rows: _ActorRows, config: ppo_config.PpoConfig
+) -> tuple[jax.Array, Metrics]:
+  """Clipped surrogate, to be minimised."""
+  mean, log_std = policy.action_distribution(
+      params, rows.observation, config=config.policy)
+  log_ratio = jnp.where(
+      rows.where,
+      policy.log_prob(rows.action, mean, log_std) - rows.log_prob, 0)
+  ratio = jnp.exp(log_ratio)
+  low, high = 1 - config.clip_range, 1 + config.clip_range
+  count = jnp.maximum(jnp.sum(rows.where, dtype=jnp.int32), 1)
+  average = lambda x: jnp.sum(x, where=rows.where) / count
+  loss = -average(jnp.minimum(
+      ratio * rows.advantage, jnp.clip(ratio, low, high) * rows.advantage))
+  outside = ((ratio < low) | (ratio > high)).astype(loss.dtype)
+  # This estimate of the divergence has the mean of -log_ratio, is never
+  # negative, and is far less noisy.
+  approx_kl = average(ratio - 1 - log_ratio)
+  return loss, Metrics(
+      loss, approx_kl, average(outside), average(policy.entropy(log_std)))
+
+
+def _optimiser(
+    learning_rate: float, config: ppo_config.PpoConfig
+) -> optax.GradientTransformation:
+  return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm),
+                     optax.adam(learning_rate))
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  """`[T, E, ...]` as rows, `[T * E, ...]`."""
+  return x.reshape(-1, *x.shape[2:])
