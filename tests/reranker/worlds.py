@@ -9,6 +9,7 @@ import numpy as np
 from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator
+from harmonrank_jax.reranker import synthetic
 
 CATEGORIES, SLOTS, CANDIDATES = 4, 6, 24
 USERS, PLACES, ITEMS, WIDTH = 12, 40, 60, 16
@@ -27,42 +28,26 @@ def arrays(tree):
   return jax.tree.map(np.asarray, tree)
 
 
-def make_response(seed=0, **changes):
-  """How users respond; every cause is felt unless it is changed."""
-  rng = np.random.default_rng(seed)
-  windows = np.arange(WINDOWS) + 0.5
-  phases = rng.uniform(0, WINDOWS, (CATEGORIES, 1))
-  values = {
-      "scale": 0.8, "level": 0.4 * rng.normal(size=CATEGORIES),
-      "demand": 0.5 * np.cos(2 * np.pi * (windows - phases) / WINDOWS),
-      "fatigue": 0.25, "recovery": 0.9, "redundancy": 1.0,
-      "examination": np.linspace(1, 0.5, SLOTS), "stop": 0.2, "dismiss": 0.1}
-  return response_lib.ResponseModel(**{
-      name: jnp.asarray(value, jnp.float32)
-      for name, value in {**values, **changes}.items()})
+draw = jax.jit(functools.partial(
+    synthetic.synthetic_world, simulator=PAGE, num_users=USERS,
+    num_places=PLACES, num_items=ITEMS, num_features=WIDTH))
 
 
 def make_params(seed=0, response=None, **changes):
-  rng = np.random.default_rng(seed)
-  places = (USERS, PLACES)
-  log_odds = rng.normal(size=places) - 0.5
-  centres = rng.normal(size=(CATEGORIES, WIDTH))
-  kinds = rng.integers(0, CATEGORIES, ITEMS)
-  pool = simulator.Pool(
-      features=rng.normal(size=(ITEMS, WIDTH)) + 0.8 * centres[kinds],
-      item_categories=kinds,
-      items=np.stack([rng.permutation(ITEMS)[:PLACES] for _ in range(USERS)]),
-      log_odds=log_odds, log_value=-rng.uniform(0, 0.5, places),
-      where=np.ones(places, bool))
-  values = {
-      "pool": pool, "arrivals": rng.dirichlet(np.full(WINDOWS, 5.0)),
-      "activity": rng.uniform(8, 24, USERS),
-      "base": log_odds + 0.3 * rng.normal(size=places),
-      "shift": 0.3 * rng.normal(size=(WINDOWS, CATEGORIES)),
-      "theta": np.float32(0.6), "values": np.ones(CATEGORIES)}
-  values = {name: jax.tree.map(_narrow, value)
-            for name, value in {**values, **changes}.items()}
-  return simulator.Params(response=response or make_response(), **values)
+  """A world, changed field by field."""
+  params = changed(draw(jax.random.key(seed)), changes)
+  return params if response is None else params._replace(response=response)
+
+
+def make_response(seed=0, **changes):
+  """How users respond; every cause is felt unless it is changed."""
+  return changed(draw(jax.random.key(seed)).response, changes)
+
+
+def changed(tree, changes):
+  """The NamedTuple with some fields replaced, in single precision."""
+  return tree._replace(**{
+      name: jax.tree.map(_narrow, value) for name, value in changes.items()})
 
 
 def _narrow(values):
@@ -74,9 +59,9 @@ def _narrow(values):
 @jax.jit
 def visits(params, key):
   """`DAYS` days without corrections, and their log."""
-  found = rollout.simulate_visits(
+  result = rollout.simulate_visits(
       PAGE, params, rollout.no_action(PAGE), key=key, num_users=DAYS)
-  return found, rollout.exposures_of(found)
+  return result, rollout.exposures_of(result)
 
 
 @functools.cache
@@ -88,10 +73,10 @@ def log_of(params, seed=0, calls=20):
   """A log of `ROWS` slates; those after the last that was shown are masked."""
   parts = []
   for number, key in enumerate(jax.random.split(jax.random.key(seed), calls)):
-    found = arrays(visits(params, key)[1])
-    shown = found.where.any(axis=1)
-    found = found._replace(day_ids=found.day_ids + DAYS * number)
-    parts.append(response_lib.Exposures(*(x[shown] for x in found)))
+    log = arrays(visits(params, key)[1])
+    shown = log.where.any(axis=1)
+    log = log._replace(day_ids=log.day_ids + DAYS * number)
+    parts.append(response_lib.Exposures(*(x[shown] for x in log)))
   joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
   missing = ROWS - len(joined[0])
   assert missing >= 0
