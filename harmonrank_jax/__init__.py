@@ -57,20 +57,19 @@ from harmonrank_jax.ordering.permutahedron import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
 from harmonrank_jax.predictor.pepnet import PepNet
 from harmonrank_jax.predictor.pepnet import PepNetConfig
-from harmonrank_jax.reranker.augmentation import augment
-from harmonrank_jax.reranker.fidelity import Fidelity
-from harmonrank_jax.reranker.fidelity import fidelity
+from harmonrank_jax.reranker.augmentation import augment_world
+from harmonrank_jax.reranker.fidelity import ResponseFidelity
+from harmonrank_jax.reranker.fidelity import response_fidelity
 from harmonrank_jax.reranker.response import Exposures
 from harmonrank_jax.reranker.response import ResponseModel
 from harmonrank_jax.reranker.response_fit import ResponseFit
 from harmonrank_jax.reranker.response_fit import fit_response
-from harmonrank_jax.reranker.rollout import simulate
+from harmonrank_jax.reranker.rollout import simulate_days
 from harmonrank_jax.reranker.search import cross_entropy_search
 from harmonrank_jax.reranker.simulator import Simulator
 
 __all__ = [
     "Exposures",
-    "Fidelity",
     "FlowPool",
     "GroupAuc",
     "HarmonRank",
@@ -81,6 +80,7 @@ __all__ = [
     "PepNetConfig",
     "Platt",
     "ProfileEncoder",
+    "ResponseFidelity",
     "ResponseFit",
     "ResponseModel",
     "Simulator",
@@ -91,7 +91,7 @@ __all__ = [
     "alpha_ndcg",
     "auc",
     "auc_margin_loss",
-    "augment",
+    "augment_world",
     "backends",
     "balanced_bce_loss",
     "bce_loss",
@@ -104,7 +104,6 @@ __all__ = [
     "dpp_log_likelihood",
     "exposure_counts",
     "exposure_gini",
-    "fidelity",
     "fit_platt",
     "fit_response",
     "fit_theta",
@@ -127,8 +126,9 @@ __all__ = [
     "pairwise_loss",
     "pareto_mask",
     "platt_score",
+    "response_fidelity",
     "shrink_weights",
-    "simulate",
+    "simulate_days",
     "slate_log_det",
     "soft_rank",
     "soft_sort",

@@ -83,7 +83,7 @@ def shrink_weights(
     raise ValueError(f"limit must be at least 0, got {limit}.")
   weights = logged_rounds.as_floats(weights)
   limit = jnp.asarray(limit, weights.dtype)
-  # In this order a large weight does not overflow, and an infinite limit is 1.
+  # This order keeps large weights finite, and an infinite limit changes none.
   shrunk = weights / (1 + weights * (weights / jnp.where(limit > 0, limit, 1)))
   return jnp.where(limit > 0, shrunk, 0 * weights)
 

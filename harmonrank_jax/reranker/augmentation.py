@@ -1,9 +1,9 @@
-"""Worlds a log could also have come from, to train on.
+"""Worlds that a log could also have come from, to train in.
 
-A policy that was trained in one world knows its constants by heart. Here every
-world is a bootstrap replicate of the fit (users' days, resampled), with its
-constants shaken and its clock moved. Candidates are resampled anyway: every
-request draws its own from the pool.
+A policy that is trained in one world overfits its constants. Here every world
+is a bootstrap replicate of the fit (users' days, resampled), with noise on its
+constants and its clock moved. Candidates need no augmentation: every request
+draws its own from the pool.
 """
 
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from harmonrank_jax.reranker import response as response_lib
 
 
 class Spread(NamedTuple):
-  """How far worlds differ beyond what the log leaves open; scalars, >= 0.
+  """Standard deviations between worlds, beyond the bootstrap; scalars, >= 0.
 
   Attributes:
-    fatigue: standard deviation of the log of its strength.
-    fading: of the log of the time in which it fades.
+    fatigue: of the log of its strength.
+    fading: of the log of the time in which fatigue fades.
     demand: of the log of the demand's amplitude.
-    level: of the levels of categories, log-odds.
+    level: of the levels of categories, in log-odds.
     stop: of the log-odds to leave after a click.
-    clock: of the time by which demand and arrivals are moved, in windows.
+    clock: of the time by which demand and arrivals move, in windows.
   """
 
   fatigue: jax.Array | float = 0.4
@@ -34,7 +34,7 @@ class Spread(NamedTuple):
   clock: jax.Array | float = 2.0
 
 
-def augment(
+def augment_world(
     key: jax.Array,
     replicates: response_lib.ResponseModel,
     arrivals: jax.Array,
@@ -45,12 +45,12 @@ def augment(
 
   Args:
     key: consumed; `vmap` over keys makes many worlds.
-    replicates: `Response` with leading axis B, of the bootstrap.
+    replicates: `ResponseModel` with leading axis B, of the bootstrap.
     arrivals: `[W]`, shares of a day's requests by window.
-    spread: how far it may differ; all 0 is a replicate as it is.
+    spread: how far worlds differ; with all 0 a world is a replicate.
 
   Returns:
-    A `Response`, and its arrivals `[W]`.
+    A `ResponseModel`, and its arrivals `[W]`.
 
   >>> import jax
   >>> import jax.numpy as jnp
@@ -58,7 +58,7 @@ def augment(
   >>> replicates = response_lib.ResponseModel(
   ...     ones, jnp.zeros((2, 3)), jnp.zeros((2, 3, 96)), 0.1 * ones,
   ...     0.9 * ones, 0 * ones, jnp.ones((2, 5)), 0.1 * ones, 0 * ones)
-  >>> world, arrivals = augment(
+  >>> world, arrivals = augment_world(
   ...     jax.random.key(0), replicates, jnp.full(96, 1 / 96), spread=Spread())
   >>> world.demand.shape, bool(world.fatigue > 0)
   ((3, 96), True)
@@ -68,22 +68,22 @@ def augment(
       choice_key, (), 0, replicates.scale.shape[0])
   response = jax.tree.map(lambda leaf: leaf[chosen], replicates)
   fatigue, fading, demand, stop, clock = jax.random.normal(shake_key, (5,))
-  moved = clock * spread.clock
+  later = clock * spread.clock
   level = spread.level * jax.random.normal(level_key, response.level.shape)
   log_odds = jax.scipy.special.logit(jnp.clip(response.stop, 1e-6, 1 - 1e-6))
   response = response._replace(
       fatigue=response.fatigue * jnp.exp(spread.fatigue * fatigue),
-      # recovery = exp(-1 / time).
+      # Recovery is exp(-1 / time), so that a power of it scales the time.
       recovery=response.recovery ** jnp.exp(-spread.fading * fading),
       demand=jnp.exp(spread.demand * demand) * jax.vmap(
-          _moved, in_axes=(0, None))(response.demand, moved),
+          _moved, in_axes=(0, None))(response.demand, later),
       level=response.level + level,
       stop=jax.nn.sigmoid(log_odds + spread.stop * stop))
-  return response, _moved(arrivals, moved)
+  return response, _moved(arrivals, later)
 
 
 def _moved(curve: jax.Array, windows: jax.Array) -> jax.Array:
-  """A curve of the day, later by some windows; linear in between."""
+  """A curve of the day moved by some windows, linear between windows."""
   num_windows = curve.shape[0]
   place = (jnp.arange(num_windows) - windows) % num_windows
   low = jnp.floor(place).astype(jnp.int32)

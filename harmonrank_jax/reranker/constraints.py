@@ -2,12 +2,12 @@
 
 One controller, from whose gains the usual rules follow:
 
-  fixed             all gains 0; the multiplier stays at `initial`
+  fixed             all gains 0: the multiplier stays at `initial`
   projected ascent  integral > 0: gradient ascent on the dual
-  PI                and proportional > 0: damps the circling of policy and
+  PI                also proportional > 0: damps the circling of policy and
                     multiplier around their saddle point
-  PID               and derivative > 0: answers a cost that rises before it is
-                    too high
+  PID               also derivative > 0: answers a rising cost before it is too
+                    high
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 
 class Controller(NamedTuple):
-  """What is constrained, and how multipliers move. All of it may be traced.
+  """Thresholds of the constraints, and gains of the multipliers; may be traced.
 
   `threshold` is `[Q]`, the others are `[Q]` or scalars.
 
@@ -27,8 +27,8 @@ class Controller(NamedTuple):
     proportional: gain on the error `cost - threshold`, at least 0.
     integral: gain on its sum over updates, at least 0.
     derivative: gain on its increase since the last update, at least 0.
-    limit: no multiplier exceeds it. Of a constraint that cannot be met, the
-      multiplier would grow for ever, and be as long on its way back.
+    limit: the largest multiplier. The multiplier of a constraint that cannot
+      be met would grow for ever, and take as long to come back.
   """
 
   threshold: jax.Array
@@ -40,11 +40,11 @@ class Controller(NamedTuple):
 
 
 class ConstraintState(NamedTuple):
-  """What a controller remembers.
+  """The state of a controller.
 
   Attributes:
     multiplier: `[Q]`, at least 0: what a unit of cost is worth.
-    integral: `[Q]`, its part that outlives an error; in [0, limit].
+    integral: `[Q]`, the part of it that persists; in [0, limit].
     error: `[Q]`, of the last update; inf before the first one.
   """
 
@@ -54,7 +54,7 @@ class ConstraintState(NamedTuple):
 
 
 def init(controller: Controller) -> ConstraintState:
-  """The state before any cost was seen.
+  """The state before any cost was measured.
 
   Args:
     controller: with `threshold` of shape `[Q]`.
@@ -76,7 +76,7 @@ def init(controller: Controller) -> ConstraintState:
   initial = _project(
       jnp.broadcast_to(jnp.asarray(controller.initial, dtype),
                        threshold.shape), controller)
-  # No cost rises from inf, so the first derivative is 0.
+  # No cost rises from inf, so that the first derivative is 0.
   return ConstraintState(initial, initial, jnp.full_like(initial, jnp.inf))
 
 
@@ -90,12 +90,12 @@ def update(
     integral <- clip(integral + k_I e, 0, limit)
     multiplier <- clip(integral + k_P e + k_D max(e - e', 0), 0, limit).
 
-  The integral itself is clipped: a constraint that was slack for long is
-  answered at once when it no longer is.
+  The integral itself is clipped, so that a constraint that has been slack for
+  long is answered at once when it is violated.
 
   Args:
     state: of the update before.
-    cost: `[Q]`. Where it is NaN nothing was measured, and nothing moves.
+    cost: `[Q]`. NaN = nothing was measured, and nothing moves.
     controller: thresholds and gains.
 
   Returns:
@@ -106,8 +106,8 @@ def update(
 
   References:
     Stooke, Achiam and Abbeel, "Responsive safety in reinforcement learning by
-    PID Lagrangian methods", ICML 2020, algorithm 2. There the gain is applied
-    to the sum of errors, here within it: it may change during training.
+    PID Lagrangian methods", ICML 2020, algorithm 2. There the gain multiplies
+    the sum of errors, here each error, so that it may change in training.
 
   >>> controller = Controller(jnp.array([0.5, 0.5]), integral=2.0)
   >>> state = update(init(controller), jnp.array([0.75, 0.25]), controller)

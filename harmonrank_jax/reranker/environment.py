@@ -1,7 +1,7 @@
-"""What a learner asks of an environment: one page, one user, one step.
+"""The interface of an environment: one page, one user, one step.
 
-`vmap` makes many of it. There is no hidden reset: after `terminated` or
-`truncated` the learner calls `reset`.
+`vmap` makes many environments of one. There is no hidden reset: after
+`terminated` or `truncated` the learner calls `reset`.
 """
 
 from typing import Any
@@ -12,19 +12,19 @@ import jax
 
 
 class StepResult(NamedTuple):
-  """What a step, or a reset, leaves to be seen.
+  """What a step, or a reset, shows.
 
   Attributes:
     observation: `[O]` float32, all that the policy may know.
     reward: `[M]` float32, of the step that ended here; 0 after a reset.
-    cost: `[Q]` float32, likewise, of what is constrained.
-    counted: `[Q]` float32, how much of the constrained is in `cost` (1 for a
-      slate that was shown, 0 where none was): a constraint is on the ratio of
-      the sums of both. 0 after a reset.
-    where: bool, True = the next action acts. False where nobody asks for a
-      page: the step passes all the same, and its action changes nothing.
-    terminated: bool, the episode is over and nothing is worth anything after.
-    truncated: bool, it was cut off here; what comes after has a value.
+    cost: `[Q]` float32, constrained quantities of the step; 0 after a reset.
+    counted: `[Q]` float32, the number of cases in `cost` (1 for a slate that
+      was shown, 0 where none was); a constraint limits the ratio of the sums
+      of both. 0 after a reset.
+    where: bool, True = the next action acts. False where no page is requested:
+      the step passes all the same, and its action changes nothing.
+    terminated: bool, True = the episode is over, with no value after it.
+    truncated: bool, True = the episode was cut off; the rest has a value.
   """
 
   observation: jax.Array
@@ -39,7 +39,7 @@ class StepResult(NamedTuple):
 class Environment(Protocol):
   """Pure functions of arrays, and the sizes of these.
 
-  `params` is a tree of arrays; so is the state. Static choices belong to the
+  `params` and the state are trees of arrays. Static choices belong to the
   environment itself, which is hashable.
   """
 
@@ -49,7 +49,7 @@ class Environment(Protocol):
 
   @property
   def action_size(self) -> int:
-    """A, of an unbounded continuous action."""
+    """A, size of an unbounded continuous action."""
 
   @property
   def num_rewards(self) -> int:

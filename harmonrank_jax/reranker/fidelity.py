@@ -1,4 +1,4 @@
-"""Whether a response model can be believed: its predictions on other days."""
+"""How well a response model predicts clicks on days it was not fitted to."""
 
 from typing import NamedTuple
 
@@ -9,18 +9,18 @@ import harmonrank_jax.logistic as logistic
 from harmonrank_jax.reranker import response as response_lib
 
 NUM_HOURS = 24
-# Exposures of the category fresh in mind, where a new bucket begins.
+# Exposures to the category still fresh, at which a new bucket begins.
 FATIGUE_EDGES = (0.5, 1.5, 3.0, 5.0, 8.0, 12.0)
 
 
 class Curve(NamedTuple):
-  """Click rates by something; G groups.
+  """Click rates by group; G groups.
 
   Attributes:
     observed: `[G]`, NaN where nothing was shown.
     predicted: `[G]`, likewise.
-    standard_error: `[G]` of the observed rate, by the predicted variances.
-    size: `[G]` exposures.
+    standard_error: `[G]`, of the observed rate, by the predicted variances.
+    size: `[G]`, exposures.
   """
 
   observed: jax.Array
@@ -29,21 +29,21 @@ class Curve(NamedTuple):
   size: jax.Array
 
 
-class Fidelity(NamedTuple):
+class ResponseFidelity(NamedTuple):
   """Predicted against observed clicks of a log.
 
   Attributes:
-    by_hour: `Curve` of 24.
-    by_category: of C.
-    by_position: of K.
-    by_fatigue: of the buckets of `FATIGUE_EDGES`.
-    by_chance: of 1, the exposures that no policy chose.
+    by_hour: `Curve` of 24 hours.
+    by_category: `Curve` of C categories.
+    by_position: `Curve` of K positions.
+    by_fatigue: `Curve` of the buckets of `FATIGUE_EDGES`.
+    by_chance: `Curve` of one group, the exposures that no policy chose.
     slope: `[]`, of a logistic regression of clicks on predicted log-odds; 1
-      if probabilities are neither too bold nor too shy.
-    offset: `[]`, of the same; 0 if they are right on average.
-    log_likelihood: `[]`, of an exposure.
-    scores_log_likelihood: `[]`, likewise for the predicted click as it is.
-    rate_log_likelihood: `[]`, likewise for one rate for all.
+      if probabilities are neither over- nor underconfident.
+    offset: `[]`, of the same regression; 0 if they are right on average.
+    log_likelihood: `[]`, mean over exposures.
+    scores_log_likelihood: `[]`, the same for the predicted scores.
+    rate_log_likelihood: `[]`, the same for one rate for all exposures.
     exposure_entropy: `[]`, of the shares of categories, in nats.
   """
 
@@ -60,21 +60,22 @@ class Fidelity(NamedTuple):
   exposure_entropy: jax.Array
 
 
-def fidelity(
+def response_fidelity(
     response: response_lib.ResponseModel,
     exposures: response_lib.Exposures,
     *,
     is_random: jax.Array | None = None,
-) -> Fidelity:
+) -> ResponseFidelity:
   """Judges a model on a log that it was not fitted to.
 
   Args:
     response: the model.
     exposures: R slates of K positions.
-    is_random: `[R, K]` bool, True = shown by chance; None if none was.
+    is_random: `[R, K]` bool, True = shown by chance; None if nothing was.
 
   Returns:
-    The `Fidelity`; predictions know the clicks above in the slate.
+    The `ResponseFidelity`; predictions are given the clicks above in the
+    slate.
 
   Raises:
     ValueError: if shapes do not fit.
@@ -107,7 +108,7 @@ def fidelity(
   score = jax.nn.sigmoid(exposures.log_odds)
   rate = jnp.sum(where & clicks) / jnp.maximum(jnp.sum(where), 1)
   slope, offset = _calibration_line(p, clicks, where)
-  return Fidelity(
+  return ResponseFidelity(
       by_hour=curve(jnp.broadcast_to(hour[:, None], shape), NUM_HOURS),
       by_category=by_category,
       by_position=curve(
@@ -125,16 +126,17 @@ def fidelity(
 
 
 def entropy(shares: jax.Array) -> jax.Array:
-  """`[...]` nats, of shares `[..., C]` that sum to 1."""
+  """Entropy `[...]` in nats of shares `[..., C]` that sum to 1."""
   return -jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=-1)
 
 
 def _mean_log_likelihood(
     p: jax.Array, clicks: jax.Array, where: jax.Array
 ) -> jax.Array:
+  """Mean log-likelihood of an exposure, `[]`."""
   p = jnp.clip(p, 1e-6, 1 - 1e-6)
-  of_each = jnp.where(clicks, jnp.log(p), jnp.log1p(-p))
-  return jnp.sum(jnp.where(where, of_each, 0)) / jnp.maximum(jnp.sum(where), 1)
+  terms = jnp.where(clicks, jnp.log(p), jnp.log1p(-p))
+  return jnp.sum(jnp.where(where, terms, 0)) / jnp.maximum(jnp.sum(where), 1)
 
 
 def _calibration_line(

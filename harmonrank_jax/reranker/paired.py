@@ -1,4 +1,4 @@
-"""An environment beside its twin, to see what actions make of a day."""
+"""An environment beside its twin, whose difference is due to the actions."""
 
 import dataclasses
 from typing import Any
@@ -11,25 +11,25 @@ from harmonrank_jax.reranker import environment as environments
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-  """An environment whose reward is what it is ahead of a twin by.
+  """An environment whose reward is its lead over a twin.
 
-  The twin lives through the same day (the same keys: users, requests,
-  candidates) with the action 0. What comes of chance alone, busy users and
-  good candidates, is in both and cancels; what is left is what the actions
-  made of it. The twin's reward does not depend on them, so the best policy is
-  the same, and the variance of its gradient much smaller.
+  The twin has the same day (the same keys: users, requests, candidates) with
+  the action 0. Chance, as busy users and good candidates, is in both rewards
+  and cancels; the difference is due to the actions. The twin's reward does not
+  depend on the policy, so the best policy is the same, and the variance of its
+  gradient is much smaller.
 
-  It is for environments in which chance and the end of an episode do not
-  depend on actions, as of a `simulator.Simulator`. Observations, costs and
+  It needs an environment in which chance and the end of an episode do not
+  depend on actions, such as `simulator.Simulator`. Observations, costs and
   flags are those of the environment itself.
 
   Attributes:
-    environment: what is lived through twice.
+    environment: the one that is simulated twice.
 
   References:
     Mao, Venkatakrishnan, Schwarzkopf and Alizadeh 2019, "Variance reduction
     for reinforcement learning in input-driven environments": baselines may
-    depend on all inputs that actions do not touch.
+    depend on all inputs that actions do not change.
   """
 
   environment: environments.Environment
@@ -64,7 +64,7 @@ class Paired:
   def step(
       self, key: jax.Array, state: Any, action: jax.Array, params: Any
   ) -> tuple[Any, environments.StepResult]:
-    """Takes an action in the one, and 0 in the other."""
+    """Takes an action in the environment, and 0 in its twin."""
     state, twin = state
     state, result = self.environment.step(key, state, action, params)
     twin, other = self.environment.step(

@@ -1,8 +1,8 @@
 """The actor and the vector critic: two networks that share nothing.
 
 The action is a Gaussian with independent coordinates; the critic has one
-output per component of the reward. An update of one cannot spoil the other,
-so each has its own optimiser and number of steps.
+output per component of the reward. An update of one network cannot change the
+other, so each has its own optimiser and number of steps.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-# Of log sigma: outside, densities and their ratios leave float32.
+# Beyond this range of log sigma, densities and their ratios leave float32.
 LOG_STD_RANGE = (-5.0, 2.0)
 
 
@@ -27,14 +27,14 @@ class PolicyConfig:
     action_size: A >= 1.
     num_values: V >= 1, components of the critic.
     hidden_sizes: of both trunks, each at least 1.
-    state_dependent_std: True, sigma is a second head of the actor; False, one
-      vector of parameters for all observations.
-    initial_std: sigma at first (of the state-dependent head: about), within
-      exp(`LOG_STD_RANGE`).
-    orthogonal: True, orthogonal kernels of gain sqrt(2), 1 at the critic's
-      output and 0.01 at the actor's: its untrained mean is 0 but for a
-      hundredth of sigma or so, and what it learns is a residual. False, normal
-      ones of variance 1 / inputs throughout.
+    state_dependent_std: True = sigma is a second head of the actor; False = it
+      is one vector of parameters for all observations.
+    initial_std: sigma at first (approximately, for the state-dependent head),
+      within exp(`LOG_STD_RANGE`).
+    orthogonal: True = orthogonal kernels of gain sqrt(2), 1 at the critic's
+      output and 0.01 at the actor's: the mean of the untrained actor is 0 up to
+      about a hundredth of sigma, and it learns a residual. False = normal
+      kernels of variance 1 / inputs throughout.
   """
 
   action_size: int
@@ -126,7 +126,7 @@ class ActorCritic(nn.Module):
     self.critic = Critic(self.config)
 
   def __call__(self, observation: jax.Array) -> PolicyOutput:
-    """`[..., O]` float to what both say of it."""
+    """`[..., O]` float to the outputs of both networks."""
     return PolicyOutput(*self.actor(observation), self.critic(observation))
 
 
@@ -219,7 +219,7 @@ def kl_divergence(
     other_log_std: like mean, of q.
 
   Returns:
-    `[...]`, in nats, at least 0 but for rounding.
+    `[...]`, in nats, at least 0 up to rounding.
 
   >>> zero = jnp.zeros(2)
   >>> print(kl_divergence(zero, zero, zero + 1, zero))
@@ -227,13 +227,13 @@ def kl_divergence(
   """
   distance = (mean - other_mean) * jnp.exp(-other_log_std)
   change = log_std - other_log_std
-  # expm1, since policies are close: exp(2x) - 1 - 2x is of second order.
+  # Policies are close, and exp(2x) - 1 - 2x is of second order: hence expm1.
   return 0.5 * jnp.sum(
       jnp.square(distance) + jnp.expm1(2 * change) - 2 * change, axis=-1)
 
 
 def _trunk(config: PolicyConfig, hidden: jax.Array) -> jax.Array:
-  """Hidden layers, of the module that calls."""
+  """Hidden layers of the module that calls."""
   for layer, size in enumerate(config.hidden_sizes):
     hidden = nn.tanh(nn.Dense(
         size, kernel_init=_kernel(config, math.sqrt(2)),
@@ -242,6 +242,7 @@ def _trunk(config: PolicyConfig, hidden: jax.Array) -> jax.Array:
 
 
 def _kernel(config: PolicyConfig, gain: float) -> nn.initializers.Initializer:
+  """The initializer of a layer's kernel."""
   if config.orthogonal:
     return lambda key, shape, dtype=jnp.float32: gain * _orthogonal(
         key, shape, dtype)
@@ -253,15 +254,15 @@ def _orthogonal(
 ) -> jax.Array:
   """A matrix of orthonormal columns, or rows if there are fewer.
 
-  By Gram-Schmidt, twice for stability. No factorisation of LAPACK's: on few
-  cores, several batched ones in a program wait for each other for ever.
+  Gram-Schmidt, twice for stability, replaces LAPACK's factorisations: on few
+  cores, several batched ones in a program deadlock.
   """
   small, large = sorted(shape)
   rows = jax.random.normal(key, (small, large), dtype)
 
   def body(basis, index):
     row = basis[index]
-    # Rows from here on are not orthonormal yet.
+    # The rows from here on are not orthonormal yet.
     done = jnp.where(jnp.arange(small)[:, None] < index, basis, 0)
     for _ in range(2):
       row -= (done @ row) @ done

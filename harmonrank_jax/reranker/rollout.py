@@ -1,4 +1,4 @@
-"""Days of many users under a policy: what came of them, and their logs."""
+"""Simulated days of many users under a policy: their outcome and their log."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +7,9 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmonrank_jax.reranker import day as day_lib
+from harmonrank_jax.reranker import environment
+from harmonrank_jax.reranker import page as page_lib
 from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import simulator as simulator_lib
 
@@ -23,10 +26,10 @@ class Outcome(NamedTuple):
     exposures: `[B, C]`.
     reward: `[B, C]`.
     cost: `[B, Q]`.
-    counted: `[B, Q]`; costs are means over what is counted.
+    counted: `[B, Q]`, number of cases in `cost`.
     windows: `[B]`, from the first request to the end of the day.
     action: `[W, A]`, mean action by window over users who were shown a page.
-    acted: `[W]`, how many they were.
+    acted: `[W]`, number of these users.
   """
 
   clicks: jax.Array
@@ -40,12 +43,12 @@ class Outcome(NamedTuple):
 
 
 def no_action(simulator: simulator_lib.Simulator) -> PolicyFn:
-  """The policy that corrects nothing."""
+  """The policy whose corrections are 0."""
   return lambda observations: jnp.zeros(
       (*observations.shape[:-1], simulator.action_size))
 
 
-def simulate(
+def simulate_days(
     simulator: simulator_lib.Simulator,
     params: simulator_lib.Params,
     policy_fn: PolicyFn,
@@ -58,7 +61,7 @@ def simulate(
   Args:
     simulator: the page.
     params: the world.
-    policy_fn: from what is observed to actions.
+    policy_fn: from observations to actions.
     key: consumed. The same key brings the same users, requests, candidates
       and dice to every policy: differences between policies are paired.
     num_users: B.
@@ -73,13 +76,13 @@ def simulate(
   slots = jnp.arange(NUM_WINDOWS)[:, None]
 
   def step(carry, keys):
-    (state, result), is_alive, total = carry
-    action = policy_fn(result.observation)
+    (state, seen), is_alive, total = carry
+    action = policy_fn(seen.observation)
     window = state.window
-    (state, found, page) = jax.vmap(
+    state, result, page = jax.vmap(
         simulator.step_with_pages, in_axes=(0, 0, 0, None))(
             keys, state, action, params)
-    acts = (is_alive & result.where).astype(jnp.float32)
+    acts = (is_alive & seen.where).astype(jnp.float32)
     is_category = jax.nn.one_hot(page.categories, simulator.num_categories)
     count = lambda chosen: is_alive[:, None] * jnp.einsum(
         "brk,brkc->bc", chosen.astype(jnp.float32), is_category)
@@ -87,11 +90,11 @@ def simulate(
     live = lambda values: values * is_alive[:, None]
     total = Outcome(
         total.clicks + count(page.clicks), total.exposures + count(page.where),
-        total.reward + live(found.reward), total.cost + live(found.cost),
-        total.counted + live(found.counted), total.windows + is_alive,
+        total.reward + live(result.reward), total.cost + live(result.cost),
+        total.counted + live(result.counted), total.windows + is_alive,
         total.action + at_window @ action,
         total.acted + jnp.sum(at_window, axis=1))
-    return ((state, found), is_alive & ~found.terminated, total), None
+    return ((state, result), is_alive & ~result.terminated, total), None
 
   zeros = lambda *shape: jnp.zeros(shape)
   categories, costs = simulator.num_categories, simulator.num_costs
@@ -116,7 +119,7 @@ class Visits(NamedTuple):
     action: `[W, B, A]`.
   """
 
-  pages: simulator_lib.Page
+  pages: page_lib.Page
   window: jax.Array
   where: jax.Array
   action: jax.Array
@@ -130,29 +133,32 @@ def simulate_visits(
     key: jax.Array,
     num_users: int,
 ) -> Visits:
-  """`simulate`, slate by slate."""
+  """Simulates the days of `simulate_days` and returns every slate of them."""
   begin, keys = _begin(simulator, params, key, num_users)
 
   def step(carry, keys):
-    state, result = carry
-    action = policy_fn(result.observation)
-    next_state, found, page = jax.vmap(
+    state, seen = carry
+    action = policy_fn(seen.observation)
+    next_state, result, page = jax.vmap(
         simulator.step_with_pages, in_axes=(0, 0, 0, None))(
             keys, state, action, params)
     made = (jnp.arange(simulator.max_requests)[None, :]
             < state.num_requests[:, None])
     is_in_day = state.window[:, None] < NUM_WINDOWS
-    return (next_state, found), Visits(
+    return (next_state, result), Visits(
         page, state.window, made & is_in_day, action)
 
   return lax.scan(step, begin, keys)[1]
 
 
 def exposures_of(visits: Visits) -> response_lib.Exposures:
-  """The log that visits leave, its slates in the order of users and time.
+  """The log of visits, its slates in the order of users and time.
+
+  Args:
+    visits: by `simulate_visits`.
 
   Returns:
-    `Exposures` of `B * W * max_requests` slates; those that were not shown
+    `Exposures` of `B * W * max_requests` slates; slates that were not shown
     are masked.
   """
   num_users = visits.window.shape[1]
@@ -174,8 +180,13 @@ def exposures_of(visits: Visits) -> response_lib.Exposures:
           jnp.arange(num_users, dtype=jnp.int32), NUM_WINDOWS * requests))
 
 
-def _begin(simulator, params, key, num_users):
-  """Resets, and keys `[W, B]` of steps."""
+def _begin(
+    simulator: simulator_lib.Simulator,
+    params: simulator_lib.Params,
+    key: jax.Array,
+    num_users: int,
+) -> tuple[tuple[day_lib.State, environment.StepResult], jax.Array]:
+  """States and results of the resets `[B, ...]`, and keys `[W, B]` of steps."""
   reset_key, step_key = jax.random.split(key)
   begin = jax.vmap(simulator.reset, in_axes=(0, None))(
       jax.random.split(reset_key, num_users), params)

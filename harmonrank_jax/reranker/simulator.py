@@ -1,47 +1,39 @@
-"""A day on the home page: who comes when, what is shown, what is clicked.
+"""A day on the home page: requests, slates and clicks.
 
-An episode is a day of one user in windows of 15 minutes, from the window of
-the first request on. In a window with requests the action corrects the log
-pCTR of categories, slot by slot; the greedy DPP makes the slate inside the
-step, the page's rules arrange it, and the user responds (`response.py`).
+An episode is a day of one user in windows of 15 minutes, beginning with the
+window of the first request. In a window with requests the action corrects the
+log pCTR of categories, slot by slot; the greedy DPP makes the slate inside the
+step, the rules of the page arrange it, and the user responds (`page.py`).
 
-Everything that a world is made of is an array of `Params`, so that `vmap`
-makes users, worlds, bootstrap replicates and augmentations of it; everything
-that has a shape is in the configuration.
+A world is the arrays of `Params`, so that `vmap` makes users, worlds, bootstrap
+replicates and augmentations of it; whatever has a shape is in the
+configuration.
 """
 
 import dataclasses
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
-from harmonrank_jax.diversity import greedy
+from harmonrank_jax.reranker import day as day_lib
 from harmonrank_jax.reranker import environment
+from harmonrank_jax.reranker import page as page_lib
 from harmonrank_jax.reranker import response as response_lib
 
 NUM_WINDOWS = response_lib.NUM_WINDOWS
 LAYOUTS = ("slot_category", "category", "rank2")
 SCOPES = ("request", "window")
 
-# Of a category, and of the day, in an observation: 128 for 10 categories.
-_CATEGORY_FEATURES, _DAY_FEATURES = 12, 8
-# What is left after a window of memories of half an hour, of three hours, and
-# of the moods that the page's rules act on.
-_FAST, _SLOW, _MOOD = (float(np.exp(-1 / windows)) for windows in (2, 12, 4))
-# How far the knob turns: beyond it log s2 is lost in a gain's rounding.
+# The range of the knob: beyond it log s2 is lost in the rounding of a gain.
 _MOST_THETA = 0.999
-# log s2 of a slot that nothing could fill: the tolerance of the greedy DPP.
-_LEAST_LOG_VOLUME = float(np.log(1e-5))
 
 
 class Pool(NamedTuple):
   """What the users of a log can be shown; U users, L places, I items.
 
-  A request's candidates are a run of a user's places, from anywhere and around
-  the end: shuffle them.
+  The candidates of a request are consecutive places of a user, from a random
+  start and around the end: shuffle the places.
 
   Attributes:
     features: `[I, D]` float32.
@@ -62,14 +54,16 @@ class Pool(NamedTuple):
 
 
 class Params(NamedTuple):
-  """A world, and the scores that the page goes by.
+  """A world, and the scores by which the page ranks.
+
+  `synthetic.synthetic_world` makes one from random numbers.
 
   Attributes:
-    pool: what there is to show.
+    pool: the items of each user.
     response: how users respond; of at least K positions.
     arrivals: `[W]`, shares of a day's requests by window.
-    activity: `[U]`, expected requests of each user's day.
-    base: `[U, L]`, calibrated log-odds of the pool's places.
+    activity: `[U]`, expected requests in a day of each user.
+    base: `[U, L]`, calibrated log-odds of the places of the pool.
     shift: `[W, C]`, added to them by window and category.
     theta: `[]`, the DPP's weight of relevance, in (0, 1).
     values: `[C]`, what a click is worth in reward.
@@ -85,104 +79,40 @@ class Params(NamedTuple):
   values: jax.Array
 
 
-class Memory(NamedTuple):
-  """What the page remembers of the user's day, by category: `[C]` each."""
-
-  shown_fast: jax.Array
-  shown_slow: jax.Array
-  shown_today: jax.Array
-  clicks_fast: jax.Array
-  clicks_slow: jax.Array
-  clicks_today: jax.Array
-  expected_slow: jax.Array  # Clicks that were predicted.
-  liked: jax.Array
-  disliked: jax.Array
-
-
-class State(NamedTuple):
-  """Where a user's day stands.
-
-  Attributes:
-    user: `[]` int32.
-    window: `[]` int32 from 0 to W; W is the end of the day.
-    num_requests: `[]` int32, of this window, at most `max_requests`.
-    start: `[max_requests]` int32, where in the pool candidates begin.
-    fatigue: `[C]`, hidden: exposures fresh in the user's mind.
-    memory: what the page knows.
-    requests_today: `[]` float32, before this window.
-    since_last: `[]` float32, windows since the last request.
-  """
-
-  user: jax.Array
-  window: jax.Array
-  num_requests: jax.Array
-  start: jax.Array
-  fatigue: jax.Array
-  memory: Memory
-  requests_today: jax.Array
-  since_last: jax.Array
-
-
-class Page(NamedTuple):
-  """What happened to one slate, slot by slot: `[K]`.
-
-  Attributes:
-    items: int32, -1 where nothing was shown.
-    categories: int32.
-    log_odds: predicted.
-    similarity: cosine to the most similar item above.
-    clicks: bool.
-    click_probability: before the day's dice, the cascade included.
-    dismissed: bool.
-    where: bool.
-    diversity: `[]`, `log det S_Y / K`.
-  """
-
-  items: jax.Array
-  categories: jax.Array
-  log_odds: jax.Array
-  similarity: jax.Array
-  clicks: jax.Array
-  click_probability: jax.Array
-  dismissed: jax.Array
-  where: jax.Array
-  diversity: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
 class Simulator:
   """The home page as an `environment.Environment`.
 
   The reward is, by category, the value of the clicks of a window. The first
-  cost is the diversity constraint's, `-log det S_Y / K`; with
-  `exposure_costs` one for each category follows, minus its share of the
-  slots, so that a threshold of minus a floor keeps it at the floor.
+  cost is that of the diversity constraint, `-log det S_Y / K`. With
+  `exposure_costs` there is one more for each category, minus its share of the
+  slots: a threshold of minus a floor keeps the share above the floor.
 
   Attributes:
     num_categories: C, of 1 + 5 + N.
     num_slots: K of a slate.
-    num_candidates: N of a request; at most the pool's places.
+    num_candidates: N of a request; at most the number of places in the pool.
     layout: of the action: "slot_category", a correction of log pCTR for each
       slot and category (K C numbers); "category", the same in all slots (C);
       "rank2", a level and a slope over the slots for each category (2 C).
-      Corrections are centred over categories: what is added to all of them
-      changes nothing.
-    knob: True = the action's last number moves the log-odds of theta, within
-      0.001 to 0.999.
+      Corrections are centred over categories, so that a constant added to all
+      of them changes nothing.
+    knob: True = the last number of the action moves the log-odds of theta,
+      within 0.001 to 0.999.
     max_requests: of a window, all answered by the same action.
-    scope: "request", slates are diverse each by itself; "window", also
-      against those before in the window: the diversity of a slate is then
-      what it adds to the `log det` of them all.
-    spread: at most so many slots of a category in a row, after selection, if
-      there are others; None is no such rule.
+    scope: "request", each slate is diverse by itself; "window", also against
+      the slates before in the window: the diversity of a slate is then what it
+      adds to the `log det` of them all.
+    spread: the most slots of one category in a row after selection, as far as
+      there are other items; None is no such rule.
     feedback_rule: slots that a category is pushed down after a dismissal and
-      up after a click, which fades in an hour; 0 is no such rule.
+      up after a click, fading in an hour; 0 is no such rule.
     exposure_costs: whether shares of the slots are costs, too.
-    expected_rewards: True = rewards are the clicks' expectation given the
-      slate instead of the clicks: the same mean, less noise.
-    privileged: True = relevance is the true log-probability of a click, of
-      the hidden response and fatigue, instead of the scores: a bound for
-      those who have to learn them.
+    expected_rewards: True = rewards are the expected clicks given the slate
+      instead of the clicks: the same mean, less noise.
+    privileged: True = relevance is the true log-probability of a click, from
+      the hidden response and fatigue, instead of the scores: an upper bound
+      for policies that have to learn them.
   """
 
   num_categories: int = 10
@@ -217,7 +147,7 @@ class Simulator:
   @property
   def observation_size(self) -> int:
     """128 for 10 categories."""
-    return _CATEGORY_FEATURES * self.num_categories + _DAY_FEATURES
+    return day_lib.observation_size(self.num_categories)
 
   @property
   def action_size(self) -> int:
@@ -232,12 +162,12 @@ class Simulator:
 
   @property
   def num_costs(self) -> int:
-    """Of diversity, and of exposure."""
+    """One of diversity, and with `exposure_costs` one a category."""
     return 1 + self.num_categories * self.exposure_costs
 
   def reset(
       self, key: jax.Array, params: Params
-  ) -> tuple[State, environment.StepResult]:
+  ) -> tuple[day_lib.State, environment.StepResult]:
     """Begins the day of a user, with the first request.
 
     Args:
@@ -250,31 +180,28 @@ class Simulator:
     Raises:
       ValueError: if shapes of the world do not fit.
     """
-    self._check(params)
+    _check(self, params)
     user_key, time_key, start_key = jax.random.split(key, 3)
     num_users, num_places = params.pool.items.shape
     user = jax.random.randint(user_key, (), 0, num_users)
-    # The time of the first of the day's requests, a Poisson process, in
-    # expected requests; given that there is one.
-    due = jnp.cumsum(params.activity[user] * params.arrivals)
-    draws = jax.random.uniform(time_key, (2,))
-    first = -jnp.log1p(-draws[0] * -jnp.expm1(-due[-1]))
-    window = jnp.minimum(jnp.sum(due < first), NUM_WINDOWS - 1)
-    more = _poisson(draws[1], due[window] - first, self.max_requests - 1)
-    zeros = jnp.zeros(self.num_categories)
-    state = State(
-        user=user, window=window, num_requests=1 + more,
+    window, num_requests = day_lib.first_requests(
+        jax.random.uniform(time_key, (2,)), _rates(params, user),
+        max_requests=self.max_requests)
+    state = day_lib.State(
+        user=user, window=window, num_requests=num_requests,
         start=jax.random.randint(
             start_key, (self.max_requests,), 0, num_places),
-        fatigue=zeros, memory=Memory(*[zeros] * len(Memory._fields)),
+        fatigue=jnp.zeros(self.num_categories),
+        memory=day_lib.no_memory(self.num_categories),
         requests_today=jnp.zeros(()), since_last=jnp.zeros(()))
     none = jnp.zeros(self.num_costs)
-    return state, self._result(
-        state, params, jnp.zeros(self.num_categories), none, none)
+    return state, _result(
+        self, state, params, jnp.zeros(self.num_categories), none, none)
 
   def step(
-      self, key: jax.Array, state: State, action: jax.Array, params: Params
-  ) -> tuple[State, environment.StepResult]:
+      self, key: jax.Array, state: day_lib.State, action: jax.Array,
+      params: Params,
+  ) -> tuple[day_lib.State, environment.StepResult]:
     """Shows the slates of a window, and goes on to the next.
 
     Args:
@@ -285,53 +212,28 @@ class Simulator:
       params: the world.
 
     Returns:
-      `State` and `StepResult`. The last window's is `terminated`; nothing is
-      truncated.
+      `State` and `StepResult`. The result of the last window is `terminated`;
+      none is truncated.
     """
     state, result, _ = self.step_with_pages(key, state, action, params)
     return state, result
 
   def step_with_pages(
-      self, key: jax.Array, state: State, action: jax.Array, params: Params
-  ) -> tuple[State, environment.StepResult, Page]:
-    """`step`, with the slates: `Page` of `[max_requests, K]`."""
-    bias, theta = self.corrections(action, params)
+      self, key: jax.Array, state: day_lib.State, action: jax.Array,
+      params: Params,
+  ) -> tuple[day_lib.State, environment.StepResult, page_lib.Page]:
+    """As `step`, with the slates: `Page` of `[max_requests, K]`."""
     uniform = jax.random.uniform(
         key, (2 * self.max_requests * self.num_slots + 1 + self.max_requests,))
-    dice, (arrival, *starts) = (
-        uniform[:-1 - self.max_requests].reshape(
-            self.max_requests, 2, self.num_slots),
-        uniform[-1 - self.max_requests:])
-    pages, fatigue, memory, above = [], state.fatigue, state.memory, None
-    for request in range(self.max_requests):
-      is_made = request < state.num_requests
-      page, above = self._page(
-          state, request, is_made, bias, theta, dice[request], fatigue,
-          memory, above, params)
-      fatigue, memory = self._remember(page, fatigue, memory)
-      pages.append(page)
-    made = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pages)
-
-    window = state.window + 1
-    rate = params.activity[state.user] * params.arrivals[
-        jnp.minimum(window, NUM_WINDOWS - 1)]
-    num_places = params.pool.items.shape[1]
-    next_state = State(
-        user=state.user, window=window,
-        num_requests=jnp.where(
-            window < NUM_WINDOWS, _poisson(arrival, rate, self.max_requests),
-            0),
-        start=jnp.minimum(
-            (jnp.stack(starts) * num_places).astype(jnp.int32),
-            num_places - 1),
-        fatigue=fatigue * params.response.recovery,
-        memory=_faded(memory),
-        requests_today=state.requests_today + state.num_requests,
-        since_last=jnp.where(
-            state.num_requests > 0, 1.0, state.since_last + 1))
-    reward, cost, counted = self._measured(made, state, params)
-    return next_state, self._result(
-        next_state, params, reward, cost, counted), made
+    dice = uniform[:-1 - self.max_requests].reshape(
+        self.max_requests, 2, self.num_slots)
+    after, pages = _show(self, state, action, dice, params)
+    after = day_lib.next_window(
+        after, uniform[-1 - self.max_requests:], _rates(params, state.user),
+        recovery=params.response.recovery,
+        num_places=params.pool.items.shape[1])
+    reward, cost, counted = _measure(self, pages, state, params)
+    return after, _result(self, after, params, reward, cost, counted), pages
 
   def corrections(
       self, action: jax.Array, params: Params
@@ -340,7 +242,7 @@ class Simulator:
 
     Args:
       action: `[A]`.
-      params: the world, of which theta is moved by the knob.
+      params: the world, whose theta the knob moves.
 
     Returns:
       Corrections `[K, C]` of log pCTR, of mean 0 over categories, and theta
@@ -360,255 +262,125 @@ class Simulator:
     return jnp.broadcast_to(
         rows, (self.num_slots, self.num_categories)), theta
 
-  def _check(self, params: Params) -> None:
-    num_users, num_places = params.pool.items.shape
-    expected = {
-        "arrivals": (NUM_WINDOWS,), "activity": (num_users,),
-        "base": (num_users, num_places),
-        "shift": (NUM_WINDOWS, self.num_categories), "theta": (),
-        "values": (self.num_categories,)}
-    for name, shape in expected.items():
-      if getattr(params, name).shape != shape:
-        raise ValueError(f"params.{name} has shape "
-                         f"{getattr(params, name).shape}; expected {shape}.")
-    level = params.response.level.shape
-    if level != (self.num_categories,):
-      raise ValueError(f"params.response.level has shape {level}; expected "
-                       f"{(self.num_categories,)}.")
-    positions = params.response.examination.shape[0]
-    if positions < self.num_slots:
-      raise ValueError(f"params.response knows {positions} positions; slates "
-                       f"have {self.num_slots}.")
-    if num_places < self.num_candidates:
-      raise ValueError(f"params.pool has {num_places} places; requests have "
-                       f"{self.num_candidates} candidates.")
 
-  def _candidates(
-      self, state: State, request: int, params: Params
-  ) -> tuple[jax.Array, ...]:
-    """Items, their categories, log-odds, relevance, mask: `[N]` each."""
-    pool, num_places = params.pool, params.pool.items.shape[1]
-    places = (state.start[request] + jnp.arange(self.num_candidates)
-              ) % num_places
-    take = lambda array: array[state.user, places]
-    items = take(pool.items)
-    categories = pool.item_categories[items]
-    window = jnp.minimum(state.window, NUM_WINDOWS - 1)
-    where = take(pool.where)
-    log_odds = jnp.where(where, take(pool.log_odds), 0)
-    if self.privileged:
-      score = response_lib.attraction(
-          params.response, log_odds, categories, window,
-          state.fatigue[categories], jnp.zeros(()))
-    else:
-      score = take(params.base) + params.shift[window][categories]
-    relevance = jax.nn.log_sigmoid(score) + take(pool.log_value)
-    return items, categories, log_odds, relevance, where
-
-  def _page(
-      self, state, request, is_made, bias, theta, dice, fatigue, memory, above,
-      params
-  ) -> tuple[Page, jax.Array | None]:
-    """Selects, arranges and shows a slate; and what the next is to differ from.
-    """
-    items, categories, log_odds, relevance, where = self._candidates(
-        state, request, params)
-    features = params.pool.features[items]
-    slate = greedy.greedy_dpp(
-        features, relevance, num_selected=self.num_slots, theta=theta,
-        where=where, category_ids=categories, slot_bias=bias,
-        shown_features=above)
-    picked = slate.indices >= 0
-    chosen = jnp.maximum(slate.indices, 0)
-    # What the gain has beside relevance is log s2; these sum to log det S_Y.
-    weight = theta / (1 - theta)
-    shown_category = categories[chosen]
-    slots = jnp.arange(self.num_slots)
-    log_volume = jnp.where(
-        picked, slate.gains - weight * (
-            relevance[chosen] + bias[slots, shown_category]),
-        _LEAST_LOG_VOLUME)
-
-    order = self._arranged(shown_category, picked, memory)
-    chosen, picked, shown_category = (
-        values[order] for values in (chosen, picked, shown_category))
-    where = picked & is_made
-    shown_features = jnp.where(where[:, None], features[chosen], 0)
-    page = self._responded(
-        Page(items=jnp.where(where, items[chosen], -1),
-             categories=shown_category, log_odds=log_odds[chosen],
-             similarity=_similarity_above(shown_features), clicks=where,
-             click_probability=jnp.zeros(self.num_slots), dismissed=where,
-             where=where,
-             diversity=jnp.mean(jnp.maximum(log_volume, _LEAST_LOG_VOLUME))),
-        state.window, fatigue, dice, params.response)
-    if self.scope == "request" or self.max_requests == 1:
-      return page, None
-    if above is not None:
-      shown_features = jnp.concatenate([above, shown_features])
-    return page, shown_features
-
-  def _arranged(
-      self, categories: jax.Array, picked: jax.Array, memory: Memory
-  ) -> jax.Array:
-    """Order of the slots by the page's rules; a permutation `[K]`."""
-    slots = jnp.arange(self.num_slots)
-    order = slots
-    if self.feedback_rule:
-      mood = memory.disliked - memory.liked
-      push = self.feedback_rule * jnp.tanh(mood)[categories]
-      # Half a slot more than one that is not pushed, to pass it.
-      places = jnp.where(picked, slots + 1.5 * push, jnp.inf)
-      order = jnp.argsort(places, stable=True)
-    if self.spread is not None and self.spread < self.num_slots:
-      order = _spread(order, categories, picked, self.spread)
-    return order
-
-  def _responded(
-      self, page: Page, window: jax.Array, fatigue: jax.Array,
-      dice: jax.Array, response: response_lib.ResponseModel
-  ) -> Page:
-    """Clicks, dismissals, and what was to be expected of them."""
-    odds = response_lib.attraction(
-        response, page.log_odds, page.categories,
-        jnp.minimum(window, NUM_WINDOWS - 1), fatigue[page.categories],
-        page.similarity)
-    q = jnp.where(
-        page.where,
-        response.examination[:self.num_slots] * jax.nn.sigmoid(odds), 0)
-    # Reached by the expected user: each click above may have been the last.
-    stays = 1 - q * response.stop
-    reached = jnp.cumprod(jnp.concatenate([jnp.ones(1), stays[:-1]]))
-    # And by this one. One number decides both the click and the leaving.
-    wants = dice[0] < q
-    leaves = dice[0] < q * response.stop
-    has_left = jnp.cumsum(leaves) - leaves > 0
-    clicks = wants & ~has_left
-    dismissed = page.where & ~clicks & (dice[1] < response.dismiss)
-    return page._replace(
-        clicks=clicks, click_probability=reached * q, dismissed=dismissed)
-
-  def _remember(
-      self, page: Page, fatigue: jax.Array, memory: Memory
-  ) -> tuple[jax.Array, Memory]:
-    is_category = jax.nn.one_hot(page.categories, self.num_categories)
-    shown, clicks, dismissed, expected = (
-        jnp.stack([page.where, page.clicks, page.dismissed,
-                   page.where * jax.nn.sigmoid(page.log_odds)])
-        .astype(jnp.float32) @ is_category)
-    return fatigue + shown, Memory(
-        memory.shown_fast + shown, memory.shown_slow + shown,
-        memory.shown_today + shown, memory.clicks_fast + clicks,
-        memory.clicks_slow + clicks, memory.clicks_today + clicks,
-        memory.expected_slow + expected, memory.liked + clicks,
-        memory.disliked + dismissed)
-
-  def _measured(
-      self, made: Page, state: State, params: Params
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Reward, cost and what is counted, of the slates of a window."""
-    is_category = jax.nn.one_hot(made.categories, self.num_categories)
-    clicks = (made.click_probability if self.expected_rewards
-              else made.clicks.astype(jnp.float32))
-    reward = params.values * jnp.einsum("rk,rkc->c", clicks, is_category)
-    is_made = jnp.arange(self.max_requests) < state.num_requests
-    cost = -jnp.sum(jnp.where(is_made, made.diversity, 0))[None]
-    count = state.num_requests.astype(jnp.float32)
-    if self.exposure_costs:
-      shares = jnp.einsum(
-          "rk,rkc->c", made.where.astype(jnp.float32), is_category)
-      cost = jnp.concatenate([cost, -shares / self.num_slots])
-    return reward, cost, jnp.broadcast_to(count, cost.shape)
-
-  def _result(
-      self, state: State, params: Params, reward: jax.Array, cost: jax.Array,
-      counted: jax.Array
-  ) -> environment.StepResult:
-    return environment.StepResult(
-        observation=self._observe(state, params), reward=reward, cost=cost,
-        counted=counted, where=state.num_requests > 0,
-        terminated=state.window >= NUM_WINDOWS,
-        truncated=jnp.zeros((), bool))
-
-  def _observe(self, state: State, params: Params) -> jax.Array:
-    """`[O]`: candidates, and the page's memory. Never hidden state."""
-    _, categories, log_odds, _, where = self._candidates(state, 0, params)
-    is_category = jax.nn.one_hot(
-        categories, self.num_categories) * where[:, None]
-    share = jnp.sum(is_category, axis=0)
-    mean = log_odds @ is_category / jnp.maximum(share, 1)
-    best = jnp.max(jnp.where(
-        is_category > 0, log_odds[:, None], -6.0), axis=0)
-    memory = state.memory
-    slates = float(self.num_slots)
-    by_category = jnp.stack([
-        share / self.num_candidates, mean / 4, best / 4,
-        memory.shown_fast / slates, memory.shown_slow / slates,
-        memory.shown_today / (10 * slates), memory.clicks_fast / slates,
-        memory.clicks_slow / slates, memory.clicks_today / (10 * slates),
-        memory.expected_slow / slates, jnp.tanh(memory.liked),
-        jnp.tanh(memory.disliked)])
-    angle = 2 * jnp.pi * state.window / NUM_WINDOWS * jnp.array([1.0, 2.0])
-    day = jnp.concatenate([
-        jnp.cos(angle), jnp.sin(angle), jnp.stack([
-            state.window / NUM_WINDOWS, state.requests_today / 10,
-            jnp.log1p(state.since_last) / 4,
-            state.num_requests.astype(jnp.float32)])])
-    return jnp.concatenate([by_category.reshape(-1), day])
+def _check(simulator: Simulator, params: Params) -> None:
+  """Raises ValueError if shapes of the world do not fit the page."""
+  num_users, num_places = params.pool.items.shape
+  expected = {
+      "arrivals": (NUM_WINDOWS,), "activity": (num_users,),
+      "base": (num_users, num_places),
+      "shift": (NUM_WINDOWS, simulator.num_categories), "theta": (),
+      "values": (simulator.num_categories,)}
+  for name, shape in expected.items():
+    if getattr(params, name).shape != shape:
+      raise ValueError(f"params.{name} has shape "
+                       f"{getattr(params, name).shape}; expected {shape}.")
+  level = params.response.level.shape
+  if level != (simulator.num_categories,):
+    raise ValueError(f"params.response.level has shape {level}; expected "
+                     f"{(simulator.num_categories,)}.")
+  positions = params.response.examination.shape[0]
+  if positions < simulator.num_slots:
+    raise ValueError(f"params.response knows {positions} positions; slates "
+                     f"have {simulator.num_slots}.")
+  if num_places < simulator.num_candidates:
+    raise ValueError(f"params.pool has {num_places} places; requests have "
+                     f"{simulator.num_candidates} candidates.")
 
 
-def _faded(memory: Memory) -> Memory:
-  """A window later."""
-  return Memory(
-      memory.shown_fast * _FAST, memory.shown_slow * _SLOW,
-      memory.shown_today, memory.clicks_fast * _FAST,
-      memory.clicks_slow * _SLOW, memory.clicks_today,
-      memory.expected_slow * _SLOW, memory.liked * _MOOD,
-      memory.disliked * _MOOD)
+def _rates(params: Params, user: jax.Array) -> jax.Array:
+  """Expected requests of a user by window, `[W]`."""
+  return params.activity[user] * params.arrivals
 
 
-def _poisson(
-    uniform: jax.Array, rate: jax.Array, most: int
-) -> jax.Array:
-  """A Poisson number by inversion, at most `most`."""
-  term = total = jnp.exp(-rate)
-  count = jnp.zeros((), jnp.int32)
-  for number in range(1, most + 1):
-    count += (uniform > total).astype(jnp.int32)
-    term = term * rate / number
-    total = total + term
-  return count
+def _candidates(
+    simulator: Simulator, state: day_lib.State, request: int, params: Params
+) -> page_lib.Candidates:
+  """The candidates of a request of the window."""
+  pool, num_places = params.pool, params.pool.items.shape[1]
+  places = (state.start[request] + jnp.arange(simulator.num_candidates)
+            ) % num_places
+  take = lambda array: array[state.user, places]
+  items = take(pool.items)
+  categories = pool.item_categories[items]
+  window = jnp.minimum(state.window, NUM_WINDOWS - 1)
+  where = take(pool.where)
+  log_odds = jnp.where(where, take(pool.log_odds), 0)
+  if simulator.privileged:
+    score = response_lib.attraction(
+        params.response, log_odds, categories, window,
+        state.fatigue[categories], jnp.zeros(()))
+  else:
+    score = take(params.base) + params.shift[window][categories]
+  relevance = jax.nn.log_sigmoid(score) + take(pool.log_value)
+  return page_lib.Candidates(
+      items, categories, pool.features[items], log_odds, relevance, where)
 
 
-def _similarity_above(features: jax.Array) -> jax.Array:
-  """`[K]` cosine to the most similar row above, 0 at the first."""
-  norms = jnp.linalg.norm(features, axis=1, keepdims=True)
-  unit = features / jnp.where(norms > 0, norms, 1)
-  cosine = jnp.matmul(unit, unit.T, precision=lax.Precision.HIGHEST)
-  is_above = jnp.tri(len(features), k=-1, dtype=bool)
-  return jnp.max(jnp.where(is_above, cosine, 0), axis=1, initial=0)
+def _show(
+    simulator: Simulator, state: day_lib.State, action: jax.Array,
+    dice: jax.Array, params: Params,
+) -> tuple[day_lib.State, page_lib.Page]:
+  """Shows the slates of a window, one after the other.
 
-
-def _spread(
-    order: jax.Array, categories: jax.Array, picked: jax.Array, most: int
-) -> jax.Array:
-  """The order, changed so that none has more than `most` in a row.
-
-  Each slot gets the first that is left whose category may come; if there is
-  none, the first that is left. Slots that nothing was picked for stay last.
+  Returns:
+    The state with fatigue and memory after them, and `Page` of
+    `[max_requests, K]`.
   """
-  kinds, valid = categories[order], picked[order]
-  count = len(order)
-  left = jnp.ones(count, bool)
-  last, run = jnp.int32(-1), jnp.int32(0)
-  chosen = []
-  for _ in range(count):
-    may = valid & ((kinds != last) | (run < most))
-    # The first of the best class: 2 if it may come, 1 if there is an item.
-    place = jnp.argmax(jnp.where(
-        left, may.astype(jnp.int32) + valid.astype(jnp.int32), -1))
-    run = jnp.where(kinds[place] == last, run + 1, 1)
-    last = kinds[place]
-    left = left.at[place].set(False)
-    chosen.append(place)
-  return order[jnp.stack(chosen)]
+  bias, theta = simulator.corrections(action, params)
+  is_joint = simulator.scope == "window" and simulator.max_requests > 1
+  pages, fatigue, memory, above = [], state.fatigue, state.memory, None
+  for request in range(simulator.max_requests):
+    # Candidates are scored by the fatigue at the beginning of the window.
+    candidates = _candidates(simulator, state, request, params)
+    selection = page_lib.select(candidates, bias, theta, above=above)
+    order = page_lib.arrange(
+        candidates.categories[selection.indices], selection.picked,
+        memory.disliked - memory.liked,
+        feedback_rule=simulator.feedback_rule, spread=simulator.spread)
+    page, features = page_lib.lay_out(
+        candidates, selection, order, request < state.num_requests)
+    page = page_lib.respond(
+        page, state.window, fatigue, dice[request], params.response)
+    fatigue, memory = day_lib.remember(page, fatigue, memory)
+    pages.append(page)
+    if is_joint:
+      above = features if above is None else jnp.concatenate([above, features])
+  return (state._replace(fatigue=fatigue, memory=memory),
+          jax.tree.map(lambda *leaves: jnp.stack(leaves), *pages))
+
+
+def _measure(
+    simulator: Simulator, pages: page_lib.Page, state: day_lib.State,
+    params: Params,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Reward `[C]`, cost and counted slates `[Q]` of a window.
+
+  `pages` are `[max_requests, K]`, `state` is that before the window.
+  """
+  is_category = jax.nn.one_hot(pages.categories, simulator.num_categories)
+  clicks = (pages.click_probability if simulator.expected_rewards
+            else pages.clicks.astype(jnp.float32))
+  reward = params.values * jnp.einsum("rk,rkc->c", clicks, is_category)
+  is_made = jnp.arange(simulator.max_requests) < state.num_requests
+  cost = -jnp.sum(jnp.where(is_made, pages.diversity, 0))[None]
+  count = state.num_requests.astype(jnp.float32)
+  if simulator.exposure_costs:
+    shares = jnp.einsum(
+        "rk,rkc->c", pages.where.astype(jnp.float32), is_category)
+    cost = jnp.concatenate([cost, -shares / simulator.num_slots])
+  return reward, cost, jnp.broadcast_to(count, cost.shape)
+
+
+def _result(
+    simulator: Simulator, state: day_lib.State, params: Params,
+    reward: jax.Array, cost: jax.Array, counted: jax.Array,
+) -> environment.StepResult:
+  """What a state shows, after these rewards and costs."""
+  candidates = _candidates(simulator, state, 0, params)
+  return environment.StepResult(
+      observation=day_lib.observe(
+          state, candidates, num_slots=simulator.num_slots),
+      reward=reward, cost=cost, counted=counted, where=state.num_requests > 0,
+      terminated=state.window >= NUM_WINDOWS,
+      truncated=jnp.zeros((), bool))

@@ -118,7 +118,7 @@ def estimates(log):
 class World:
   """Two policies over slates; users click from the top, or slot by slot.
 
-  Objective 0 is the click of a user who stops at the first one, objective 1
+  Objective 0 is the click of a user that stops at the first one, objective 1
   clicks that depend on context, item and slot alone.
   """
 

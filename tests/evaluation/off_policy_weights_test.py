@@ -43,7 +43,7 @@ HEAVY_VALUE = 0.5
 
 @jax.jit
 def heavy_estimates(rewards, weights, predictions):
-  """Of one log: chosen limit, value at each limit, IPS, and the bound."""
+  """For one log: chosen limit, value at each limit, IPS, and the bound."""
   def shrunk(limit):
     return off_policy.off_policy_value(
         rewards, weights, predicted_rewards=predictions,

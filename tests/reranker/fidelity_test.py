@@ -12,7 +12,7 @@ from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import rollout
 from tests.reranker import worlds
 
-judge = jax.jit(fidelity_lib.fidelity)
+judge = jax.jit(fidelity_lib.response_fidelity)
 predict = jax.jit(response_lib.click_probabilities)
 
 
@@ -40,7 +40,7 @@ def curve(groups, clicks, p, count):
 def test_curves_are_rates_by_group(log):
   response, exposures = log
   chance = np.random.default_rng(0).random(exposures.where.shape) < 0.1
-  found = worlds.arrays(judge(response, exposures, is_random=chance))
+  result = worlds.arrays(judge(response, exposures, is_random=chance))
   where = exposures.where
   clicks = exposures.clicks[where].astype(float)
   p = np.asarray(predict(response, exposures))[where]
@@ -52,26 +52,27 @@ def test_curves_are_rates_by_group(log):
       ("by_position", positions, worlds.SLOTS), ("by_hour", hours, 24)):
     observed, predicted = curve(groups, clicks, p, count)
     np.testing.assert_allclose(
-        getattr(found, name).observed, observed, rtol=1e-4)
+        getattr(result, name).observed, observed, rtol=1e-4)
     np.testing.assert_allclose(
-        getattr(found, name).predicted, predicted, rtol=1e-4)
-    assert getattr(found, name).size.sum() == where.sum()
+        getattr(result, name).predicted, predicted, rtol=1e-4)
+    assert getattr(result, name).size.sum() == where.sum()
   drawn = chance[where]
-  np.testing.assert_allclose(found.by_chance.observed, clicks[drawn].mean())
+  np.testing.assert_allclose(result.by_chance.observed, clicks[drawn].mean())
   np.testing.assert_allclose(
-      found.by_chance.standard_error,
+      result.by_chance.standard_error,
       np.sqrt((p * (1 - p))[drawn].sum()) / drawn.sum(), rtol=1e-4)
   score = 1 / (1 + np.exp(-exposures.log_odds[where]))
   log_likelihood = lambda q: np.mean(
       np.where(clicks > 0, np.log(q), np.log(1 - q)))
-  np.testing.assert_allclose(found.log_likelihood, log_likelihood(p), rtol=1e-4)
   np.testing.assert_allclose(
-      found.scores_log_likelihood, log_likelihood(score), rtol=1e-4)
+      result.log_likelihood, log_likelihood(p), rtol=1e-4)
   np.testing.assert_allclose(
-      found.rate_log_likelihood, log_likelihood(clicks.mean()), rtol=1e-4)
+      result.scores_log_likelihood, log_likelihood(score), rtol=1e-4)
+  np.testing.assert_allclose(
+      result.rate_log_likelihood, log_likelihood(clicks.mean()), rtol=1e-4)
   share = np.bincount(exposures.categories[where]) / where.sum()
   np.testing.assert_allclose(
-      found.exposure_entropy, -(share * np.log(share)).sum(), rtol=1e-4)
+      result.exposure_entropy, -(share * np.log(share)).sum(), rtol=1e-4)
 
 
 def test_the_truth_is_believed_and_a_wrong_model_is_not(log):
@@ -79,8 +80,8 @@ def test_the_truth_is_believed_and_a_wrong_model_is_not(log):
   right = worlds.arrays(judge(response, exposures))
   assert abs(right.slope - 1) < 0.05 and abs(right.offset) < 0.05
   for name in ("by_category", "by_position", "by_fatigue"):
-    found = getattr(right, name)
-    z = (found.observed - found.predicted) / found.standard_error
+    result = getattr(right, name)
+    z = (result.observed - result.predicted) / result.standard_error
     assert np.nanmax(np.abs(z)) < 4, name
   tireless = response._replace(fatigue=jnp.zeros(()))
   wrong = worlds.arrays(judge(tireless, exposures))
@@ -96,6 +97,6 @@ def test_the_truth_is_believed_and_a_wrong_model_is_not(log):
 
 def test_nothing_shown_by_chance_is_no_rate(log):
   response, exposures = log
-  found = judge(response, exposures, is_random=np.zeros_like(exposures.where))
-  assert np.isnan(found.by_chance.observed[0])
-  assert found.by_chance.size[0] == 0
+  result = judge(response, exposures, is_random=np.zeros_like(exposures.where))
+  assert np.isnan(result.by_chance.observed[0])
+  assert result.by_chance.size[0] == 0

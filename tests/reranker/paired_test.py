@@ -21,8 +21,8 @@ def day(params, key, action):
     alone, twin, both = carry
     alone, ours = worlds.PAGE.step(key, alone, action, params)
     twin, other = worlds.PAGE.step(key, twin, 0 * action, params)
-    both, found = BOTH.step(key, both, action, params)
-    return (alone, twin, both), (ours, other, found)
+    both, result = BOTH.step(key, both, action, params)
+    return (alone, twin, both), (ours, other, result)
 
   keys = jax.random.split(step_key, worlds.WINDOWS)
   return seen, jax.lax.scan(step, (alone, alone, both), keys)[1]
@@ -30,21 +30,21 @@ def day(params, key, action):
 
 def test_the_reward_is_what_the_actions_made_of_the_same_day():
   action = jnp.linspace(-1, 1, BOTH.action_size)
-  seen, (ours, other, found) = worlds.arrays(
+  seen, (ours, other, result) = worlds.arrays(
       day(worlds.default_params(), jax.random.key(3), action))
-  np.testing.assert_allclose(found.reward, ours.reward - other.reward)
-  assert np.abs(found.reward).sum() > 0 and seen.where
+  np.testing.assert_allclose(result.reward, ours.reward - other.reward)
+  assert np.abs(result.reward).sum() > 0 and seen.where
   for name in ("observation", "cost", "counted", "where", "terminated"):
-    np.testing.assert_array_equal(getattr(found, name), getattr(ours, name))
+    np.testing.assert_array_equal(getattr(result, name), getattr(ours, name))
   # Chance is the same for both, whatever is done.
   np.testing.assert_array_equal(ours.where, other.where)
 
 
 def test_without_actions_nothing_is_ahead():
-  _, (_, _, found) = worlds.arrays(day(
+  _, (_, _, result) = worlds.arrays(day(
       worlds.default_params(), jax.random.key(4),
       jnp.zeros(BOTH.action_size)))
-  assert (found.reward == 0).all()
+  assert (result.reward == 0).all()
 
 
 def test_sizes_are_those_of_the_environment():

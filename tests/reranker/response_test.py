@@ -70,7 +70,7 @@ def look_and_want(response, exposures):
 
 
 def path_probability(look, want, stop, clicks, looked, left):
-  """Of one history of a slate, all that is hidden known."""
+  """Probability of one history of a slate, hidden events included."""
   probability, is_here = 1.0, True
   for slot, click in enumerate(clicks):
     if not is_here:
@@ -87,7 +87,7 @@ def path_probability(look, want, stop, clicks, looked, left):
 
 
 def pattern_probabilities(look, want, stop):
-  """Of each of `PATTERNS`, over all that may have been hidden."""
+  """Probability of each of `PATTERNS`, summed over hidden events."""
   return np.array([
       sum(path_probability(look, want, stop, clicks, looked, left)
           for looked in PATTERNS for left in PATTERNS)
@@ -110,7 +110,7 @@ def given_above(joint):
 def test_click_probabilities_are_those_of_all_hidden_paths(stop):
   response = worlds.make_response(seed=1, stop=stop)
   exposures = all_patterns()
-  found = np.asarray(probabilities(response, exposures)).reshape(
+  result = np.asarray(probabilities(response, exposures)).reshape(
       len(PATTERNS), VISITS, POSITIONS)
   look, want = look_and_want(response, exposures)
   for visit in range(VISITS):
@@ -120,8 +120,8 @@ def test_click_probabilities_are_those_of_all_hidden_paths(stop):
     shown = np.where(exposures.where[visit], PATTERNS, False)
     expected = given_above(joint)[
         (PATTERNS[None] == shown[:, None]).all(-1).argmax(-1)]
-    np.testing.assert_allclose(found[:, visit], expected, rtol=3e-5, atol=1e-7)
-    of_pattern = np.where(PATTERNS, found[:, visit], 1 - found[:, visit])
+    np.testing.assert_allclose(result[:, visit], expected, rtol=3e-5, atol=1e-7)
+    of_pattern = np.where(PATTERNS, result[:, visit], 1 - result[:, visit])
     if exposures.where[visit].all():
       np.testing.assert_allclose(of_pattern.prod(-1), joint, rtol=3e-5,
                                  atol=1e-7)
@@ -139,8 +139,8 @@ def test_after_a_click_the_next_slot_by_hand():
       scale=1.0, level=np.zeros(NUM_CATEGORIES),
       demand=np.zeros((NUM_CATEGORIES, worlds.WINDOWS)), stop=0.25,
       examination=[1.0, 0.8])
-  found = jax.jit(response_lib.click_probabilities)(response, exposures)
-  np.testing.assert_allclose(found, [[0.5, 0.75 * 0.8 * 0.75]], rtol=1e-6)
+  result = jax.jit(response_lib.click_probabilities)(response, exposures)
+  np.testing.assert_allclose(result, [[0.5, 0.75 * 0.8 * 0.75]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("recovery", [0.5, 0.97])
@@ -153,10 +153,10 @@ def test_faded_exposures_one_by_one(recovery):
     exposures = exposures._replace(
         categories=rng.integers(0, NUM_CATEGORIES, size),
         where=rng.random(size) < 0.7, time=times.reshape(-1).astype(np.float32))
-    found = faded(exposures, recovery)
+    result = faded(exposures, recovery)
     expected = shown_before(exposures, recovery)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-6)
-    assert (found[::VISITS] == 0).all() and expected.max() > 0.9
+    np.testing.assert_allclose(result, expected, rtol=2e-5, atol=1e-6)
+    assert (result[::VISITS] == 0).all() and expected.max() > 0.9
 
 
 def test_garbage_where_nothing_was_shown_changes_nothing():

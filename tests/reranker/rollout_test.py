@@ -26,13 +26,13 @@ def policy_fn(observations):
 @jax.jit
 def simulate(params, key):
   traces.append(1)
-  return rollout.simulate(
+  return rollout.simulate_days(
       PAGE, params, policy_fn, key=key, num_users=USERS)
 
 
 @functools.cache
 def world():
-  # Users who hardly come, and who always do; nobody at night.
+  # Users of few and of many requests; none at night.
   shares = np.where(np.arange(worlds.WINDOWS) < 12, 0.0, 1 / 84)
   return worlds.make_params(
       arrivals=shares,
@@ -63,7 +63,7 @@ def by_loop():
 
 @pytest.mark.slow
 def test_simulate_is_the_loop_over_users_and_windows():
-  found = worlds.arrays(simulate(world(), KEY))
+  outcome = worlds.arrays(simulate(world(), KEY))
   actions = np.zeros((worlds.WINDOWS, PAGE.action_size))
   acted = np.zeros(worlds.WINDOWS)
   for user, day in enumerate(by_loop()):
@@ -75,22 +75,22 @@ def test_simulate_is_the_loop_over_users_and_windows():
       if state.num_requests:
         acted[state.window] += 1
         actions[state.window] += action
-    np.testing.assert_array_equal(found.clicks[user], clicks)
-    np.testing.assert_array_equal(found.exposures[user], exposures)
+    np.testing.assert_array_equal(outcome.clicks[user], clicks)
+    np.testing.assert_array_equal(outcome.exposures[user], exposures)
     np.testing.assert_allclose(
-        found.reward[user], clicks * [1.0, 0.5, 2.0, 0.0], rtol=1e-6)
+        outcome.reward[user], clicks * [1.0, 0.5, 2.0, 0.0], rtol=1e-6)
     for name in ("cost", "counted"):
       np.testing.assert_allclose(
-          getattr(found, name)[user],
+          getattr(outcome, name)[user],
           sum(getattr(result, name) for _, _, result, _ in day), rtol=1e-5)
-    assert found.windows[user] == len(day)
+    assert outcome.windows[user] == len(day)
     assert len(day) == worlds.WINDOWS - day[0][0].window
-  np.testing.assert_array_equal(found.acted, acted)
+  np.testing.assert_array_equal(outcome.acted, acted)
   np.testing.assert_allclose(
-      found.action, actions / np.maximum(acted, 1)[:, None], atol=1e-5)
-  assert (found.action[acted == 0] == 0).all() and (acted == 0).any()
+      outcome.action, actions / np.maximum(acted, 1)[:, None], atol=1e-5)
+  assert (outcome.action[acted == 0] == 0).all() and (acted == 0).any()
   # They differ in when they came; nobody's day is over before it began.
-  assert len(set(found.windows)) > 4 and found.windows.min() >= 1
+  assert len(set(outcome.windows)) > 4 and outcome.windows.min() >= 1
 
 
 def test_the_log_of_visits_has_the_promised_order():
@@ -137,16 +137,16 @@ def test_visits_show_what_was_asked_for_until_the_day_ends():
 
 def test_another_policy_meets_the_same_users():
   # Clicks differ, and with the same key all else is paired.
-  found = simulate(world(), KEY)
+  result = simulate(world(), KEY)
   again = simulate(world(), KEY)
   other = simulate(world(), jax.random.key(6))
-  jax.tree.map(np.testing.assert_array_equal, found, again)
-  assert (np.asarray(found.windows) != np.asarray(other.windows)).any()
+  jax.tree.map(np.testing.assert_array_equal, result, again)
+  assert (np.asarray(result.windows) != np.asarray(other.windows)).any()
   visits = worlds.arrays(worlds.visits(world(), KEY)[0])
   np.testing.assert_array_equal(
-      found.acted, np.bincount(
+      result.acted, np.bincount(
           visits.window[visits.where.any(-1)], minlength=worlds.WINDOWS))
-  assert visits.pages.clicks.sum() != np.sum(found.clicks)
+  assert visits.pages.clicks.sum() != np.sum(result.clicks)
   assert len(traces) == 1
 
 

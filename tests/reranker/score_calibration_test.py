@@ -50,7 +50,7 @@ def log(kind):
 
 
 def waves():
-  """Of the day, in the first two categories: `[W, C]`."""
+  """Waves of the day in the first two categories, `[W, C]`."""
   angle = 2 * np.pi * (np.arange(WINDOWS) + 0.5) / WINDOWS
   result = np.zeros((WINDOWS, CATEGORIES))
   result[:, 0] = 0.8 * np.cos(angle) - 0.4 * np.sin(3 * angle)
@@ -64,17 +64,17 @@ ASKED_KINDS = np.repeat(np.arange(CATEGORIES), len(GRID))
 
 
 def calibrations(method, exposures):
-  """Of the grid, and of the log's own rows with the hour."""
+  """Scores of the grid, and of the log's own rows with the hour."""
   append = lambda values, asked: np.concatenate(
       [np.where(exposures.where, values, 0).reshape(-1), asked.reshape(-1)])
-  found = jax.tree.map(np.asarray, METHODS[method](
+  result = jax.tree.map(np.asarray, METHODS[method](
       exposures, append(exposures.log_odds, ASKED).astype(np.float32),
       append(exposures.categories, ASKED_KINDS)))
-  own, grid = np.split(found.base, [exposures.where.size])
+  own, grid = np.split(result.base, [exposures.where.size])
   windows = exposures.time.astype(int)[:, None]
   kinds = np.where(exposures.where, exposures.categories, 0)
-  return (found._replace(base=grid.reshape(ASKED.shape)),
-          own.reshape(exposures.where.shape) + found.shift[windows, kinds])
+  return (result._replace(base=grid.reshape(ASKED.shape)),
+          own.reshape(exposures.where.shape) + result.shift[windows, kinds])
 
 
 def calibrated(method, exposures):
@@ -91,9 +91,9 @@ def log_loss(odds, exposures):
 
 
 def test_uncalibrated_is_what_was_predicted():
-  found = calibrated("uncalibrated", log("platt")[0])
-  np.testing.assert_array_equal(found.base, ASKED)
-  assert found.shift.shape == (WINDOWS, CATEGORIES) and not found.shift.any()
+  result = calibrated("uncalibrated", log("platt")[0])
+  np.testing.assert_array_equal(result.base, ASKED)
+  assert result.shift.shape == (WINDOWS, CATEGORIES) and not result.shift.any()
 
 
 # Standard errors of slopes and offsets are 0.03.
@@ -105,25 +105,25 @@ def test_what_was_designed_in_is_found(method, kind):
   slopes, offsets = {
       "calibrated": (1 + 0 * SLOPES, 0 * OFFSETS),
       "intercepts": (1 + 0 * SLOPES, OFFSETS)}.get(kind, (SLOPES, OFFSETS))
-  found = calibrated(method, log(kind)[0])
+  result = calibrated(method, log(kind)[0])
   truth = slopes[:, None] * GRID + offsets[:, None]
-  np.testing.assert_allclose(found.base[:UNSEEN], truth, atol=0.3)
-  slope = (found.base[:, -1] - found.base[:, 0]) / (GRID[-1] - GRID[0])
+  np.testing.assert_allclose(result.base[:UNSEEN], truth, atol=0.3)
+  slope = (result.base[:, -1] - result.base[:, 0]) / (GRID[-1] - GRID[0])
   np.testing.assert_allclose(slope[:UNSEEN], slopes, atol=0.1)
-  at_zero = found.base[:, 0] - slope * GRID[0]
+  at_zero = result.base[:, 0] - slope * GRID[0]
   np.testing.assert_allclose(at_zero[:UNSEEN], offsets, atol=0.1)
   expected = waves() if kind == "hour" else np.zeros((WINDOWS, CATEGORIES))
-  np.testing.assert_allclose(found.shift, expected, atol=0.3)
-  assert np.sqrt(np.square(found.shift - expected).mean()) < 0.08
+  np.testing.assert_allclose(result.shift, expected, atol=0.3)
+  assert np.sqrt(np.square(result.shift - expected).mean()) < 0.08
   # What nobody has seen stays as it was predicted.
-  np.testing.assert_allclose(found.base[UNSEEN], GRID, atol=1e-5)
-  assert np.abs(found.shift[:, UNSEEN]).max() < 1e-5
+  np.testing.assert_allclose(result.base[UNSEEN], GRID, atol=1e-5)
+  assert np.abs(result.shift[:, UNSEEN]).max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", ["platt", "bent"])
 def test_platt_is_the_maximum_of_its_posterior(kind):
   exposures, _ = log(kind)
-  found = calibrated("platt", exposures)
+  result = calibrated("platt", exposures)
   for category in range(UNSEEN):
     own = exposures.where & (exposures.categories == category)
     x, y = exposures.log_odds[own].astype(float), exposures.clicks[own]
@@ -135,7 +135,7 @@ def test_platt_is_the_maximum_of_its_posterior(kind):
 
     best = optimize.minimize(loss, [1.0, 0.0], method="BFGS").x
     np.testing.assert_allclose(
-        found.base[category], best[0] * GRID + best[1], atol=2e-3)
+        result.base[category], best[0] * GRID + best[1], atol=2e-3)
 
 
 def test_isotonic_bends_where_platt_cannot():
@@ -148,20 +148,20 @@ def test_isotonic_bends_where_platt_cannot():
   near = exposures.where & (np.abs(exposures.log_odds + 0.5) < 2.5)
   error = (special.expit(bent) - special.expit(truth))[near]
   assert np.sqrt(np.square(error).mean()) < 0.05
-  found = calibrated("isotonic_by_category", exposures)
-  assert (np.diff(found.base, axis=1) >= 0).all()
-  assert not found.shift.any()
+  result = calibrated("isotonic_by_category", exposures)
+  assert (np.diff(result.base, axis=1) >= 0).all()
+  assert not result.shift.any()
 
 
 def test_isotonic_where_a_straight_line_is_true_and_where_nothing_is_known():
   exposures, truth = log("platt")
   odds = of_rows("isotonic_by_category", exposures)
   assert log_loss(odds, exposures) < log_loss(truth, exposures) + 0.003
-  found = calibrated("isotonic_by_category", exposures)
-  assert np.isfinite(found.base).all()
+  result = calibrated("isotonic_by_category", exposures)
+  assert np.isfinite(result.base).all()
   # Between the log-odds of half a click in one exposure, and its reverse.
-  assert np.abs(found.base).max() < np.log(2 * SLATES)
-  np.testing.assert_array_equal(found.base[UNSEEN], GRID)
+  assert np.abs(result.base).max() < np.log(2 * SLATES)
+  np.testing.assert_array_equal(result.base[UNSEEN], GRID)
   few = exposures._replace(where=np.zeros_like(exposures.where))
   few.where[0, :3] = True
   assert np.isfinite(calibrated("isotonic_by_category", few).base).all()
@@ -208,6 +208,6 @@ def test_garbage_where_nothing_was_shown_changes_nothing(method):
 def test_without_a_log_predictions_stay_what_they_were(method):
   exposures, _ = log("hour")
   nothing = exposures._replace(where=np.zeros_like(exposures.where))
-  found = calibrated(method, nothing)
-  np.testing.assert_allclose(found.base, ASKED, atol=1e-5)
-  assert np.abs(found.shift).max() < 1e-5
+  result = calibrated(method, nothing)
+  np.testing.assert_allclose(result.base, ASKED, atol=1e-5)
+  assert np.abs(result.shift).max() < 1e-5

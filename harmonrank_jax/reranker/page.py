@@ -1,0 +1,253 @@
+"""One slate of the page: selected, arranged, laid out and answered.
+
+The greedy DPP selects the items of a slate (`select`), the rules of the page
+change their order (`arrange`), and the user responds to what is laid out
+(`respond`).
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from harmonrank_jax.diversity import greedy
+from harmonrank_jax.reranker import response as response_lib
+
+# The log s2 of a slot that nothing could fill: the tolerance of the greedy DPP.
+_LEAST_LOG_VOLUME = float(np.log(1e-5))
+
+
+class Candidates(NamedTuple):
+  """The items that a request may show; N items.
+
+  Attributes:
+    items: `[N]` int32.
+    categories: `[N]` int32 in [0, C).
+    features: `[N, D]` float32.
+    log_odds: `[N]` float32, predicted, of a click.
+    relevance: `[N]` float32, log of the expected value.
+    where: `[N]` bool, True = there is an item.
+  """
+
+  items: jax.Array
+  categories: jax.Array
+  features: jax.Array
+  log_odds: jax.Array
+  relevance: jax.Array
+  where: jax.Array
+
+
+class Selection(NamedTuple):
+  """What the greedy DPP selected, in its order.
+
+  Attributes:
+    indices: `[K]` int32 of the candidates, 0 where nothing was selected.
+    picked: `[K]` bool, True = an item was selected.
+    diversity: `[]`, `log det S_Y / K`.
+  """
+
+  indices: jax.Array
+  picked: jax.Array
+  diversity: jax.Array
+
+
+class Page(NamedTuple):
+  """A slate and the response to it, slot by slot: `[K]`.
+
+  Attributes:
+    items: int32, -1 where nothing was shown.
+    categories: int32.
+    log_odds: predicted, of a click.
+    similarity: cosine to the most similar item above.
+    clicks: bool.
+    click_probability: of the slot before any draw, the cascade included.
+    dismissed: bool.
+    where: bool, True = an item was shown.
+    diversity: `[]`, `log det S_Y / K`.
+  """
+
+  items: jax.Array
+  categories: jax.Array
+  log_odds: jax.Array
+  similarity: jax.Array
+  clicks: jax.Array
+  click_probability: jax.Array
+  dismissed: jax.Array
+  where: jax.Array
+  diversity: jax.Array
+
+
+def select(
+    candidates: Candidates,
+    bias: jax.Array,
+    theta: jax.Array,
+    *,
+    above: jax.Array | None = None,
+) -> Selection:
+  """Selects a slate by the greedy DPP.
+
+  Args:
+    candidates: of the request.
+    bias: `[K, C]`, added to relevance by slot and category.
+    theta: `[]`, weight of relevance, in (0, 1).
+    above: `[S, D]`, features of items that the slate has to differ from, or
+      None.
+
+  Returns:
+    The `Selection`.
+  """
+  slate = greedy.greedy_dpp(
+      candidates.features, candidates.relevance, num_selected=len(bias),
+      theta=theta, where=candidates.where, category_ids=candidates.categories,
+      slot_bias=bias, shown_features=above)
+  picked = slate.indices >= 0
+  indices = jnp.maximum(slate.indices, 0)
+  # A gain is the weighted relevance plus log s2; these sum to log det S_Y.
+  weight = theta / (1 - theta)
+  slots = jnp.arange(len(bias))
+  log_volume = jnp.where(
+      picked, slate.gains - weight * (
+          candidates.relevance[indices]
+          + bias[slots, candidates.categories[indices]]),
+      _LEAST_LOG_VOLUME)
+  diversity = jnp.mean(jnp.maximum(log_volume, _LEAST_LOG_VOLUME))
+  return Selection(indices, picked, diversity)
+
+
+def arrange(
+    categories: jax.Array,
+    picked: jax.Array,
+    mood: jax.Array,
+    *,
+    feedback_rule: float,
+    spread: int | None,
+) -> jax.Array:
+  """Order of the slots by the rules of the page.
+
+  Args:
+    categories: `[K]` int32, of the selected items.
+    picked: `[K]` bool, True = an item was selected.
+    mood: `[C]`, recent dismissals less recent clicks.
+    feedback_rule: slots that a category is pushed down at a large mood; 0 is
+      no such rule.
+    spread: the most slots of one category in a row; None is no such rule.
+
+  Returns:
+    A permutation `[K]`.
+  """
+  slots = jnp.arange(len(categories))
+  order = slots
+  if feedback_rule:
+    push = feedback_rule * jnp.tanh(mood)[categories]
+    # The half slot lets a pushed item pass one that is not pushed.
+    places = jnp.where(picked, slots + 1.5 * push, jnp.inf)
+    order = jnp.argsort(places, stable=True)
+  if spread is not None and spread < len(slots):
+    order = _spread(order, categories, picked, spread)
+  return order
+
+
+def lay_out(
+    candidates: Candidates,
+    selection: Selection,
+    order: jax.Array,
+    is_made: jax.Array | bool,
+) -> tuple[Page, jax.Array]:
+  """The page as it is shown, before any response.
+
+  Args:
+    candidates: of the request.
+    selection: of a slate.
+    order: `[K]`, of its slots.
+    is_made: `[]` bool, False = there is no request, and nothing is shown.
+
+  Returns:
+    The `Page`, and the features of its items, `[K, D]`, 0 where nothing is
+    shown.
+  """
+  indices, picked = selection.indices[order], selection.picked[order]
+  where = picked & is_made
+  features = jnp.where(where[:, None], candidates.features[indices], 0)
+  nothing = jnp.zeros_like(where)
+  return Page(
+      items=jnp.where(where, candidates.items[indices], -1),
+      categories=candidates.categories[indices],
+      log_odds=candidates.log_odds[indices],
+      similarity=_similarity_above(features), clicks=nothing,
+      click_probability=jnp.zeros(len(order)), dismissed=nothing, where=where,
+      diversity=selection.diversity), features
+
+
+def respond(
+    page: Page,
+    window: jax.Array,
+    fatigue: jax.Array,
+    dice: jax.Array,
+    response: response_lib.ResponseModel,
+) -> Page:
+  """The page with the user's clicks and dismissals.
+
+  Args:
+    page: as it is shown.
+    window: `[]` int32, of the day.
+    fatigue: `[C]`, exposures still fresh in the user's mind.
+    dice: `[2, K]`, uniform in [0, 1): of clicks, and of dismissals.
+    response: the user.
+
+  Returns:
+    The `Page`.
+  """
+  odds = response_lib.attraction(
+      response, page.log_odds, page.categories,
+      jnp.minimum(window, response_lib.NUM_WINDOWS - 1),
+      fatigue[page.categories], page.similarity)
+  q = jnp.where(
+      page.where,
+      response.examination[:len(odds)] * jax.nn.sigmoid(odds), 0)
+  # In expectation each click above may have been the last.
+  stays = 1 - q * response.stop
+  reached = jnp.cumprod(jnp.concatenate([jnp.ones(1), stays[:-1]]))
+  # In this draw one number decides both the click and the leaving.
+  wants = dice[0] < q
+  leaves = dice[0] < q * response.stop
+  has_left = jnp.cumsum(leaves) - leaves > 0
+  clicks = wants & ~has_left
+  dismissed = page.where & ~clicks & (dice[1] < response.dismiss)
+  return page._replace(
+      clicks=clicks, click_probability=reached * q, dismissed=dismissed)
+
+
+def _similarity_above(features: jax.Array) -> jax.Array:
+  """Cosine to the most similar row above, `[K]`; 0 at the first."""
+  norms = jnp.linalg.norm(features, axis=1, keepdims=True)
+  unit = features / jnp.where(norms > 0, norms, 1)
+  cosine = jnp.matmul(unit, unit.T, precision=lax.Precision.HIGHEST)
+  is_above = jnp.tri(len(features), k=-1, dtype=bool)
+  return jnp.max(jnp.where(is_above, cosine, 0), axis=1, initial=0)
+
+
+def _spread(
+    order: jax.Array, categories: jax.Array, picked: jax.Array, most: int
+) -> jax.Array:
+  """The order, changed so that no category has more than `most` in a row.
+
+  Each slot gets the first remaining item whose category is allowed; if there
+  is none, the first remaining item. Empty slots stay last.
+  """
+  kinds, valid = categories[order], picked[order]
+  count = len(order)
+  left = jnp.ones(count, bool)
+  last, run = jnp.int32(-1), jnp.int32(0)
+  chosen = []
+  for _ in range(count):
+    may = valid & ((kinds != last) | (run < most))
+    # The first of the best class: 2 if it is allowed, 1 if there is an item.
+    place = jnp.argmax(jnp.where(
+        left, may.astype(jnp.int32) + valid.astype(jnp.int32), -1))
+    run = jnp.where(kinds[place] == last, run + 1, 1)
+    last = kinds[place]
+    left = left.at[place].set(False)
+    chosen.append(place)
+  return order[jnp.stack(chosen)]
