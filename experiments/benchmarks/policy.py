@@ -27,8 +27,10 @@ from experiments.reranker import world as home_page
 from experiments.runs import errors
 from harmonrank_jax.reranker import environment as environments
 from harmonrank_jax.reranker import ppo
+from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
+from harmonrank_jax.reranker import trajectory
 
 # Users whose days are simulated in one batch.
 SIZES: tuple[int, ...] = (64, 256, 1024)
@@ -126,14 +128,14 @@ def _simulate(
     batch: int, shape: problems.Shape, params: simulator_lib.Params,
     clock: timing_lib.Clock, seed: int, *, forms: timing_lib.Forms,
 ) -> list[dict[str, Any]]:
-  """Measurements of `rollout.simulate`, one for each form of the library."""
+  """Measurements of `simulate_days`, one for each form of the library."""
   page = problems.make_page(shape)
   slates = batch * simulator_lib.NUM_WINDOWS
   # Arguments, because the compiler would do part of the work on constants.
   args = params, 0.1 * jnp.arange(page.action_size), jax.random.key(seed)
 
   def days(params, action, key):
-    return rollout.simulate(
+    return rollout.simulate_days(
         page, params, lambda seen: jnp.broadcast_to(
             action, (len(seen), page.action_size)),
         key=key, num_users=batch)
@@ -196,23 +198,21 @@ class Updates:
   """
 
   def __init__(
-      self, environment: environments.Environment, config: ppo.PpoConfig,
-      env_params: Any, settings: ppo.Settings, *, seed: int,
+      self, environment: environments.Environment, config: ppo_config.PpoConfig,
+      env_params: Any, settings: ppo_config.Settings, *, seed: int,
       params_axes: Any,
   ):
     """Initialises and compiles."""
-    static: dict[str, Any] = {
-        "environment": environment, "config": config,
-        "params_axes": params_axes}
+    learning = ppo.Ppo(environment, config, params_axes=params_axes)
     self._args = env_params, settings
-    self._learner = jax.jit(functools.partial(ppo.init, **static))(
+    self._learner = jax.jit(learning.init)(
         jax.random.key(seed), *self._args)
     jax.block_until_ready(self._learner)
     # Functions that other learners have traced are traced again.
     jax.clear_caches()
     began = time.perf_counter()
     self._update = jax.jit(
-        functools.partial(ppo.update, **static), donate_argnums=0,
+        learning.update, donate_argnums=0,
     ).lower(self._learner, *self._args).compile()
     self.compile_seconds = time.perf_counter() - began
     self.actor_steps: list[int] = []
@@ -235,7 +235,7 @@ class Learners(NamedTuple):
 
   updates: Callable[..., Any] = Updates
   peer: Callable[..., Any] = policy_peer.Peer
-  collect: Callable[..., ppo.Trajectory] = policy_peer.collect
+  collect: Callable[..., trajectory.Trajectory] = policy_peer.collect
   threads: Sequence[int] = (1, 2)
 
 
@@ -245,10 +245,11 @@ def time_training(
 ) -> list[dict[str, Any]]:
   """Measurements of whole updates on the page, in the default form."""
   modern = problems.make_page(shape, layout="category", knob=True)
-  document = problems.make_page(shape, layout="slot_category")
+  paper = problems.make_page(shape, layout="slot_category")
   configs = {
-      "modern, category and knob": (modern, ppo.PpoConfig.modern(modern)),
-      "document, slot_category": (document, ppo.PpoConfig.document(document))}
+      "modern, category and knob": (
+          modern, ppo_config.PpoConfig.modern(modern)),
+      "paper, slot_category": (paper, ppo_config.PpoConfig.paper(paper))}
   # Each environment is a world, as in a training.
   worlds = lambda tree: jax.tree.map(
       lambda x: jnp.broadcast_to(x, (shape.envs, *x.shape)), tree)

@@ -9,7 +9,10 @@ import numpy as np
 
 from experiments.benchmarks import policy_problems as problems
 from experiments.runs import errors
+from harmonrank_jax.reranker import gae
 from harmonrank_jax.reranker import ppo
+from harmonrank_jax.reranker import ppo_config
+from harmonrank_jax.reranker import trajectory
 
 PEER = "stable-baselines3"
 # Differences by rounding, of sums of ten rewards and of advantages.
@@ -39,7 +42,7 @@ class Peer:
 
   def __init__(
       self, shown: np.ndarray, replay: problems.Replay,
-      config: ppo.PpoConfig, seed: int,
+      config: ppo_config.PpoConfig, seed: int,
   ):
     """Prepares the learner.
 
@@ -145,21 +148,20 @@ def _vec_env(shown: np.ndarray, replay: problems.Replay) -> Any:
 
 
 def collect(
-    replay: problems.Replay, shown: jax.Array, config: ppo.PpoConfig
-) -> ppo.Trajectory:
+    replay: problems.Replay, shown: jax.Array, config: ppo_config.PpoConfig
+) -> trajectory.Trajectory:
   """The trajectory of the first update of this library, on the host."""
-  static: dict[str, Any] = {
-      "environment": replay, "config": config, "params_axes": 0}
+  learning = ppo.Ppo(replay, config, params_axes=0)
 
   def collected(key):
-    learner = ppo.init(key, shown, problems.settings(replay), **static)
-    return ppo.collect(learner, shown, **static)[1]
+    learner = learning.init(key, shown, problems.settings(replay))
+    return learning.collect(learner, shown)[1]
 
   return jax.device_get(jax.jit(collected)(jax.random.key(0)))
 
 
 def check_same_update(
-    seen: Seen, ours: ppo.Trajectory, config: ppo.PpoConfig
+    seen: Seen, ours: trajectory.Trajectory, config: ppo_config.PpoConfig
 ) -> dict[str, float]:
   """Checks that the peer's first update is that of this library.
 
@@ -178,7 +180,7 @@ def check_same_update(
   """
   column = lambda x: jnp.asarray(x)[..., None]
   following = np.concatenate([seen.value[1:], np.zeros_like(seen.value[:1])])
-  advantages, _ = ppo.vector_gae(
+  advantages, _ = gae.vector_gae(
       column(seen.reward), column(seen.value), column(following),
       jnp.asarray(seen.terminated), jnp.zeros(seen.terminated.shape, bool),
       discounts=jnp.full(1, problems.DISCOUNT), gae_lambda=config.gae_lambda)

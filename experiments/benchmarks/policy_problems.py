@@ -10,9 +10,9 @@ import numpy as np
 
 from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment as environments
-from harmonrank_jax.reranker import ppo
-from harmonrank_jax.reranker import response as response_lib
+from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import simulator as simulator_lib
+from harmonrank_jax.reranker import synthetic
 
 DISCOUNT = 0.95
 
@@ -58,45 +58,16 @@ def make_page(shape: Shape, **changes: Any) -> simulator_lib.Simulator:
 
 def make_params(shape: Shape, seed: int) -> simulator_lib.Params:
   """Draws a world with every effect: fatigue, hours, redundancy."""
-  rng = np.random.default_rng(seed)
-  windows = np.arange(simulator_lib.NUM_WINDOWS) + 0.5
-  places = (shape.users, shape.places)
-  kinds = rng.integers(0, shape.categories, shape.items)
-  centres = rng.standard_normal((shape.categories, shape.features))
-  log_odds = 0.7 * rng.standard_normal(places) - 2
-  phases = rng.uniform(0, len(windows), (shape.categories, 1))
-  response = {
-      "scale": 0.8, "level": 0.4 * rng.standard_normal(shape.categories),
-      "demand": 0.5 * np.cos(2 * np.pi * (windows - phases) / len(windows)),
-      "fatigue": 0.05, "recovery": 0.9, "redundancy": 1.0,
-      "examination": np.linspace(1, 0.5, shape.slots), "stop": 0.2,
-      "dismiss": 0.05}
-  narrow = lambda values: jnp.asarray(values, jnp.float32)
-  pool = simulator_lib.Pool(
-      features=narrow(rng.standard_normal((shape.items, shape.features))
-                      + 0.8 * centres[kinds]),
-      item_categories=jnp.asarray(kinds, jnp.int32),
-      items=jnp.asarray(np.stack([
-          rng.choice(shape.items, shape.places, replace=False)
-          for _ in range(shape.users)]), jnp.int32),
-      log_odds=narrow(log_odds), log_value=jnp.zeros(places),
-      where=jnp.ones(places, bool))
-  return simulator_lib.Params(
-      pool=pool,
-      response=response_lib.ResponseModel(**{
-          name: narrow(value) for name, value in response.items()}),
-      arrivals=narrow(rng.dirichlet(np.full(len(windows), 5.0))),
-      activity=narrow(rng.uniform(8, 40, shape.users)),
-      base=narrow(log_odds + 0.2 * rng.standard_normal(places)),
-      shift=narrow(0.2 * rng.standard_normal(
-          (len(windows), shape.categories))),
-      theta=jnp.float32(0.6), values=jnp.ones(shape.categories))
+  return synthetic.synthetic_world(
+      jax.random.key(seed), make_page(shape), num_users=shape.users,
+      num_places=shape.places, num_items=shape.items,
+      num_features=shape.features)
 
 
-def settings(environment: environments.Environment) -> ppo.Settings:
+def settings(environment: environments.Environment) -> ppo_config.Settings:
   """Settings in which all rewards count and all costs are constrained."""
   rewards, costs = environment.num_rewards, environment.num_costs
-  return ppo.Settings(
+  return ppo_config.Settings(
       jnp.ones(rewards), jnp.full(rewards + costs, DISCOUNT),
       constraints.Controller(
           jnp.full(costs, 0.1), proportional=0.1, integral=0.01))
@@ -155,10 +126,10 @@ def make_replay(shape: Shape, seed: int) -> tuple[Replay, jax.Array]:
               jnp.float32))
 
 
-def learner_config(replay: Replay, shape: Shape) -> ppo.PpoConfig:
+def learner_config(replay: Replay, shape: Shape) -> ppo_config.PpoConfig:
   """`modern` without the parts that the peer lacks."""
   return dataclasses.replace(
-      ppo.PpoConfig.modern(replay), num_envs=shape.envs,
+      ppo_config.PpoConfig.modern(replay), num_envs=shape.envs,
       num_steps=shape.steps, actor_learning_rate=3e-4,
       critic_learning_rate=3e-4, target_kl=float("inf"),
       normalise_observations=False)

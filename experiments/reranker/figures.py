@@ -323,7 +323,9 @@ def _name_categories(axes: mpl_axes.Axes, categories: Sequence[str]) -> None:
   axes.set_ylim(len(categories) - 0.3, -0.7)
 
 
-def fidelity_figure(fidelity: fidelity_lib.Fidelity) -> mpl_figure.Figure:
+def fidelity_figure(
+    fidelity: fidelity_lib.ResponseFidelity
+) -> mpl_figure.Figure:
   """Observed and predicted clicks by hour, position and fatigue."""
   figure = mpl_figure.Figure(figsize=(10, 3.3))
   hour, position, fatigue = figure.subplots(1, 3, sharey=True)

@@ -165,7 +165,7 @@ def _simulated_days(
     simulator, action_fn, weights, params, key, *, num_days, users_per_day
 ) -> Days:
   """`Days` without the axes of seeds and worlds."""
-  outcome = rollout.simulate(
+  outcome = rollout.simulate_days(
       simulator, params, functools.partial(action_fn, weights), key=key,
       num_users=num_days * users_per_day)
 

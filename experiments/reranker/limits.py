@@ -96,7 +96,7 @@ class Thetas:
   def __init__(self, simulator: simulator_lib.Simulator, *, seed: int):
     self._key = jax.random.key(seed)
     self._outcome = jax.jit(functools.partial(
-        rollout.simulate, simulator,
+        rollout.simulate_days, simulator,
         policy_fn=rollout.no_action(simulator), num_users=_PROBE_USERS))
 
   def probe(self, params: simulator_lib.Params) -> Probe:

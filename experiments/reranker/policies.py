@@ -21,6 +21,7 @@ from experiments.reranker import limits
 from experiments.reranker import task as task_lib
 from experiments.reranker import world as world_lib
 from harmonrank_jax.reranker import ppo
+from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import search
 from harmonrank_jax.reranker import simulator as simulator_lib
@@ -57,7 +58,7 @@ class _MeanAction:
   Equal configurations make equal functions, which are compiled once.
   """
 
-  config: ppo.PpoConfig
+  config: ppo_config.PpoConfig
 
   def __call__(self, weights: Any, observations: jax.Array) -> jax.Array:
     params, statistics = weights
@@ -147,7 +148,7 @@ def _search(
   page = dataclasses.replace(page, expected_rewards=True)
 
   def score(params, key, action):
-    outcome = rollout.simulate(
+    outcome = rollout.simulate_days(
         page, params, functools.partial(constant_action, action), key=key,
         num_users=_SEARCH_USERS)
     slates = outcome.counted[:, 0].sum()
@@ -211,7 +212,7 @@ def _modern_recipe(
   simulator = dataclasses.replace(simulator, expected_rewards=True)
   num_updates = _num_updates(config)
   learner = dataclasses.replace(
-      ppo.PpoConfig.modern(simulator), num_envs=config.num_envs,
+      ppo_config.PpoConfig.modern(simulator), num_envs=config.num_envs,
       num_minibatches=8, actor_learning_rate=config.learning_rate,
       target_kl=0.05, num_updates=num_updates)
   return task_lib.Recipe(
@@ -227,7 +228,7 @@ def _paper_recipe(
   simulator = dataclasses.replace(
       simulator, layout="slot_category", knob=False)
   learner = dataclasses.replace(
-      ppo.PpoConfig.document(simulator),
+      ppo_config.PpoConfig.paper(simulator),
       num_envs=min(config.num_envs, _PAPER_MAX_ENVS))
   return task_lib.Recipe(
       simulator, learner,
@@ -242,9 +243,9 @@ def _num_updates(config: config_lib.Config) -> int:
 def _settings(
     config: config_lib.Config, simulator: simulator_lib.Simulator,
     thresholds: list[float], discount: float,
-) -> ppo.Settings:
+) -> ppo_config.Settings:
   rewards, costs = simulator.num_rewards, simulator.num_costs
   controller = limits.controller(
       config.constraint, jnp.array(thresholds), config.multiplier)
-  return ppo.Settings(
+  return ppo_config.Settings(
       jnp.ones(rewards), jnp.full(rewards + costs, discount), controller)

@@ -140,7 +140,7 @@ class Record(NamedTuple):
   world_theta: float | None
   floors: np.ndarray
   logged_shares: np.ndarray
-  fidelity: fidelity_lib.Fidelity
+  fidelity: fidelity_lib.ResponseFidelity
   simulated_entropy: float
   num_worlds: int
 

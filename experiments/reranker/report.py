@@ -258,7 +258,7 @@ def _fidelity(record: record_lib.Record) -> list[str]:
           _fidelity_rows(fidelity, record.simulated_entropy))]
 
 
-def _fidelity_text(fidelity: fidelity_lib.Fidelity) -> str:
+def _fidelity_text(fidelity: fidelity_lib.ResponseFidelity) -> str:
   number = lambda value, digits=4: console.number(float(value), digits)
   return (
       "<p>Clicks of the later days, and what the response that was fitted to "
@@ -272,7 +272,7 @@ def _fidelity_text(fidelity: fidelity_lib.Fidelity) -> str:
 
 
 def _fidelity_rows(
-    fidelity: fidelity_lib.Fidelity, simulated_entropy: float
+    fidelity: fidelity_lib.ResponseFidelity, simulated_entropy: float
 ) -> list[list[str]]:
   rows = [(name, console.number(float(value))) for name, value in (
       ("log-likelihood of the response", fidelity.log_likelihood),

@@ -12,6 +12,7 @@ from experiments.reranker import world as world_lib
 from experiments.runs import loop
 from harmonrank_jax.reranker import paired
 from harmonrank_jax.reranker import ppo
+from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
@@ -32,8 +33,8 @@ class Recipe(NamedTuple):
   """
 
   simulator: simulator_lib.Simulator
-  config: ppo.PpoConfig
-  settings: ppo.Settings
+  config: ppo_config.PpoConfig
+  settings: ppo_config.Settings
   num_updates: int
   is_paired: bool
 
@@ -73,14 +74,11 @@ class PageTask:
     environment = (paired.Paired(recipe.simulator) if recipe.is_paired
                    else recipe.simulator)
 
-    def over_seeds(fn):
-      return jax.vmap(
-          functools.partial(
-              fn, environment=environment, config=recipe.config,
-              params_axes=world_lib.WORLD_AXES), in_axes=(0, None, None))
-
-    self._init = jax.jit(over_seeds(ppo.init))
-    self._update = jax.jit(over_seeds(ppo.update), donate_argnums=0)
+    learning = ppo.Ppo(
+        environment, recipe.config, params_axes=world_lib.WORLD_AXES)
+    over_seeds = functools.partial(jax.vmap, in_axes=(0, None, None))
+    self._init = jax.jit(over_seeds(learning.init))
+    self._update = jax.jit(over_seeds(learning.update), donate_argnums=0)
     self._outcome = jax.jit(jax.vmap(
         functools.partial(_outcome, recipe, params), in_axes=(0, None)))
 
@@ -122,7 +120,7 @@ def _outcome(
   policy_fn = functools.partial(
       ppo.mean_action, learner.params, learner.statistics,
       config=recipe.config)
-  outcome = rollout.simulate(
+  outcome = rollout.simulate_days(
       recipe.simulator, params, policy_fn, key=key,
       num_users=_EVALUATION_USERS)
   return {"ctr": outcome.clicks.sum() / outcome.exposures.sum(),

@@ -67,7 +67,7 @@ class World(NamedTuple):
   log: slate_logs.SlateLog
   held_out: slate_logs.SlateLog
   fit: response_fit.ResponseFit
-  fidelity: fidelity_lib.Fidelity
+  fidelity: fidelity_lib.ResponseFidelity
   simulator: simulator_lib.Simulator
   params: simulator_lib.Params
   judged: simulator_lib.Params
@@ -213,9 +213,9 @@ def _make_params(
 
 def _fidelity(
     response: response_lib.ResponseModel, held_out: slate_logs.SlateLog
-) -> fidelity_lib.Fidelity:
+) -> fidelity_lib.ResponseFidelity:
   """How the fit to one log predicts another."""
-  return jax.jit(fidelity_lib.fidelity)(
+  return jax.jit(fidelity_lib.response_fidelity)(
       response, pools.exposures(held_out),
       is_random=jnp.asarray(held_out.is_random))
 
@@ -240,7 +240,7 @@ def training_worlds(
   """Augmented responses and arrivals, `[count, ...]`."""
   keys = jax.random.split(jax.random.key(seed), count)
   augment = functools.partial(
-      augmentation.augment, spread=augmentation.Spread())
+      augmentation.augment_world, spread=augmentation.Spread())
   return jax.jit(jax.vmap(augment, in_axes=(0, None, None)))(
       keys, fit.replicates, arrivals)
 

@@ -13,8 +13,8 @@ from experiments.benchmarks import policy_problems as problems
 from experiments.benchmarks import policy_tables
 from experiments.benchmarks import timing as timing_lib
 from experiments.runs import errors
-from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
+from harmonrank_jax.reranker import trajectory
 from tests.experiments.benchmarks import small
 
 TINY = problems.Shape(
@@ -53,8 +53,8 @@ def trajectory_by_hand(shown):
   length = len(observation) // 2
   terminated = np.zeros(observation.shape[:2], bool)
   terminated[[length - 1, -1]] = True
-  nothing = dict.fromkeys(ppo.Trajectory._fields)
-  return ppo.Trajectory(**{
+  nothing = dict.fromkeys(trajectory.Trajectory._fields)
+  return trajectory.Trajectory(**{
       **nothing, "observation": observation, "terminated": terminated,
       "reward": observation[..., :TINY.rewards]})
 
@@ -98,7 +98,7 @@ def test_slates_and_user_steps_are_counted(acted):
   assert list(named) == [
       f"simulate, 3 users: {ours}",
       f"train, modern, category and knob: {ours}",
-      f"train, document, slot_category: {ours}",
+      f"train, paper, slot_category: {ours}",
       "learner, 3 x 4 steps: harmonrank",
       "learner, 3 x 4 steps: stable-baselines3, 1 thread"]
   for m in content["measurements"]:

@@ -67,7 +67,7 @@ def make_fidelity(rng, num_categories, num_slots):
     return fidelity_lib.Curve(
         rate, rate + 0.02, 0.01 + 0 * rate, np.where(rate > 0, 100.0, 0.0))
 
-  return fidelity_lib.Fidelity(
+  return fidelity_lib.ResponseFidelity(
       curve(24), curve(num_categories), curve(num_slots),
       curve(len(fidelity_lib.FATIGUE_EDGES) + 1), curve(1), 0.987, 0.01,
       -0.3615, -0.5314, np.nan, 1.234)
