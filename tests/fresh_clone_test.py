@@ -80,7 +80,7 @@ def test_train_and_test_are_the_first_commands(clone, path, has_compiler):
   said = make("train", python, *compiler, f"TRAIN_FLAGS={TRAIN_FLAGS}",
               cwd=clone)
   assert "runs/train_auc_embedded/report.html" in said
-  is_built = any(clone.glob("harmonrank_jax/_kernel*.so"))
+  is_built = any(clone.glob("harmonrank_jax/_native*.so"))
   assert is_built == (has_compiler and shutil.which("c++") is not None)
   said = make("test", python, f"PYTEST_FLAGS={PYTEST_FLAGS}", cwd=clone)
   assert "Success" in said and " passed" in said
