@@ -40,7 +40,7 @@ def test_a_wrong_size_leaves_no_workdir(tmp_path, suite):
 @pytest.mark.slow
 @pytest.mark.parametrize("argument, said", [
     ("--suite=soft_rang", "suite"), ("--sizes=1000", "--sizes=1000"),
-    ("--repeats=0", "repeats"), ("--data=log.parquet", "--data is no flag")],
+    ("--repeats=0", "repeats"), ("--data=log.parquet", "flag 'data'")],
     ids=["suite", "size", "repeats", "another flag"])
 def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path, argument, said):
   ended = subprocess.run(
