@@ -87,9 +87,9 @@ def make_flow_problem(
   Quotas are proportional to the sizes.
   """
   rng = np.random.default_rng(seed)
-  sizes = hr.allocate_quotas(
+  sizes = hr.diversity.allocate_quotas(
       _SHRINKAGE ** jnp.arange(num_categories), total=num_candidates)
-  quotas = hr.allocate_quotas(sizes, total=num_selected, stock=sizes)
+  quotas = hr.diversity.allocate_quotas(sizes, total=num_selected, stock=sizes)
   ids = np.repeat(np.arange(num_categories, dtype=np.int32), sizes)
   return FlowProblem(
       _features((num_candidates,), rng),

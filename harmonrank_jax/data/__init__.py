@@ -1,1 +1,49 @@
 """From files to arrays."""
+
+from harmonrank_jax.data.candidates import Candidates
+from harmonrank_jax.data.features import Batch
+from harmonrank_jax.data.features import Features
+from harmonrank_jax.data.features import encode
+from harmonrank_jax.data.features import fit_features
+from harmonrank_jax.data.generator import LogConfig
+from harmonrank_jax.data.generator import generate_log
+from harmonrank_jax.data.items import read_items
+from harmonrank_jax.data.parquet import BatchReader
+from harmonrank_jax.data.parquet import ParquetLog
+from harmonrank_jax.data.parquet import check_log
+from harmonrank_jax.data.parquet import write_parquet
+from harmonrank_jax.data.schema import DataError
+from harmonrank_jax.data.schema import Objective
+from harmonrank_jax.data.schema import Schema
+from harmonrank_jax.data.schema import read_schema
+from harmonrank_jax.data.schema import schema_from_names
+from harmonrank_jax.data.slate_logs import SlateLog
+from harmonrank_jax.data.splits import Split
+from harmonrank_jax.data.splits import read_rows
+from harmonrank_jax.data.splits import split_log
+from harmonrank_jax.data.splits import temporal_blocks
+
+__all__ = [
+    "Batch",
+    "BatchReader",
+    "Candidates",
+    "DataError",
+    "Features",
+    "LogConfig",
+    "Objective",
+    "ParquetLog",
+    "Schema",
+    "SlateLog",
+    "Split",
+    "check_log",
+    "encode",
+    "fit_features",
+    "generate_log",
+    "read_items",
+    "read_rows",
+    "read_schema",
+    "schema_from_names",
+    "split_log",
+    "temporal_blocks",
+    "write_parquet",
+]

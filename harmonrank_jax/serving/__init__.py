@@ -1,1 +1,19 @@
 """A trained run as something that scores and selects elsewhere."""
+
+from harmonrank_jax.serving.bundle import Model
+from harmonrank_jax.serving.bundle import read_model
+from harmonrank_jax.serving.bundle import write_model
+from harmonrank_jax.serving.scorer import Scorer
+from harmonrank_jax.serving.selector import Rules
+from harmonrank_jax.serving.selector import Selector
+from harmonrank_jax.serving.selector import select_slates
+
+__all__ = [
+    "Model",
+    "Rules",
+    "Scorer",
+    "Selector",
+    "read_model",
+    "select_slates",
+    "write_model",
+]

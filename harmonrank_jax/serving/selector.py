@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from harmonrank_jax.data import chunks
-from harmonrank_jax.diversity import flow_pool
 from harmonrank_jax.diversity import greedy
+from harmonrank_jax.diversity import pooling
 
 METHODS = ("dpp", "mmr", "ssd", "top_k")
 # The smallest padded size, and the candidates of a call of small requests. A
@@ -169,7 +169,7 @@ def select_slates(
   """
   pool = None
   if rules.pool_quotas is not None:
-    pool = flow_pool.flow_pool(
+    pool = pooling.flow_pool(
         features, relevance, category_ids, jnp.asarray(rules.pool_quotas),
         theta=theta, where=where,
         pool_size=min(relevance.shape[-1], int(rules.pool_quotas.sum())))

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from harmonrank_jax.data import chunks
-from harmonrank_jax.diversity import flow_pool
 from harmonrank_jax.diversity import greedy
+from harmonrank_jax.diversity import pooling
 from harmonrank_jax.serving import selector as selector_lib
 from tests.data import candidate_files
 from tests.serving import one_call
@@ -63,7 +63,7 @@ def test_a_pool_comes_before_the_slate(chunk, frame):
       chunk, np.log(chunk.scores), theta=THETA, least_size=64)
 
   def select(features, relevance, where, categories):
-    pool = flow_pool.flow_pool(
+    pool = pooling.flow_pool(
         features, relevance, categories, jnp.asarray([3, 2, 0]), theta=THETA,
         pool_size=5, where=where)
     kept = jnp.any(

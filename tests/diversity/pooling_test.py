@@ -23,7 +23,7 @@ pool = functools.partial(
     jax.jit(hr.flow_pool, static_argnames=(
         "pool_size", "union", "num_selected", "ridge", "fill")),
     pool_size=POOL)
-allocate = jax.jit(hr.allocate_quotas)
+allocate = jax.jit(hr.diversity.allocate_quotas)
 
 
 def by_category(features, relevance, quotas, theta=0.5, **options):
@@ -230,4 +230,4 @@ def test_errors_name_the_argument(match, change):
 def test_allocation_errors_name_the_argument(match, change):
   arguments = {"weights": np.ones(3), "total": 3, **change}
   with pytest.raises(ValueError, match=match):
-    hr.allocate_quotas(arguments.pop("weights"), **arguments)
+    hr.diversity.allocate_quotas(arguments.pop("weights"), **arguments)
