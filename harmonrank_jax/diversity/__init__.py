@@ -5,9 +5,7 @@ from harmonrank_jax.diversity.greedy import greedy_dpp
 from harmonrank_jax.diversity.greedy import greedy_mmr
 from harmonrank_jax.diversity.greedy import greedy_ssd
 from harmonrank_jax.diversity.greedy import greedy_top_k
-from harmonrank_jax.diversity.likelihood import ThetaFit
 from harmonrank_jax.diversity.likelihood import dpp_log_likelihood
-from harmonrank_jax.diversity.likelihood import fit_theta
 from harmonrank_jax.diversity.metrics import alpha_ndcg
 from harmonrank_jax.diversity.metrics import category_coverage
 from harmonrank_jax.diversity.metrics import category_entropy
@@ -20,6 +18,8 @@ from harmonrank_jax.diversity.metrics import take_slate
 from harmonrank_jax.diversity.pooling import FlowPool
 from harmonrank_jax.diversity.pooling import allocate_quotas
 from harmonrank_jax.diversity.pooling import flow_pool
+from harmonrank_jax.diversity.theta import ThetaFit
+from harmonrank_jax.diversity.theta import fit_theta
 
 __all__ = [
     "FlowPool",
