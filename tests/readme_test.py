@@ -9,8 +9,6 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-# The parameters of a page are fitted to a log, which no sample shows yet.
-NOT_RUN = "page = hr.Simulator("
 
 
 def flags_by_binary():
@@ -28,8 +26,7 @@ def test_samples_run_one_after_the_other():
   samples = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
   assert samples
   for sample in samples:
-    if not sample.startswith(NOT_RUN):
-      exec(compile(sample, "README.md", "exec"), names)
+    exec(compile(sample, "README.md", "exec"), names)
 
 
 @pytest.mark.parametrize("binary, flags", [

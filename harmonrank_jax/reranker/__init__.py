@@ -2,6 +2,7 @@
 
 from harmonrank_jax.reranker.augmentation import Spread
 from harmonrank_jax.reranker.augmentation import augment_world
+from harmonrank_jax.reranker.constraints import Controller
 from harmonrank_jax.reranker.fidelity import ResponseFidelity
 from harmonrank_jax.reranker.fidelity import response_fidelity
 from harmonrank_jax.reranker.gae import vector_gae
@@ -32,6 +33,7 @@ from harmonrank_jax.reranker.synthetic import synthetic_world
 
 __all__ = [
     "Calibrated",
+    "Controller",
     "Exposures",
     "Learner",
     "Outcome",
