@@ -2,7 +2,7 @@
 
 from harmonrank_jax.ordering.isotonic import isotonic_regression
 from harmonrank_jax.ordering.permutahedron import soft_rank
-from harmonrank_jax.ordering.permutahedron import soft_sort
+from harmonrank_jax.ordering.soft_sorting import soft_sort
 from harmonrank_jax.ordering.sorting import hard_rank
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Soft ranks and soft sorts: exact projections onto the permutahedron."""
+"""Soft ranks: exact projections onto the permutahedron."""
 
 import functools
 from typing import NamedTuple
@@ -11,6 +11,7 @@ import harmonrank_jax.native as native
 from harmonrank_jax.ordering import isotonic
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
+from harmonrank_jax.ordering import strengths
 
 
 def soft_rank(
@@ -95,8 +96,8 @@ def soft_rank(
   [3.07, 1.86, 3.39, 1.68]
   """
   scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
-  strength = _check_strength(strength, scores)
-  _check_regularization(regularization)
+  strength = strengths.check_strength(strength, scores)
+  strengths.check_regularization(regularization)
   if not scores.size:
     return scores
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
@@ -212,7 +213,8 @@ def _entropic_rank(
   """Entropic soft ranks of flat items `[S]`, each with its strength."""
   strength = segments.permute(strength, laid_out.order)
   pooled = _pool_sorted(scores, strength, laid_out, row_size, "entropic")
-  share = jnp.exp(_log_share(pooled.scores, pooled.scale, pooled.blocks))
+  share = jnp.exp(strengths.log_share(
+      pooled.scores, pooled.scale, pooled.blocks))
   total = pooled.middle * pooled.blocks.size.astype(share.dtype)
   ranks = jnp.where(pooled.inside, total * share, pooled.hard_ranks)
   return segments.unpermute(ranks, laid_out.order)
@@ -277,156 +279,3 @@ def _of_items(lists: jax.Array, items: jax.Array) -> jax.Array:
   return jnp.broadcast_to(
       lists[:, None], (lists.shape[0], items.shape[0] // lists.shape[0])
   ).reshape(-1)
-
-
-def soft_sort(
-    values: jax.Array,
-    *,
-    strength: jax.Array | float,
-    where: jax.Array | None = None,
-    segment_ids: jax.Array | None = None,
-    regularization: str = "quadratic",
-) -> jax.Array:
-  """Differentiable ascending sort: a projection onto the values' polytope.
-
-  The point of the convex hull of all permutations of the values that is
-  nearest to `(1, ..., n) / eps`. With w the sorted values and the blocks of
-  the isotonic fit of `(1..n) / eps - w`, inside a block of positions
-
-    result_i = (mean of w over the block) + (i - mean position) / eps.
-
-  As the strength falls to 0 this is the sorted list; as it grows, every
-  position holds the mean.
-
-  Derivative (both modes): with respect to the sorted values the block mean,
-  with respect to the strength `-(i - mean position) / eps^2`. At strength 0
-  the derivative is that of the hard sort, and 0 for the strength.
-
-  With `regularization="entropic"` means are taken of exponentials: the blocks
-  are those of `(1..n) / eps - w` pooled by log-sum-exp, and inside a block
-
-    result_i = i / eps + log(sum of exp(w)) - log(sum of exp((1..n) / eps)),
-
-  so that as the strength grows every position holds the logarithm of the mean
-  of `exp(values)`.
-
-  Args:
-    values: `[..., N]`, any real dtype. Infinite values sort hard, to the
-      ends. NaN takes no part: it stays where it is.
-    strength: eps >= 0 in positions per unit of value, a scalar or
-      broadcastable to `[..., 1]`; may be traced (negative is taken as 0).
-    where: `[..., N]` bool, True = valid. Masked positions get 0; the valid
-      ones, in order of appearance, get the list's values ascending.
-    segment_ids: `[..., N]` integers: positions of a row that share an id form
-      one list.
-    regularization: "quadratic" or "entropic".
-
-  Returns:
-    `[..., N]`, float32 (float64 for float64 values).
-
-  Raises:
-    ValueError: if shapes do not fit, a static strength is negative, or the
-      regularization is unknown.
-
-  References:
-    Blondel et al., ICML 2020, arXiv 2002.08871, eq. 6 (descending there).
-
-  >>> import jax.numpy as jnp
-  >>> soft_sort(jnp.array([3.0, 1.0, 2.0]), strength=0.5)
-  Array([1., 2., 3.], dtype=float32)
-  >>> soft_sort(jnp.array([3.0, 1.0, 2.0]), strength=2.0)
-  Array([1.5, 2. , 2.5], dtype=float32)
-  """
-  values, where, segment_ids = sorting.check_lists(
-      values, where, segment_ids, name="values")
-  strength = _check_strength(strength, values)
-  _check_regularization(regularization)
-  if not values.size:
-    return values
-  taking_part = ~jnp.isnan(values)
-  if where is not None:
-    taking_part &= where
-  laid_out = sorting.sort_lists(values, where, segment_ids, shape=values.shape)
-  sorted_values = segments.permute(values.reshape(-1), laid_out.order)
-  sorted_values = jnp.where(laid_out.valid, sorted_values, 0)
-  strength = _strength_of_slots(strength, values)
-  soft = strength > 0
-  slots = jnp.arange(values.size, dtype=jnp.int32)
-  alone = segments.Blocks(slots, slots + 1)
-  position = sorting.middle_rank(alone, laid_out, values.dtype)
-  scale = jnp.where(soft, strength, 1)
-  target = _over(position, scale)
-  # An infinite value is already where it belongs, and must not pool.
-  infinite = jnp.isinf(sorted_values)
-  gap = jnp.where(infinite, sorted_values, target - sorted_values)
-  blocks = isotonic.isotonic_blocks(
-      gap, laid_out.lists, row_size=values.shape[-1],
-      **({"weights": jnp.where(infinite, 0, sorted_values),
-          "logarithmic": True} if regularization == "entropic" else {}))
-  blocks = segments.Blocks(jnp.where(soft, blocks.start, alone.start),
-                           jnp.where(soft, blocks.end, alone.end))
-  if regularization == "entropic":
-    result = (sorted_values + _log_share(position, scale, blocks)
-              - _log_share(sorted_values, jnp.ones_like(scale), blocks))
-  else:
-    middle = sorting.middle_rank(blocks, laid_out, values.dtype)
-    result = (segments.block_mean(sorted_values, blocks)
-              + _over(position - middle, scale))
-  # The places of a list, in order of appearance, take its sorted slots.
-  places = sorting.sort_lists(
-      None, taking_part, segment_ids, shape=values.shape)
-  result = segments.unpermute(
-      jnp.where(places.valid, result, 0), places.order).reshape(values.shape)
-  return sorting.mark_nan(result, values, where)
-
-
-@jax.custom_jvp
-def _over(values: jax.Array, strength: jax.Array) -> jax.Array:
-  """`values / strength`; its derivative does not square a tiny strength."""
-  return values / strength
-
-
-@_over.defjvp
-def _over_jvp(primals, tangents):
-  result = _over(*primals)
-  values_dot, strength_dot = tangents
-  return result, (values_dot - result * strength_dot) / primals[1]
-
-
-def _log_share(
-    slots: jax.Array, scale: jax.Array, blocks: segments.Blocks
-) -> jax.Array:
-  """Logarithm of the softmax of `slots / scale` in each ascending block."""
-  # From differences to the last and largest: no exponential above 1.
-  last = segments.take(slots, blocks.end - 1)
-  below = _over(jnp.where(
-      blocks.size > 1, slots - lax.stop_gradient(last), 0), scale)
-  return below - jnp.log(segments.block_sum(jnp.exp(below), blocks))
-
-
-def _check_regularization(regularization: str) -> None:
-  if regularization not in ("quadratic", "entropic"):
-    raise ValueError(
-        "regularization must be 'quadratic' or 'entropic', got "
-        f"{regularization!r}.")
-
-
-def _check_strength(
-    strength: jax.Array | float, scores: jax.Array
-) -> jax.Array:
-  """The strength as an array that broadcasts to `[..., 1]`."""
-  if isinstance(strength, (int, float)) and not strength >= 0:
-    raise ValueError(f"strength must be at least 0, got {strength}.")
-  strength = jnp.asarray(strength, scores.dtype)
-  lists = (*scores.shape[:-1], 1)
-  try:
-    jnp.broadcast_to(strength, lists)
-  except ValueError:
-    raise ValueError(
-        f"strength has shape {strength.shape}, which does not broadcast to "
-        f"{lists}, one value a list.") from None
-  return strength
-
-
-def _strength_of_slots(strength: jax.Array, scores: jax.Array) -> jax.Array:
-  return jnp.broadcast_to(strength, scores.shape).reshape(-1)
