@@ -41,7 +41,7 @@ class TwinTraining(NamedTuple):
 
   Attributes:
     objective_weights: `[M]`.
-    unit: `[M]` of `Platt`.
+    unit: `[M]` of `Calibration`.
     relative_strength: strength of the soft rank, in mean gaps of scores.
     learning_rate: first learning rate of Adam, which falls by a cosine.
     num_steps: steps until it is 0.

@@ -117,7 +117,7 @@ class Training(NamedTuple):
   params: dict[str, Any]
   state: Any
   update: Any
-  platt: calibration.Platt
+  platt: calibration.Calibration
 
 
 def begin(
@@ -208,7 +208,7 @@ class Twins:
 
   def __init__(
       self, config: config_lib.Config, inputs: inputs_lib.Inputs,
-      platt: calibration.Platt,
+      platt: calibration.Calibration,
   ):
     """Prepares PyTorch.
 

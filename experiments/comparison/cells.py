@@ -139,7 +139,7 @@ def thinned(
 
 
 def _formulas(
-    block: inputs_lib.Block, platt: calibration.Platt, seed: int
+    block: inputs_lib.Block, platt: calibration.Calibration, seed: int
 ) -> dict[str, Cell]:
   """Cells of the methods without a network, and of the ceiling if known."""
   worth = np.ones(block.train.labels.shape[1], np.float32)
@@ -159,7 +159,7 @@ def _formulas(
 
 def _train(
     config: Config, name: str, lists: str, batch_size: int,
-    block: inputs_lib.Block, platt: calibration.Platt, capacity: int,
+    block: inputs_lib.Block, platt: calibration.Calibration, capacity: int,
 ) -> Cell:
   """Trains all seeds of a network and scores the test rows."""
   method, num_rows = studies.METHODS[name], len(block.train.labels)
@@ -231,7 +231,7 @@ def _members(stack: stacks.Stack, members: slice) -> stacks.Stack:
 
 def _calibration_error(
     probabilities: np.ndarray, block: inputs_lib.Block,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
 ) -> np.ndarray:
   """`[S, M]` of `[S, N, M]`; values count as fractions of the largest."""
   return calibration_error.expected_calibration_error(

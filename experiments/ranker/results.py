@@ -59,7 +59,7 @@ class Run(NamedTuple):
   config: dict[str, Any]
   schema: schema_lib.Schema
   score: Callable[[features_lib.Batch], np.ndarray]
-  platt: calibration.Platt
+  platt: calibration.Calibration
   objective_weights: np.ndarray
   num_steps: int
   best_step: int

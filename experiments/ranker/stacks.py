@@ -86,7 +86,7 @@ def fit(
     members: Members,
     rows: features_lib.Batch,
     validation: features_lib.Batch,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
     *,
     capacity: int = 1,
 ) -> Stack:
@@ -245,7 +245,7 @@ def _order(
 
 @functools.partial(jax.jit, static_argnames="ranker")
 def _start(
-    members: Members, rows: ranker_lib.Rows, platt: calibration.Platt, *,
+    members: Members, rows: ranker_lib.Rows, platt: calibration.Calibration, *,
     ranker: ranker_lib.Ranker,
 ) -> training_lib.TrainState:
   """Members before their first step."""
@@ -257,8 +257,9 @@ def _start(
 @functools.partial(jax.jit, static_argnames=("ranker", "objective"))
 def _train(
     state: training_lib.TrainState, members: Members, index: jax.Array,
-    rows: ranker_lib.Rows, platt: calibration.Platt, num_steps: jax.Array, *,
-    ranker: ranker_lib.Ranker, objective: Callable[..., Any],
+    rows: ranker_lib.Rows, platt: calibration.Calibration,
+    num_steps: jax.Array, *, ranker: ranker_lib.Ranker,
+    objective: Callable[..., Any],
 ) -> tuple[training_lib.TrainState, jax.Array]:
   """Steps on the rows `[S, steps, batch]`; the losses are `[S, steps]`."""
 

@@ -3,7 +3,7 @@
 from harmonrank_jax.ensemble import training
 from harmonrank_jax.ensemble.baselines import formula_scores
 from harmonrank_jax.ensemble.baselines import tune_weights
-from harmonrank_jax.ensemble.calibration import Platt
+from harmonrank_jax.ensemble.calibration import Calibration
 from harmonrank_jax.ensemble.calibration import calibrate
 from harmonrank_jax.ensemble.calibration import closed_form_score
 from harmonrank_jax.ensemble.calibration import fit_platt
@@ -31,11 +31,11 @@ from harmonrank_jax.ensemble.ranker import Rows
 from harmonrank_jax.ensemble.ranker import rows_of
 
 __all__ = [
+    "Calibration",
     "GroupAuc",
     "HarmonRank",
     "HarmonRankConfig",
     "LossDiagnostics",
-    "Platt",
     "ProfileEncoder",
     "Ranker",
     "Rows",

@@ -81,7 +81,7 @@ def tune_weights(
 
 
 def formula_scores(
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
     objective_weights: np.ndarray,
     train: Any,
     validation: Any,

@@ -15,7 +15,7 @@ from harmonrank_jax.ensemble import metrics
 import harmonrank_jax.logistic as logistic
 
 
-class Platt(NamedTuple):
+class Calibration(NamedTuple):
   """`p_m = sigmoid(scale_m logit(score_m) + shift_m)`, and base rates; `[M]`.
 
   Attributes:
@@ -44,7 +44,7 @@ def log_odds(probabilities: jax.Array) -> jax.Array:
 
 def fit_platt(
     scores: jax.Array, labels: jax.Array, *, where: jax.Array | None = None
-) -> Platt:
+) -> Calibration:
   """Fits slope and offset per objective by maximum likelihood.
 
   Damped Newton steps on the logistic likelihood, with Platt's targets
@@ -58,8 +58,8 @@ def fit_platt(
     where: `[N, M]` bool, True = the row counts for the objective.
 
   Returns:
-    `Platt`, float32. Without a valid row: slope 1, offset 0, rate 1/2. A
-    constant score has slope 0.
+    `Calibration`, float32. Without a valid row: slope 1, offset 0, rate 1/2.
+    A constant score has slope 0.
 
   Raises:
     ValueError: if the shapes do not fit.
@@ -91,7 +91,7 @@ def fit_platt(
     pair_share = jax.vmap(_pair_share, in_axes=1)(fractions, valid)
   scale, shift, base_rate = jax.vmap(
       _fit_objective, in_axes=1)(inputs, fractions, valid)
-  return Platt(scale, shift, base_rate, unit, pair_share)
+  return Calibration(scale, shift, base_rate, unit, pair_share)
 
 
 def _fit_objective(
@@ -133,7 +133,7 @@ def _standardised(
 
 
 def _pair_share(fractions: jax.Array, valid: jax.Array) -> jax.Array:
-  """`Platt.pair_share` of one objective, from rows `[N]`."""
+  """`Calibration.pair_share` of one objective, from rows `[N]`."""
   pairs = metrics.pair_counts(
       fractions[:, None], jnp.dtype(jnp.float32), valid, None)
   positives = jnp.sum(fractions)
@@ -143,7 +143,7 @@ def _pair_share(fractions: jax.Array, valid: jax.Array) -> jax.Array:
   return jnp.where(result > 0, result, 1)
 
 
-def calibrate(platt: Platt, scores: jax.Array) -> jax.Array:
+def calibrate(platt: Calibration, scores: jax.Array) -> jax.Array:
   """`[..., M]` calibrated probabilities of `[..., M]` scores."""
   rows = lambda x: x.reshape((1,) * (scores.ndim - 1) + x.shape)
   return jax.nn.sigmoid(
@@ -151,7 +151,7 @@ def calibrate(platt: Platt, scores: jax.Array) -> jax.Array:
 
 
 def platt_score(
-    platt: Platt,
+    platt: Calibration,
     scores: jax.Array,
     objective_weights: jax.Array,
     *,
@@ -171,7 +171,7 @@ def platt_score(
 
   >>> import jax.numpy as jnp
   >>> one = jnp.ones(1)
-  >>> platt = Platt(one, 0 * one, 0.5 * one, one, one)
+  >>> platt = Calibration(one, 0 * one, 0.5 * one, one, one)
   >>> platt_score(platt, jnp.array([[0.25]]), one)
   Array([1.], dtype=float32)
   """
@@ -194,7 +194,7 @@ def closed_form_score(
     probabilities: `[..., M]`, true or calibrated.
     base_rate: `[M]` in (0, 1), the rate of positives in the list.
     objective_weights: `[M]` or `[..., M]`, not negative. For values, p_m is an
-      expected fraction, and the weight is divided by `Platt.pair_share`.
+      expected fraction, and the weight is divided by its `pair_share`.
 
   Returns:
     `[...]` scores. For true probabilities their order maximises the expected

@@ -387,7 +387,7 @@ def _attention(query, key, value, *, mask=None, **_):
   return jnp.swapaxes(result, -3, -2)
 
 
-def with_platt(params: dict, platt: calibration.Platt) -> dict:
+def with_platt(params: dict, platt: calibration.Calibration) -> dict:
   """Parameters of `HarmonRank` with its calibration set to a fitted one.
 
   Args:
@@ -402,7 +402,7 @@ def with_platt(params: dict, platt: calibration.Platt) -> dict:
   return {**params, "params": inner}
 
 
-def with_rates(params: dict, platt: calibration.Platt) -> dict:
+def with_rates(params: dict, platt: calibration.Calibration) -> dict:
   """The same, but only what says how rare an objective is.
 
   For parameters that were trained on other rows, whose calibration stays.

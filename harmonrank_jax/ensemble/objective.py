@@ -36,7 +36,7 @@ def scalar_objective(
     rows: ranker_lib.Rows,
     *,
     objective_weights: jax.Array,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
     loss_fn: Callable[..., Any] = losses.multi_objective_auc_loss,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """A loss of the one score, which is a logit: the paper's objective.
@@ -66,7 +66,7 @@ def aligned_objective(
     rows: ranker_lib.Rows,
     *,
     objective_weights: jax.Array,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
     loss_fn: Callable[..., Any] = losses.multi_objective_auc_loss,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """A rank loss for the gains plus cross-entropy for the probabilities.
@@ -109,7 +109,7 @@ def cross_entropy_objective(
     rows: ranker_lib.Rows,
     *,
     objective_weights: jax.Array,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy of the corrected probabilities of the aligned head.
 
@@ -137,7 +137,7 @@ def pointwise_objective(
     rows: ranker_lib.Rows,
     *,
     objective_weights: jax.Array,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
     loss_fn: Callable[..., Any] = losses.balanced_bce_loss,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """A loss of each objective's own log-odds in the aligned head.

@@ -82,7 +82,7 @@ class Ranker:
   vocabulary_sizes: tuple[int, ...]
 
   def init(
-      self, key: jax.Array, rows: Rows, platt: calibration_lib.Platt
+      self, key: jax.Array, rows: Rows, platt: calibration_lib.Calibration
   ) -> dict[str, Any]:
     """Parameters of one member, which start at the Platt calibration.
 

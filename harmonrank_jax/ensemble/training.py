@@ -44,7 +44,7 @@ def init(
     rows: ranker_lib.Rows,
     *,
     ranker: ranker_lib.Ranker,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
 ) -> TrainState:
   """A member before its first step.
 
@@ -69,7 +69,7 @@ def update(
     ranker: ranker_lib.Ranker,
     objective: objective_lib.Objective,
     objective_weights: jax.Array,
-    platt: calibration.Platt,
+    platt: calibration.Calibration,
     learning_rate: jax.Array | float,
     num_steps: jax.Array | int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:

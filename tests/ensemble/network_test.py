@@ -190,7 +190,7 @@ def test_one_trace():
 def test_starts_as_the_closed_form_of_the_calibrated_scores():
   scores, profile = sample()
   params = initial_params()
-  platt = calibration.Platt(
+  platt = calibration.Calibration(
       jnp.array([0.5, 1.0, 2.0]), jnp.array([-1.0, 0.0, 0.3]),
       jnp.array([0.2, 0.05, 0.7]), jnp.ones(3), jnp.array([1, 0.5, 1]))
   fitted = network.with_platt(params, platt)
