@@ -51,7 +51,8 @@ def trade_figure(
       for point in points]
   colors = [color_of(point.name, point.is_trained, point.is_privileged)
             for point in points]
-  for point, color in zip(points, colors, strict=True):
+  # The best is drawn last, over the others.
+  for point, color in zip(points[::-1], colors[::-1], strict=True):
     axes.errorbar(
         point.diversity, point.ctr, xerr=point.diversity_error,
         yerr=point.ctr_error, fmt="v" if point.ctr < floor else "o", ms=6,

@@ -108,9 +108,9 @@ def _static(record: record_lib.Record) -> list[str]:
   results = record.results
   return [
       "<h2>In the static world</h2>",
-      "<p>Users neither tire nor change with the hour: no policy can beat the "
-      "best calibration there. A clear lead of ppo over all of them would "
-      "point to a mistake.</p>",
+      "<p>Users neither tire nor change with the hour: a calibration is as "
+      "good there as what can be learned. A clear lead of ppo over all of them "
+      "would point to a mistake.</p>",
       _table(results.static, results.paired_static, results.privileged)]
 
 

@@ -40,8 +40,8 @@ WORLDS: dict[str, Callable[
     "tidal": lambda r: r._replace(demand=1.5 * r.demand),
     "fresh": lambda r: r._replace(recovery=r.recovery ** 2),
 }
-# Hour and earlier slates change nothing here, so that no policy can beat the
-# best static calibration.
+# Hour and earlier slates change nothing in it: a calibration is as good as what
+# can be learned.
 STATIC_WORLD = "static"
 # The fields of `Params` in which training worlds differ.
 WORLD_AXES = simulator_lib.Params._make(

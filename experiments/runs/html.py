@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import lines as mpl_lines
+from matplotlib import patheffects
 import numpy as np
 
 from experiments.runs import workdir as workdir_lib
@@ -100,11 +101,13 @@ def numbered_points(
     has_key: whether names are written.
   """
   ranks = np.argsort(np.argsort(y, kind="stable"))
+  # Error bars and other points do not cross out a number.
+  halo = [patheffects.withStroke(linewidth=2, foreground="white")]
   for k, (rank, color) in enumerate(zip(ranks, colors, strict=True)):
     offset, across, along = _SIDES[rank % len(_SIDES)]
     axes.annotate(
         str(k + 1), (x[k], y[k]), xytext=offset, textcoords="offset points",
-        ha=across, va=along, fontsize=8, color=color)
+        ha=across, va=along, fontsize=8, color=color, path_effects=halo)
   if has_key:
     key = axes.legend(
         [mpl_lines.Line2D([], [], ls="none") for _ in names],
