@@ -20,7 +20,7 @@ from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import front as front_lib
 from experiments.tradeoff import report
 
-# Rows in the page, at most: what a browser ranks while a slider moves.
+# The most rows in the page, all of which are ranked while a slider moves.
 _MAX_ROWS = 6000
 _LEVELS = 65_535
 # Below this a term adds nothing, whatever the weights.
@@ -33,7 +33,8 @@ class Sample(NamedTuple):
 
   Attributes:
     rows: `[n]` places.
-    weights: `[n]` what each stands for: sums over it are near those of all.
+    weights: `[n]` inverse chances of the rows: weighted sums over the sample
+      are near the sums over all rows.
   """
 
   rows: np.ndarray
@@ -45,21 +46,24 @@ def draw(
 ) -> Sample:
   """Draws rows from which AUCs are estimated.
 
-  A row is drawn with a chance that grows with its share of the positives, and
-  of all rows, for each objective: every positive of a rare one is there. Rows
-  of the same labels are drawn evenly along the scores, by which the AUC of the
-  sample is near that of all rows, for these scores and for like ones.
+  The chance of a row grows with its share of the positives of each objective,
+  so that every positive of a rare objective is drawn. Rows with the same labels
+  are drawn evenly along the scores: the AUC of the sample is then near that of
+  all rows, for these scores and for similar ones.
 
   Args:
-    scores: `[N]`.
-    labels: `[N, M]` bool, or non-negative values, not all 0.
-    max_rows: all rows if there are no more.
+    scores: `[N]` scores along which rows are drawn.
+    labels: `[N, M]` bool, or non-negative values; no column is 0.
+    max_rows: size of the sample; all rows if there are no more.
+
+  Returns:
+    The drawn rows, in their order, and their weights.
   """
   values = labels.astype(np.float64)
   num_rows = len(values)
   size = min(max_rows, num_rows)
   share = (values / values.sum(axis=0) + 1 / num_rows).sum(axis=1)
-  # The factor with which the chances add up to the size.
+  # Bisects the factor with which the chances add up to the size.
   low, high = 0.0, size / share.min()
   for _ in range(60):
     factor = 0.5 * (low + high)
@@ -67,7 +71,8 @@ def draw(
     low, high = (factor, high) if is_short else (low, factor)
   chance = np.minimum(high * share, 1)
   order = np.lexsort((scores, *(values > 0).T))
-  # Half a row in advance, and no row lost to rounding.
+  # Systematic sampling that starts at half a row; the small offset keeps
+  # rounding from losing a row.
   steps = np.floor(np.cumsum(chance[order]) + 0.5 - 1e-6)
   rows = np.sort(order[np.diff(steps, prepend=0) > 0])
   return Sample(rows, 1 / chance[rows])
@@ -80,11 +85,11 @@ def write(
   """Writes the page, one file.
 
   Args:
-    path: where.
-    tradeoff: whose points are shown.
-    terms: by family, `[N, M]`: what the objectives add to a score, not
-      negative. Those of the one network and of the closed form are used.
-    labels: `[N, M]`.
+    path: path of the file.
+    tradeoff: the measures whose points are shown.
+    terms: `[N, M]` by family, the non-negative summands of a score by
+      objective. Those of the one network and of the closed form are used.
+    labels: `[N, M]` of the test rows.
   """
   sample = draw(terms[families_lib.ONE].sum(axis=1), labels)
   rounded = lambda values: np.round(values.astype(np.float64), 4)
@@ -103,7 +108,7 @@ def write(
               _LEVELS * (labels[sample.rows] / largest)).astype("<u2")),
           "terms": [_levels(terms[name][sample.rows]) for name in (
               families_lib.ONE, families_lib.CLOSED_FORM)]}})
-  # No end of the script can stand in the data.
+  # The data cannot contain the end tag of a script.
   data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
   body = (importlib.resources.files("experiments.tradeoff") / "page.html"
           ).read_text().rstrip("\n")
