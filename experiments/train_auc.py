@@ -29,17 +29,9 @@ from harmonrank_jax.serving import bundle
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   """Trains, evaluates and writes everything there is to see of a run.
 
-  Args:
-    config: what the run depends on.
-    workdir: where it goes; a run of the same configuration there is resumed.
-
-  Returns:
-    The content of `summary.json`.
-
-  Raises:
-    UserError: if the configuration does not fit the data or the workdir.
-    DataError: if the data is not what it should be.
-    StoppedError: on Ctrl-C or SIGTERM, after a checkpoint.
+  A run of the same configuration in the workdir is resumed. Returns the content
+  of `summary.json`; raises `UserError`, `DataError` or, after a checkpoint,
+  `StoppedError`.
   """
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
@@ -71,11 +63,7 @@ def make_task(config: Config, inputs: inputs_lib.Inputs) -> auc_task.AucTask:
 
 
 def publish(workdir: pathlib.Path, run: results.Run) -> dict[str, Any]:
-  """Evaluates; writes summary and report; shows the table.
-
-  Returns:
-    The content of `summary.json`.
-  """
+  """Evaluates; writes summary and report; shows the table."""
   from experiments.ranker import report  # Slow to import.
 
   measured = results.evaluate(run)

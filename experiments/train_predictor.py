@@ -36,17 +36,9 @@ from experiments.runs import workdir as workdir_lib
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   """Trains, tests and writes the scored log.
 
-  Args:
-    config: what the run depends on.
-    workdir: where it goes; a run of the same configuration there is resumed.
-
-  Returns:
-    The content of `summary.json`.
-
-  Raises:
-    UserError: if the configuration does not fit the data or the workdir.
-    DataError: if the data is not what it should be.
-    StoppedError: on Ctrl-C or SIGTERM, after a checkpoint.
+  A run of the same configuration in the workdir is resumed. Returns the content
+  of `summary.json`; raises `UserError`, `DataError` or, after a checkpoint,
+  `StoppedError`.
   """
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
@@ -61,11 +53,7 @@ def publish(
     config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
     task: task_lib.FoldTask, fitted: loop.Fitted,
 ) -> dict[str, Any]:
-  """Writes the scored log, the summary and the report; shows the table.
-
-  Returns:
-    The content of `summary.json`.
-  """
+  """Writes the scored log, the summary and the report; shows the table."""
   from experiments.predictor import report  # Slow to import.
 
   schema, params = inputs.source.schema, fitted.state.best_params

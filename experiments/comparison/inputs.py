@@ -71,9 +71,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
     raise errors.UserError(
         "--blocks cuts --data by time and takes no --eval_data; name a folder "
         "that holds both files with --data.")
-  log, schema = logs.open_scored_log(
-      workdir, config.data, config.schema, config.objectives,
-      config.embedded)
+  log, schema = logs.open_scored_log(workdir, config)
   study, left_out = fitting_study(config, schema)
   parquet.check_log(log, schema)
   test_log = logs.open_eval_log(config.eval_data, log, schema)

@@ -20,54 +20,33 @@ from harmonrank_jax.data import splits
 
 
 class Source(NamedTuple):
-  """Where rows come from.
+  """Where rows come from."""
 
-  Attributes:
-    log: to train on.
-    eval_log: to test on; None where the last part of `log` is held out.
-    schema: roles of the columns, without scores.
-    profile: columns that go along with the scores.
-    domain: categorical columns that say in which domain a row is.
-    personal: categorical columns that identify user, item and author.
-  """
-
-  log: parquet.ParquetLog
+  log: parquet.ParquetLog  # to train on
+  # To test on; None where the last part of log is held out.
   eval_log: parquet.ParquetLog | None
-  schema: schema_lib.Schema
-  profile: tuple[str, ...]
+  schema: schema_lib.Schema  # roles of the columns, without scores
+  profile: tuple[str, ...]  # columns that go along with the scores
+  # Categorical columns that say in which domain a row is.
   domain: tuple[str, ...]
+  # Categorical columns that identify user, item and author.
   personal: tuple[str, ...]
 
 
 class Inputs(NamedTuple):
-  """What is trained and tested on, in memory.
+  """What is trained and tested on, in memory."""
 
-  Attributes:
-    source: where it comes from.
-    features: fitted on the rows to train and validate on.
-    table: these rows.
-    rows: these rows as arrays.
-    is_validation: `[N]` bool, which of them to validate on.
-    test_table: the rows to test on.
-    test: these rows as arrays.
-  """
-
-  source: Source
-  features: features_lib.Features
-  table: pa.Table
-  rows: features_lib.Batch
-  is_validation: np.ndarray
-  test_table: pa.Table
-  test: features_lib.Batch
+  source: Source  # where it comes from
+  features: features_lib.Features  # fitted on the rows to train and validate on
+  table: pa.Table  # these rows
+  rows: features_lib.Batch  # these rows as arrays
+  is_validation: np.ndarray  # [N] bool, which of them to validate on
+  test_table: pa.Table  # the rows to test on
+  test: features_lib.Batch  # these rows as arrays
 
 
 def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
-  """Opens, checks and splits the logs; fits the features.
-
-  Args:
-    config: what is read.
-    workdir: for logs that are generated or prepared.
-  """
+  """Opens, checks and splits the logs; fits the features."""
   source = read_source(config, workdir)
   schema = source.schema
   if config.objectives:

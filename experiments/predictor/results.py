@@ -23,22 +23,15 @@ COLUMNS = ("objective", "positives", "AUC", "log-loss", "of base rate")
 
 
 class Measures(NamedTuple):
-  """Measures of M scores on the same rows; `[M]` each.
+  """Measures of M scores on the same rows; `[M]` each."""
 
-  Attributes:
-    positives: rows with the event.
-    auc: NaN where all rows are of one class.
-    auc_error: standard error, by bootstrap over users (rows without users).
-    log_loss: mean cross-entropy.
-    log_loss_error: standard error, users (or rows) as clusters.
-    base_log_loss: of the rate of the training rows as constant score.
-  """
-
-  positives: np.ndarray
-  auc: np.ndarray
+  positives: np.ndarray  # rows with the event
+  auc: np.ndarray  # NaN where all rows are of one class
+  # Standard error, by bootstrap over users (rows without users).
   auc_error: np.ndarray
-  log_loss: np.ndarray
-  log_loss_error: np.ndarray
+  log_loss: np.ndarray  # mean cross-entropy
+  log_loss_error: np.ndarray  # standard error, users (or rows) as clusters
+  # Of the rate of the training rows as constant score.
   base_log_loss: np.ndarray
 
 
@@ -48,13 +41,9 @@ def measure(
     users: np.ndarray | None,
     base_rates: np.ndarray,
 ) -> Measures:
-  """How good scores are.
+  """Measures log-odds `[N, M]` by labels `[N, M]`, with users `[N]` or None.
 
-  Args:
-    logits: `[N, M]` log-odds.
-    labels: `[N, M]` bool.
-    users: `[N]` integers, or None.
-    base_rates: `[M]` in (0, 1), of the training rows.
+  `base_rates` `[M]` are those of the training rows.
   """
   losses = task_lib.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
@@ -133,13 +122,9 @@ def write_scored_logs(
     folder: pathlib.Path, inputs: inputs_lib.Inputs, logits: np.ndarray,
     test_logits: np.ndarray,
 ) -> None:
-  """Writes the rows with their scores, and the roles of the columns.
+  """Writes `train.parquet`, `eval.parquet` and `schema.json` into a folder.
 
-  Args:
-    folder: gets `train.parquet`, `eval.parquet` and `schema.json`.
-    inputs: the rows.
-    logits: `[N, M]` out-of-fold log-odds of the rows that were trained on.
-    test_logits: those of the held-out rows.
+  Log-odds `[N, M]` are out of fold for the rows that were trained on.
   """
   schema, profile = inputs.source.schema, inputs.source.profile
   for name, table, values in (("train", inputs.table, logits),

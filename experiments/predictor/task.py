@@ -42,15 +42,11 @@ _auc = jax.jit(metrics.auc)
 
 
 class Folds(NamedTuple):
-  """Which row trains which model; N rows, K folds.
+  """Which row trains which model; N rows, K folds."""
 
-  Attributes:
-    fold: `[N]` in [0, K), the fold of each row.
-    trains: `[N, K + 2]` bool, True = the row trains the model: those of the
-      folds, the full one, and the one that validation rows judge.
-  """
-
-  fold: np.ndarray
+  fold: np.ndarray  # [N] in [0, K), the fold of each row
+  # [N, K + 2] bool, True = the row trains the model: those of the folds, the
+  # full one, and the one that validation rows judge.
   trains: np.ndarray
 
 
@@ -62,13 +58,8 @@ def deal(is_validation: np.ndarray, *, num_folds: int, seed: int) -> Folds:
   fold an AUC is therefore higher than on later rows; what is learned from the
   scores, how far to trust each, holds for users that have been met. Columns
   that count earlier outcomes stay as they are: a later row of another fold
-  may count the label of this one.
-
-  Args:
-    is_validation: `[N]` bool, the rows to judge by; they train all models but
-      the one that is judged.
-    num_folds: K >= 2.
-    seed: of the permutation.
+  may count the label of this one. Validation rows `[N]` train all models but
+  the one that is judged.
   """
   num_rows = len(is_validation)
   fold = np.random.default_rng(seed).permutation(num_rows) % num_folds
@@ -80,31 +71,19 @@ def deal(is_validation: np.ndarray, *, num_folds: int, seed: int) -> Folds:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How the models are trained.
+  """How the models are trained."""
 
-  Attributes:
-    network: its configuration.
-    batch_size: rows of a step.
-    rates: of Adam.
-    seed: of parameters, batches and what is dropped.
-  """
-
-  network: pepnet.PepNetConfig
-  batch_size: int
-  rates: training.LearningRates
-  seed: int
+  network: pepnet.PepNetConfig  # its configuration
+  batch_size: int  # rows of a step
+  rates: training.LearningRates  # of Adam
+  seed: int  # of parameters, batches and what is dropped
 
 
 class Batch(NamedTuple):
-  """The rows of a step.
+  """The rows of a step."""
 
-  Attributes:
-    indices: `[B]` int32.
-    step: from 0.
-  """
-
-  indices: jax.Array
-  step: np.uint32
+  indices: jax.Array  # [B] int32
+  step: np.uint32  # from 0
 
 
 class Batches:
@@ -143,25 +122,15 @@ class Batches:
 class FoldTask:
   """The training of all models: a `loop.Task`.
 
-  Trees of its state have a leading axis of K + 2 models.
-
-  Attributes:
-    recipe: how they are trained.
-    base_rates: `[K + 2, M]` rates in the rows of each model, never 0 or 1.
+  Trees of its state have a leading axis of K + 2 models; `base_rates`
+  `[K + 2, M]` are those of the rows of each, never 0 or 1.
   """
 
   def __init__(
       self, recipe: Recipe, rows: features_lib.Batch, folds: Folds,
       names: tuple[str, ...],
   ):
-    """Prepares the training.
-
-    Args:
-      recipe: how to train.
-      rows: everything that is not for testing; in memory.
-      folds: of these rows.
-      names: of the objectives.
-    """
+    """Prepares the training on rows in memory, all that are not for testing."""
     self.recipe, self._folds, self._names = recipe, folds, names
     self._rows = rows._replace(labels=rows.labels > 0)
     self.base_rates = self._rates()

@@ -26,42 +26,27 @@ _MAX_ROWS = 2_000_000
 
 
 class Inputs(NamedTuple):
-  """What is trained and evaluated on.
-
-  Attributes:
-    model: network, schema and features.
-    log: to train on, with its split.
-    split: of `log`.
-    eval_log: to test on; `log` where its last part is held out.
-    batch_size: rows of a step.
-    num_steps: of training.
-    objective_weights: `[M]` float32.
-    sample: training rows, or some of very many.
-    validation: rows to choose by.
-  """
+  """What is trained and evaluated on."""
 
   model: bundle.Model
   log: parquet.ParquetLog
   split: splits.Split
+  # To test on; log where its last part is held out.
   eval_log: parquet.ParquetLog
   batch_size: int
   num_steps: int
-  objective_weights: np.ndarray
-  sample: features_lib.Batch
-  validation: features_lib.Batch
+  objective_weights: np.ndarray  # [M] float32
+  sample: features_lib.Batch  # training rows, or some of very many
+  validation: features_lib.Batch  # rows to choose by
 
 
 class Test(NamedTuple):
-  """Held-out rows.
-
-  Attributes:
-    batch: the rows.
-    truth: `[N, M]` true probabilities, of the embedded log only.
-    slices: the column asked for and `[N]` values as text, or None.
-  """
+  """Held-out rows."""
 
   batch: features_lib.Batch
+  # [N, M] true probabilities, of the embedded log only.
   truth: np.ndarray | None
+  # The column asked for and [N] values as text, or None.
   slices: tuple[str, np.ndarray] | None
 
 
@@ -84,9 +69,7 @@ def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
 
 def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
   """Opens, checks and splits the logs; fits the features."""
-  log, schema = logs.open_scored_log(
-      workdir, config.data, config.schema, config.objectives,
-      config.embedded)
+  log, schema = logs.open_scored_log(workdir, config)
   _check_config(config, schema)
   parquet.check_log(log, schema)
   eval_log = logs.open_eval_log(config.eval_data, log, schema)

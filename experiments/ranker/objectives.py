@@ -22,13 +22,7 @@ RANK_LOSSES = ("soft_auc", "pairwise")
 def objective_of(
     head: str, loss: str, relative_strength: float
 ) -> objective.Objective:
-  """The objective of a head and a loss; the same function for the same ones.
-
-  Args:
-    head: one of `network.HEADS`.
-    loss: one of `LOSSES`.
-    relative_strength: of the soft rank.
-  """
+  """The objective of a head and a loss; the same function for the same ones."""
   loss_fn = LOSSES[loss]
   if loss == "soft_auc":
     loss_fn = functools.partial(loss_fn, relative_strength=relative_strength)

@@ -23,74 +23,49 @@ ENSEMBLE, CEILING = "harmonrank", "ceiling"
 
 
 class Curves(NamedTuple):
-  """What the report shows of the scores.
+  """What the report shows of the scores."""
 
-  Attributes:
-    place: `[N]` percent from the bottom of the ranking.
-    positives: by objective, `[N]` percent of its positives up to there;
-      objectives without a positive are left out.
-    log_odds: by objective, those of the scores that went in.
-  """
-
-  place: np.ndarray
+  place: np.ndarray  # [N] percent from the bottom of the ranking
+  # By objective, [N] percent of its positives up to there; objectives without
+  # a positive are left out.
   positives: dict[str, np.ndarray]
+  # By objective, those of the scores that went in.
   log_odds: dict[str, np.ndarray]
 
 
 class Run(NamedTuple):
-  """A trained ranker and the rows to show it on.
+  """A trained ranker and the rows to show it on."""
 
-  Attributes:
-    config: JSON-able, by flag.
-    schema: roles of the columns.
-    score: from rows to `[N]` scores of the trained ensemble.
-    platt: fitted on training rows.
-    objective_weights: `[M]`.
-    num_steps: of training.
-    best_step: whose parameters are used.
-    sample: training rows.
-    validation: rows that weights of baselines are tuned on.
-    test: held-out rows.
-    truth: `[N, M]` true probabilities of these, where they are known.
-    slices: `[N]` text, and what it is; or None.
-    examples_per_second: of training.
-  """
-
-  config: dict[str, Any]
-  schema: schema_lib.Schema
+  config: dict[str, Any]  # JSON-able, by flag
+  schema: schema_lib.Schema  # roles of the columns
+  # From rows to [N] scores of the trained ensemble.
   score: Callable[[features_lib.Batch], np.ndarray]
-  platt: calibration.Calibration
-  objective_weights: np.ndarray
-  num_steps: int
-  best_step: int
-  sample: features_lib.Batch
-  validation: features_lib.Batch
-  test: features_lib.Batch
+  platt: calibration.Calibration  # fitted on training rows
+  objective_weights: np.ndarray  # [M]
+  num_steps: int  # of training
+  best_step: int  # whose parameters are used
+  sample: features_lib.Batch  # training rows
+  validation: features_lib.Batch  # rows that weights of baselines are tuned on
+  test: features_lib.Batch  # held-out rows
+  # [N, M] true probabilities of these, where they are known.
   truth: np.ndarray | None
-  slices: tuple[str, np.ndarray] | None
-  examples_per_second: float
+  slices: tuple[str, np.ndarray] | None  # [N] text, and what it is; or None
+  examples_per_second: float  # of training
 
 
 class Results(NamedTuple):
-  """Everything measured on the held-out rows.
+  """Everything measured on the held-out rows."""
 
-  Attributes:
-    methods: name to `[N]` scores: the ensemble, baselines, perhaps a ceiling.
-    comparison: of the methods.
-    group_by: "user" or "request", or None.
-    group_auc: `[M]` of the ensemble within groups, or None.
-    slice_by: the column whose values cut the rows, or None.
-    slices: value to (rows, `[K]` AUC sums of the methods).
-    curves: of the ensemble's ranking and the scores that went in.
-  """
-
+  # Name to [N] scores: the ensemble, baselines, perhaps a ceiling.
   methods: dict[str, np.ndarray]
-  comparison: evaluation.Comparison
-  group_by: str | None
+  comparison: evaluation.Comparison  # of the methods
+  group_by: str | None  # "user" or "request", or None
+  # [M] of the ensemble within groups, or None.
   group_auc: metrics.GroupAuc | None
-  slice_by: str | None
+  slice_by: str | None  # the column whose values cut the rows, or None
+  # Value to (rows, [K] AUC sums of the methods).
   slices: dict[str, tuple[int, np.ndarray]]
-  curves: Curves
+  curves: Curves  # of the ensemble's ranking and the scores that went in
 
 
 def evaluate(run: Run) -> Results:

@@ -2,7 +2,7 @@
 
 The members of a stack share network, loss and rows; seeds, learning rates and
 the worth of objectives differ from member to member. Rows are in memory: this
-is for comparing methods, not for logs of any size, which `auc_task` streams.
+is for comparing methods, not for logs of any size, which `task` streams.
 """
 
 from collections.abc import Callable
@@ -29,55 +29,38 @@ _NUM_LOOKS = 6
 
 
 class Members(NamedTuple):
-  """What differs within a stack of S rankers.
+  """What differs within a stack of S rankers."""
 
-  Attributes:
-    seeds: `[S]` integers, of parameters and batches.
-    learning_rates: `[S]` float32, of Adam, falling to 0 by a cosine.
-    objective_weights: `[S, M]` float32.
-  """
-
-  seeds: np.ndarray
-  learning_rates: np.ndarray
-  objective_weights: np.ndarray
+  seeds: np.ndarray  # [S] integers, of parameters and batches
+  learning_rates: np.ndarray  # [S] float32, of Adam, falling to 0 by a cosine
+  objective_weights: np.ndarray  # [S, M] float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """What a stack has in common.
+  """What a stack has in common."""
 
-  Attributes:
-    loss: one of `objectives.LOSSES`.
-    lists: "batch", or "user" or "request": what is ranked against what.
-    relative_strength: of the soft rank.
-    batch_size: rows of a step; as many as there are, at most.
-    num_steps: of training, rounded up to a multiple of the looks.
-  """
-
-  loss: str
+  loss: str  # one of objectives.LOSSES
+  # "batch", or "user" or "request": what is ranked against what.
   lists: str = "batch"
   relative_strength: float = 2.0
+  # Rows of a step; as many as there are, at most.
   batch_size: int = configs.DEFAULT_BATCH_SIZE
-  num_steps: int = 300
+  num_steps: int = 300  # of training, rounded up to a multiple of the looks
 
 
 class Stack(NamedTuple):
   """Trained rankers, each with the parameters best on validation rows.
 
   Where lists are ranked, with the last parameters.
-
-  Attributes:
-    params: leaves of `[S, ...]`.
-    value: `[S]` their weighted validation AUC, within lists where lists are
-      ranked; minus infinity where the training diverged.
-    step: `[S]` where that was.
-    seconds: of training, with compilation, without validation.
   """
 
-  params: Any
+  params: Any  # leaves of [S, ...]
+  # [S] their weighted validation AUC, within lists where lists are ranked;
+  # minus infinity where the training diverged.
   value: np.ndarray
-  step: np.ndarray
-  seconds: float
+  step: np.ndarray  # [S] where that was
+  seconds: float  # of training, with compilation, without validation
 
 
 def fit(
@@ -90,20 +73,10 @@ def fit(
     *,
     capacity: int = 1,
 ) -> Stack:
-  """Trains a stack.
+  """Trains a stack; validation rows choose the step whose parameters are kept.
 
-  Args:
-    ranker: network and profile encoder.
-    training: what members have in common.
-    members: what they have not.
-    rows: to train on.
-    validation: rows that choose the step.
-    platt: fitted on training rows; where training starts.
-    capacity: rows to train on of the largest stack of this kind: what fits
-      into one shape is compiled once.
-
-  Returns:
-    The stack.
+  Stacks whose training rows fit into `capacity` share one shape, and are
+  compiled once.
   """
   size = min(training.batch_size, len(rows.labels))
   # As many steps between two looks: one compilation.

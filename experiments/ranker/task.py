@@ -28,26 +28,17 @@ from harmonrank_jax.serving import scorer
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How a ranker is trained.
+  """How a ranker is trained."""
 
-  Attributes:
-    loss: one of `objectives.LOSSES`.
-    lists: one of `config.LISTS`.
-    relative_strength: of the soft rank.
-    learning_rate: of Adam, falling to 0 by a cosine.
-    seed: of parameters and batches.
-    num_members: networks that differ in initialisation and batches; the score
-      is the mean of theirs.
-    init_from: workdir of an earlier run to start from, or None.
-  """
-
-  loss: str
-  lists: str
-  relative_strength: float
-  learning_rate: float
-  seed: int
+  loss: str  # one of objectives.LOSSES
+  lists: str  # one of config.LISTS
+  relative_strength: float  # of the soft rank
+  learning_rate: float  # of Adam, falling to 0 by a cosine
+  seed: int  # of parameters and batches
+  # Networks that differ in initialisation and batches; the score is the mean
+  # of theirs.
   num_members: int
-  init_from: str | None
+  init_from: str | None  # workdir of an earlier run to start from, or None
 
 
 class MemberBatches:
@@ -73,10 +64,8 @@ class MemberBatches:
 class AucTask:
   """The training of a ranker: a `loop.Task`.
 
-  Attributes:
-    platt: fitted on the sample.
-    score: scores rows by parameters of all members.
-    update_one: a step of one member on its rows, jitted.
+  `platt` is fitted on the sample, `score` scores rows by parameters of all
+  members, `update_one` is a jitted step of one member on its rows.
   """
 
   def __init__(self, recipe: Recipe, inputs: inputs_lib.Inputs):
@@ -117,7 +106,7 @@ class AucTask:
     best = jax.vmap(lambda params: {**params, "network": network.with_rates(
         params["network"], self.platt)})(earlier[1].best_params)
     return state._replace(
-        train=member._replace(params=best), best_params=best)
+        train=jax.vmap(training.begin)(best), best_params=best)
 
   def begin(self, key: jax.Array) -> training.TrainState:
     """One member before its first step."""

@@ -61,19 +61,11 @@ class Checkpoints:
           "saved, the disk is full or refuses to be written.") from None
 
   def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, or None.
+    """The newest checkpoint that is whole, as step, tree and notes, or None.
 
     A broken one is set aside with a warning (left where it is in a folder that
-    is only read), and the one before is taken.
-
-    Args:
-      target: a tree of the same structure, shapes and dtypes.
-
-    Returns:
-      Step, tree and notes.
-
-    Raises:
-      UserError: if one is whole but of another structure.
+    is only read), and the one before is taken. One that is whole, but of
+    another structure than `target`, is an error of the user.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       is_whole = False

@@ -34,14 +34,7 @@ def show(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *,
     bold: Collection[int] = (),
 ) -> None:
-  """Prints a table: names on the left, numbers flush right.
-
-  Args:
-    title: a line above.
-    header: names of the columns; that of the first may be empty.
-    rows: texts, as many as columns.
-    bold: places of rows that stand out.
-  """
+  """Prints a table: names on the left, numbers flush right."""
   table = rich_table.Table(
       title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False)
   table.add_column(header[0], no_wrap=True)

@@ -8,12 +8,7 @@ class UserError(Exception):
 
 
 class StoppedError(Exception):
-  """A signal asked the loop to stop; a checkpoint was saved.
-
-  Attributes:
-    signal: its number.
-    step: of the checkpoint.
-  """
+  """A signal of this number stopped the loop, after a checkpoint."""
 
   def __init__(self, signal: int, step: int):
     super().__init__(f"stopped at step {step}")

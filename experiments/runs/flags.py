@@ -39,14 +39,9 @@ def field(
     default: Any, text: str, *, low: float | None = None,
     high: float | None = None, choices: Sequence[str] | None = None,
 ) -> Any:
-  """A field of a `Config`: a flag of its name.
+  """A field of a `Config`: a flag of its name, with its default.
 
-  Args:
-    default: of the field and the flag.
-    text: what --help says.
-    low: least number; 0 for fractions if not given.
-    high: largest number.
-    choices: the texts there are.
+  `text` is what --help says, `low` and `high` bound numbers, `choices` texts.
   """
   return dataclasses.field(default=default, metadata={
       "text": text, "low": low, "high": high, "choices": choices})
@@ -98,10 +93,7 @@ def run(
 ) -> None:
   """Runs `main` on the parsed flags; errors of the user exit with code 2.
 
-  Args:
-    main: what the binary does.
-    config: its dataclass.
-    after_interrupt: what Ctrl-C leaves, for the line that says so.
+  After Ctrl-C a line says what is left, `after_interrupt`.
   """
   define(config)
   jax.config.config_with_absl()

@@ -87,18 +87,9 @@ def numbered_points(
 ) -> None:
   """Writes 1, 2, ... at points and, beside the axes, which name each is.
 
-  Points that are close in height have their numbers on different sides. Draw
-  the points before, in the colours of their names. Figures of several panels
-  number them alike and have one key.
-
-  Args:
-    axes: with the points drawn; their figure's layout must be constrained.
-    x: `[N]`, in units of the data.
-    y: `[N]`, likewise.
-    names: N texts, in the order of the numbers.
-    colors: N, of numbers and names.
-    bold: the name that stands out.
-    has_key: whether names are written.
+  Points `[N]` that are close in height have their numbers on different sides.
+  They are drawn before, in the colours of their names; the figure's layout is
+  constrained. Figures of several panels number them alike and have one key.
   """
   ranks = np.argsort(np.argsort(y, kind="stable"))
   # Error bars and other points do not cross out a number.

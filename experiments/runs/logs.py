@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pyarrow as pa
 
+from experiments.runs import configs
 from experiments.runs import errors
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
@@ -13,6 +14,7 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
 
 _MAX_SLICES = 12
+
 
 def write_embedded_log(
     folder: pathlib.Path, config: generator.LogConfig
@@ -25,14 +27,9 @@ def write_embedded_log(
 
 
 def open_log(
-    path: str | pathlib.Path,
-    schema: schema_lib.Schema | str | None,
+    path: str | pathlib.Path, schema: schema_lib.Schema | str | None
 ) -> tuple[parquet.ParquetLog, schema_lib.Schema]:
-  """Opens a log, and reads its schema if it is a path or None (by name).
-
-  Raises:
-    DataError: if the log or the schema is not what it should be.
-  """
+  """Opens a log, and reads its schema if it is a path or None (by name)."""
   log = parquet.ParquetLog(path)
   if schema is None:
     schema = schema_lib.schema_from_names(
@@ -43,32 +40,19 @@ def open_log(
 
 
 def open_scored_log(
-    folder: pathlib.Path,
-    data: str | None,
-    roles: str | None,
-    objectives: tuple[str, ...] | None,
-    embedded: generator.LogConfig,
+    folder: pathlib.Path, config: configs.LogConfig
 ) -> tuple[parquet.ParquetLog, schema_lib.Schema]:
   """Opens what --data, --schema and --objectives name, or the embedded log.
 
-  Args:
-    folder: where the embedded log is written.
-    data: path, or None for the embedded log.
-    roles: path of a schema, or None to understand columns by name.
-    objectives: which, or None for all.
-    embedded: what the embedded log is like.
-
-  Raises:
-    UserError: if the flags do not fit, or an objective has no score.
-    DataError: if the log or the schema is not what it should be.
+  The embedded log is written into the folder. Every objective has a score.
   """
-  if roles and not data:
+  if config.schema and not config.data:
     raise errors.UserError("--schema needs --data.")
   log, schema = (
-      open_log(data, roles) if data else
-      open_log(write_embedded_log(folder, embedded), generator.SCHEMA))
-  if objectives:
-    schema = schema.with_objectives(objectives)
+      open_log(config.data, config.schema) if config.data else
+      open_log(write_embedded_log(folder, config.embedded), generator.SCHEMA))
+  if config.objectives:
+    schema = schema.with_objectives(config.objectives)
   for objective in schema.objectives:
     if not objective.score:
       raise errors.UserError(

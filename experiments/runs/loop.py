@@ -14,7 +14,7 @@ from experiments.runs import errors
 from experiments.runs import metrics as metric_writer
 from experiments.runs import progress
 
-# Numbers in a run, beside the evaluation before the first step.
+# Evaluations and logged steps of a run, not counting step 0.
 _NUM_EVALUATIONS = 10
 _NUM_LOGGED_STEPS = 100
 
@@ -59,31 +59,19 @@ class Task(Protocol):
 
 
 class State(NamedTuple):
-  """What most tasks train, with the best on validation rows so far.
+  """What most tasks train, with the best on validation rows so far."""
 
-  Attributes:
-    train: state of the training, with `params`.
-    best_params: of the best evaluation so far.
-    best_value: of that evaluation.
-    best_step: at which it was.
-  """
-
-  train: Any
+  train: Any  # state of the training, with params
   best_params: Any
   best_value: np.float32
   best_step: np.int32
 
 
 class Fitted(NamedTuple):
-  """The end of a training.
-
-  Attributes:
-    state: after the last step.
-    steps_per_second: of all steps that were timed, evaluations and
-      compilation left out.
-  """
+  """The end of a training."""
 
   state: Any
+  # Of all steps that were timed, evaluations and compilation left out.
   steps_per_second: float
 
 
@@ -92,19 +80,9 @@ def fit(
 ) -> Fitted:
   """Trains to the end, from the newest whole checkpoint if there is one.
 
-  Everything a step depends on is in the checkpoint, and nothing else is
-  written to `metrics.jsonl`: a run killed at any moment and started again
-  ends bit-identical to one that was not.
-
-  Args:
-    task: what is trained.
-    workdir: holds `checkpoints/` and `metrics.jsonl`.
-    num_steps: in all.
-    examples_per_step: for the rate that is shown.
-
-  Raises:
-    StoppedError: after a checkpoint, on Ctrl-C or SIGTERM.
-    UserError: if a measured loss is not finite, or the disk is full.
+  A checkpoint holds all that a step depends on: a run killed at any moment and
+  started again ends bit-identical to one that was not, `metrics.jsonl`
+  included. On Ctrl-C or SIGTERM it saves and raises `StoppedError`.
   """
   with progress.stop_on_signal() as signals:
     return _fit(task, workdir, signals, num_steps, examples_per_step)
@@ -141,7 +119,7 @@ def _fit(
     clock.tick(state)
     bar.update(step)
     if is_due(_NUM_LOGGED_STEPS):
-      writer.write(step, _checked(measured, step))
+      writer.write(step, {"train": _checked(measured, step)})
     if is_due(_NUM_EVALUATIONS) or signals:
       clock.stop(state)
       if is_due(_NUM_EVALUATIONS):
@@ -196,4 +174,4 @@ def _checked(measured: dict[str, Any], step: int) -> dict[str, Any]:
   if not abs(loss) < float("inf"):
     raise errors.UserError(
         f"the loss is {loss} at step {step}; lower --learning_rate.")
-  return {"train": measured}
+  return measured

@@ -17,12 +17,7 @@ class MetricWriter:
   """
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    """Opens the files.
-
-    Args:
-      workdir: of the run.
-      step: of the checkpoint that the run goes on from, or -1.
-    """
+    """Opens the files; the run goes on from the checkpoint of `step`, or -1."""
     import tensorboardX  # Slow to import, and of no use to --help.
 
     self._path = workdir / METRICS

@@ -22,16 +22,9 @@ FORMAT = 2
 def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
   """Makes the workdir, or checks that it is one of the same configuration.
 
-  Args:
-    path: folder, made if missing.
-    config: JSON-able; what results depend on.
-
-  Returns:
-    Whether the workdir was there already.
-
-  Raises:
-    UserError: if it cannot be written to, holds another configuration (the
-      differing flags are named), or is a folder of something else.
+  The configuration is JSON-able: what results depend on. Returns whether the
+  workdir was there. One of another configuration (the differing flags are
+  named) or version, or a folder of something else, is an error of the user.
   """
   path = pathlib.Path(path)
   try:
@@ -114,15 +107,9 @@ def claimed(
 def check_same_data(
     workdir: pathlib.Path, arrays: Iterable[np.ndarray]
 ) -> None:
-  """What was begun with some data is not gone on with other data.
+  """Refuses to resume with other arrays than the workdir was begun with.
 
-  Args:
-    workdir: keeps a checksum from the first call on.
-    arrays: the data, or what stands for it.
-
-  Raises:
-    UserError: if the arrays are not those that the workdir was begun with, or
-      the checksum cannot be read.
+  It keeps a checksum of them from the first call on.
   """
   checksum = 0
   for array in arrays:
