@@ -192,7 +192,8 @@ SHORT = np.zeros((3, POSITIONS))
     ({"where": SHORT > 0}, "exposures.where"),
     ({"time": np.zeros(3)}, r"exposures.time .*expected \(48,\)"),
     ({"day_ids": np.zeros(3, int)}, "exposures.day_ids")],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+    ids=["clicks", "log_odds", "categories", "similarity", "dismissed", "where",
+         "time", "day_ids"])
 def test_errors_name_the_field(change, message):
   wrong = all_patterns()._replace(**change)
   with pytest.raises(ValueError, match=message):

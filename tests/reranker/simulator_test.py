@@ -88,7 +88,9 @@ def test_sizes_follow_the_configuration():
     ({"scope": "day"}, "scope must be one of request, window, got 'day'"),
     ({"spread": 0}, "spread must be at least 1, got 0"),
     ({"feedback_rule": -1.0}, "feedback_rule must be at least 0"),
-    ({"feedback_rule": np.nan}, "feedback_rule must be at least 0, got nan")])
+    ({"feedback_rule": np.nan}, "feedback_rule must be at least 0, got nan")],
+    ids=["categories", "slots", "candidates", "requests", "layout", "scope",
+         "spread", "rule", "rule_nan"])
 def test_errors_of_the_configuration_name_the_field(change, message):
   with pytest.raises(ValueError, match=message):
     simulator.Simulator(**change)
@@ -101,7 +103,7 @@ def test_errors_of_the_configuration_name_the_field(change, message):
     ({"shift": np.ones((4, 96))}, "params.shift"),
     ({"theta": np.ones(1)}, "params.theta"),
     ({"values": np.ones(5)}, "params.values")],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+    ids=["arrivals", "activity", "base", "shift", "theta", "values"])
 def test_errors_of_the_world_name_the_argument(change, message):
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(RULES.reset, jax.random.key(0),
