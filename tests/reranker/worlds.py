@@ -47,7 +47,7 @@ def make_response(seed=0, **changes):
 def changed(tree, changes):
   """The NamedTuple with some fields replaced, in single precision."""
   return tree._replace(**{
-      name: jax.tree.map(_narrow, value) for name, value in changes.items()})
+      name: _narrow(value) for name, value in changes.items()})
 
 
 def _narrow(values):
