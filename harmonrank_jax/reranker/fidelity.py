@@ -1,5 +1,6 @@
 """How well a response model predicts clicks on days it was not fitted to."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -91,35 +92,27 @@ def response_fidelity(
   fresh = jnp.take_along_axis(fresh, exposures.categories, axis=1)
   hour = (exposures.time * (NUM_HOURS / response_lib.NUM_WINDOWS)).astype(
       jnp.int32)
+  curve = functools.partial(_curve, clicks, p)
+  positions = jnp.broadcast_to(jnp.arange(shape[1])[None, :], shape)
   by_chance = jnp.zeros(shape, bool) if is_random is None else is_random
-
-  def curve(groups, count, chosen=where):
-    groups = jnp.where(chosen, groups, count)
-    total = lambda values: jnp.zeros(count + 1).at[groups].add(
-        values)[:count]
-    size = total(jnp.ones(shape))
-    some = jnp.where(size > 0, size, jnp.nan)
-    return Curve(
-        total(clicks.astype(jnp.float32)) / some, total(p) / some,
-        jnp.sqrt(total(p * (1 - p))) / some, size)
-
-  by_category = curve(exposures.categories, num_categories)
+  by_category = curve(where, exposures.categories, num_categories)
   share = by_category.size / jnp.maximum(jnp.sum(by_category.size), 1)
-  score = jax.nn.sigmoid(exposures.log_odds)
   rate = jnp.sum(where & clicks) / jnp.maximum(jnp.sum(where), 1)
   slope, offset = _calibration_line(p, clicks, where)
   return ResponseFidelity(
-      by_hour=curve(jnp.broadcast_to(hour[:, None], shape), NUM_HOURS),
+      by_hour=curve(
+          where, jnp.broadcast_to(hour[:, None], shape), NUM_HOURS),
       by_category=by_category,
-      by_position=curve(
-          jnp.broadcast_to(jnp.arange(shape[1])[None, :], shape), shape[1]),
+      by_position=curve(where, positions, shape[1]),
       by_fatigue=curve(
+          where,
           jnp.searchsorted(jnp.asarray(FATIGUE_EDGES), fresh, side="right"),
           len(FATIGUE_EDGES) + 1),
-      by_chance=curve(jnp.zeros(shape, jnp.int32), 1, where & by_chance),
+      by_chance=curve(where & by_chance, jnp.zeros(shape, jnp.int32), 1),
       slope=slope, offset=offset,
       log_likelihood=_mean_log_likelihood(p, clicks, where),
-      scores_log_likelihood=_mean_log_likelihood(score, clicks, where),
+      scores_log_likelihood=_mean_log_likelihood(
+          jax.nn.sigmoid(exposures.log_odds), clicks, where),
       rate_log_likelihood=_mean_log_likelihood(
           jnp.broadcast_to(rate, shape), clicks, where),
       exposure_entropy=entropy(share))
@@ -128,6 +121,20 @@ def response_fidelity(
 def entropy(shares: jax.Array) -> jax.Array:
   """Entropy `[...]` in nats of shares `[..., C]` that sum to 1."""
   return -jnp.sum(jax.scipy.special.xlogy(shares, shares), axis=-1)
+
+
+def _curve(
+    clicks: jax.Array, p: jax.Array, where: jax.Array, groups: jax.Array,
+    count: int,
+) -> Curve:
+  """Rates of `count` groups of the exposures with `where` True."""
+  groups = jnp.where(where, groups, count)
+  total = lambda values: jnp.zeros(count + 1).at[groups].add(values)[:count]
+  size = total(jnp.ones(clicks.shape))
+  some = jnp.where(size > 0, size, jnp.nan)
+  return Curve(
+      total(clicks.astype(jnp.float32)) / some, total(p) / some,
+      jnp.sqrt(total(p * (1 - p))) / some, size)
 
 
 def _mean_log_likelihood(
