@@ -58,7 +58,8 @@ def clone(tmp_path):
 def make(target, *variables, cwd):
   # The settings of the run around this one are not those of a new user.
   env = {name: value for name, value in os.environ.items()
-         if not name.startswith(("MAKE", "PYTEST", "PYTHON", "VIRTUAL_ENV"))}
+         if not name.startswith(
+             ("MAKE", "PYTEST", "PYTHON", "VIRTUAL_ENV", "XLA_"))}
   # Two steps of training are over before good machine code has paid.
   env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
   ended = subprocess.run(
