@@ -1,14 +1,14 @@
-"""The Newton fit of a logistic model: a line, or any linear predictor.
+"""The Newton fit of a logistic model with one input.
 
-Both forms minimise the same penalised negative log-likelihood, with
-`z = offset + X b`, `p = sigmoid(z)` and targets t in [0, 1],
+It minimises the mean negative log-likelihood of targets t in [0, 1], with
+`z = slope * x + offset` and `p = sigmoid(z)`,
 
-    L(b) = sum_i w_i (softplus(z_i) - t_i z_i) / T + precision / 2 |b|^2,
+    L = sum_i w_i (softplus(z_i) - t_i z_i) / T,
 
-whose gradient and curvature are
+whose gradient and curvature in (slope, offset) are, with X the columns x, 1,
 
-    g = X' (w (p - t)) / T + precision b,
-    H = X' diag(w p (1 - p)) X / T + precision I.
+    g = X' (w (p - t)) / T,
+    H = X' diag(w p (1 - p)) X / T.
 
 A step `b - length * H^-1 g` that does not lower L is taken back, and its
 length is divided by 4; one that does doubles the next length, up to 1. The
@@ -89,50 +89,6 @@ def fit_line(
                       (h00 * g1 - h01 * g0) / determinant)
 
   return _newton(measure, start, num_steps)
-
-
-def fit_coefficients(
-    design: jax.Array,
-    targets: jax.Array,
-    *,
-    weights: jax.Array | None = None,
-    offset: jax.Array | float = 0.0,
-    precision: float = 1.0,
-    num_steps: int = 20,
-) -> jax.Array:
-  """Coefficients of many inputs, with a normal prior around 0.
-
-  Args:
-    design: `[N, P]` floating, X; must be finite.
-    targets: `[N]` in [0, 1].
-    weights: `[N]`, at least 0 (0 leaves a row out); None for 1.
-    offset: `[N]` or scalar, added to the log-odds with a coefficient of 1.
-    precision: of the prior, above 0: 1 / variance of each coefficient.
-    num_steps: static.
-
-  Returns:
-    `[P]`, the mode of the posterior.
-
-  >>> import jax.numpy as jnp
-  >>> clicks = jnp.array([1, 0, 0, 0])
-  >>> b, = fit_coefficients(jnp.ones((4, 1)), clicks, precision=1e-6)
-  >>> round(float(jnp.exp(b)), 4)
-  0.3333
-  """
-  if weights is None:
-    weights = jnp.ones(design.shape[:1], design.dtype)
-
-  def measure(coefficients):
-    loss, error, curve = _likelihood(
-        offset + design @ coefficients, targets, weights, 1)
-    loss += precision / 2 * jnp.sum(coefficients**2)
-    gradient = design.T @ error + precision * coefficients
-    information = (design.T * curve[None, :]) @ design
-    information += precision * jnp.eye(design.shape[1])
-    return loss, jnp.linalg.solve(information, gradient)
-
-  return _newton(
-      measure, jnp.zeros(design.shape[1:], design.dtype), num_steps)
 
 
 def _likelihood(
