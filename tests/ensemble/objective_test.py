@@ -16,15 +16,17 @@ def evaluate(objective_fn, *, head="aligned", lists=False):
   """Ranker, parameters, rows, calibration; loss and what was measured."""
   ranker, rows = rankers.make_ranker(head), rankers.make_rows(lists=lists)
   params, platt = rankers.make_params(ranker, rows), rankers.fit_platt(rows)
-  loss, measured = objective_fn(
-      ranker, params, rows, objective_weights=rankers.WEIGHTS, platt=platt)
+  loss, measured = jax.jit(lambda params, rows: objective_fn(
+      ranker, params, rows, objective_weights=rankers.WEIGHTS, platt=platt))(
+          params, rows)
   return (ranker, params, rows, platt), loss, measured
 
 
 def entropy_of(problem):
   """Mean cross-entropy `[M]` of the corrected probabilities, in NumPy."""
   ranker, params, rows, _ = problem
-  logits = np.asarray(ranker.objective_logits(params, rows), np.float64)
+  logits = np.asarray(
+      jax.jit(ranker.objective_logits)(params, rows), np.float64)
   labels = np.asarray(rows.labels)
   return np.logaddexp(0, np.where(labels, -logits, logits)).mean(axis=0)
 
@@ -76,9 +78,9 @@ def test_the_rank_loss_trains_the_gains_and_of_lists_all_the_rest(lists):
   params, platt = rankers.make_params(ranker, rows), rankers.fit_platt(rows)
 
   def gradient(objective_fn):
-    return jax.grad(lambda params: objective_fn(
+    return jax.jit(jax.grad(lambda params: objective_fn(
         ranker, params, rows, objective_weights=rankers.WEIGHTS,
-        platt=platt)[0])(params)
+        platt=platt)[0]))(params)
 
   both = gradient(functools.partial(
       objective.aligned_objective, loss_fn=functools.partial(

@@ -41,7 +41,8 @@ def train(problem, seed, learning_rate, weights):
 
 def test_training_starts_at_the_closed_form(problem):
   ranker, rows, platt = problem
-  state = training.init(jax.random.key(0), rows, ranker=ranker, platt=platt)
+  state = jax.jit(functools.partial(training.init, ranker=ranker))(
+      jax.random.key(0), rows, platt=platt)
   weights = rankers.WEIGHTS
   np.testing.assert_allclose(
       ranker.score(state.params, rows, weights),
@@ -61,7 +62,7 @@ def test_members_side_by_side_are_members_alone(problem, stacked, member):
   ranker, rows, platt = problem
   rate, weights = float(RATES[member]), WEIGHTS[member]
   # The optimiser as optax has it: nothing of `training` is in the reference.
-  params = ranker.init(jax.random.key(member), rows, platt)
+  params = jax.jit(ranker.init)(jax.random.key(member), rows, platt)
   optimizer = optax.chain(
       optax.clip_by_global_norm(1.0),
       optax.adam(optax.cosine_decay_schedule(rate, NUM_STEPS)))
