@@ -279,9 +279,9 @@ def _init(
 ) -> training.TrainState:
   """All models before their first step."""
   keys = jax.random.split(jax.random.key(recipe.seed), len(base_rates))
-  return jax.vmap(lambda key, rates: training.init(
-      key, rows, rates, config=recipe.network, rates=recipe.rates))(
-          keys, base_rates)
+  return jax.vmap(lambda key, base_rates: training.init(
+      key, rows, base_rates, config=recipe.network,
+      learning_rates=recipe.rates))(keys, base_rates)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -296,7 +296,7 @@ def _update(
   state, losses = jax.vmap(
       lambda state, key, where: training.update(
           state, rows, key, where=where, config=recipe.network,
-          rates=recipe.rates), in_axes=(0, 0, 1))(
+          learning_rates=recipe.rates), in_axes=(0, 0, 1))(
               state, keys, trains[batch.indices])
   return state, jnp.mean(losses)
 

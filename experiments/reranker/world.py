@@ -88,15 +88,16 @@ def read_log(
           config.num_exposures, config.log_seed, "regulars"))
       parquet.write_parquet(week.log, pathlib.Path(data))
       parquet.write_parquet(week.items, pathlib.Path(items))
-    columns = slate_rows.Columns(
+    columns = slate_rows.SlateColumns(
         dismissed="dismissed", value_score="score_buy")
-  return slate_logs.read_log(
+  return slate_logs.read_slate_log(
       data, items, columns, utc_offset_hours=config.utc_offset_hours)
 
 
-def _columns(config: config_lib.Config) -> slate_rows.Columns:
-  return slate_rows.Columns._make(
-      getattr(config, f"{name}_column") for name in slate_rows.Columns._fields)
+def _columns(config: config_lib.Config) -> slate_rows.SlateColumns:
+  names = slate_rows.SlateColumns._fields
+  return slate_rows.SlateColumns._make(
+      getattr(config, f"{name}_column") for name in names)
 
 
 def make_world(

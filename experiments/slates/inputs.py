@@ -112,15 +112,15 @@ def _open(
         config.data, config.items, folder, seed=config.seed,
         num_candidates=config.num_candidates)
     return opened(prepared.candidates, prepared.items,
-                  items_lib.Columns()), prepared.limits
+                  items_lib.CandidateColumns()), prepared.limits
   if config.data:
-    columns = items_lib.Columns(
+    columns = items_lib.CandidateColumns(
         request=config.request_column, item=config.item_column,
         score=config.score_column, category=config.category_column,
         features=config.features_column)
     return opened(config.data, config.items, columns), ""
   embedded = _write_embedded(folder, config.embedded)
-  return opened(*embedded, items_lib.Columns()), _EMBEDDED_LIMITS
+  return opened(*embedded, items_lib.CandidateColumns()), _EMBEDDED_LIMITS
 
 
 def _write_embedded(

@@ -1,12 +1,16 @@
 """From files to arrays."""
 
 from harmonrank_jax.data.candidates import Candidates
+from harmonrank_jax.data.candidates import Facts
+from harmonrank_jax.data.chunks import Chunk
 from harmonrank_jax.data.features import Batch
 from harmonrank_jax.data.features import Features
 from harmonrank_jax.data.features import encode
 from harmonrank_jax.data.features import fit_features
 from harmonrank_jax.data.generator import LogConfig
 from harmonrank_jax.data.generator import generate_log
+from harmonrank_jax.data.items import CandidateColumns
+from harmonrank_jax.data.items import Items
 from harmonrank_jax.data.items import read_items
 from harmonrank_jax.data.parquet import BatchReader
 from harmonrank_jax.data.parquet import ParquetLog
@@ -18,6 +22,8 @@ from harmonrank_jax.data.schema import Schema
 from harmonrank_jax.data.schema import read_schema
 from harmonrank_jax.data.schema import schema_from_names
 from harmonrank_jax.data.slate_logs import SlateLog
+from harmonrank_jax.data.slate_logs import read_slate_log
+from harmonrank_jax.data.slate_rows import SlateColumns
 from harmonrank_jax.data.splits import Split
 from harmonrank_jax.data.splits import read_rows
 from harmonrank_jax.data.splits import split_log
@@ -26,13 +32,18 @@ from harmonrank_jax.data.splits import temporal_blocks
 __all__ = [
     "Batch",
     "BatchReader",
+    "CandidateColumns",
     "Candidates",
+    "Chunk",
     "DataError",
+    "Facts",
     "Features",
+    "Items",
     "LogConfig",
     "Objective",
     "ParquetLog",
     "Schema",
+    "SlateColumns",
     "SlateLog",
     "Split",
     "check_log",
@@ -42,6 +53,7 @@ __all__ = [
     "read_items",
     "read_rows",
     "read_schema",
+    "read_slate_log",
     "schema_from_names",
     "split_log",
     "temporal_blocks",

@@ -25,8 +25,6 @@ from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
-
 # Rows that are read at a time, and rows of a chunk.
 READ_ROWS = 65_536
 CHUNK_ROWS = 131_072
@@ -35,26 +33,18 @@ COMPARED_IDS = 4_000_000
 
 
 class Facts(NamedTuple):
-  """Counts over all files.
-
-  Attributes:
-    num_requests: number of requests.
-    num_rows: number of rows.
-    largest: number of rows of the largest request.
-    categories: number of rows of each category by its name, the largest
-      category first.
-  """
+  """Counts over all files."""
 
   num_requests: int
   num_rows: int
-  largest: int
-  categories: dict[str, int]
+  largest: int  # Rows of the largest request.
+  categories: dict[str, int]  # Rows by name, the largest category first.
 
 
 class _Rows(NamedTuple):
-  """N checked rows; `is_first` is True where a request begins."""
+  """N checked rows."""
 
-  is_first: np.ndarray
+  is_first: np.ndarray  # True where a request begins.
   request_ids: pa.Array
   item_ids: pa.Array
   scores: np.ndarray
@@ -63,19 +53,12 @@ class _Rows(NamedTuple):
 
 
 class _Beginnings(NamedTuple):
-  """First rows of the B requests that begin in a part of a file.
+  """First rows of the B requests that begin in a part of a file."""
 
-  Attributes:
-    place: location of the part.
-    rows: `[B]` integers, rows within the part.
-    ids: `[B]` ids of the requests.
-    numbers: `[B]` int64, equal for equal ids.
-  """
-
-  place: items_lib.Place
-  rows: np.ndarray
-  ids: pa.Array
-  numbers: np.ndarray
+  place: checks.Place  # Of the part.
+  rows: np.ndarray  # [B] integers, within the part.
+  ids: pa.Array  # [B] ids of the requests.
+  numbers: np.ndarray  # [B] int64, equal for equal ids.
 
 
 class Candidates:
@@ -94,7 +77,7 @@ class Candidates:
   ...       "score": [0.3, 0.2, 0.9], "category": ["books", "toys", "books"],
   ...       "features": [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]}), path)
   ...   candidates = Candidates(
-  ...       path, None, items_lib.Columns(), positive_scores=True)
+  ...       path, None, items_lib.CandidateColumns(), positive_scores=True)
   ...   facts = candidates.check()
   ...   chunk, = candidates.chunks(facts)
   >>> facts.num_requests, facts.categories
@@ -107,7 +90,7 @@ class Candidates:
       self,
       data: str | pathlib.Path,
       items: str | pathlib.Path | None,
-      columns: items_lib.Columns,
+      columns: items_lib.CandidateColumns,
       *,
       positive_scores: bool,
       read_rows: int = READ_ROWS,
@@ -139,20 +122,18 @@ class Candidates:
         (), request=columns.request, item=columns.item,
         categorical=(columns.category,) if has_category else (),
         numeric=(columns.score,))
-    checks.check_types(self._schema, log.arrow_schema, str(log.files[0]))
+    checks.check_types(self._schema, log.arrow_schema, log.files[0])
     self._items: items_lib.Items | None = None
     if items is not None:
       self._items = items_lib.read_items(
-          items, columns,
-          items_lib.plain_type(log.arrow_schema.field(columns.item).type),
+          items, columns, log.arrow_schema.field(columns.item).type,
           has_category=not has_category, has_features=not self._features)
     elif not has_category:
       raise items_lib.missing(
           log, "category", columns.category, or_items=True)
     elif not self._features:
       raise items_lib.missing(
-          log, "features", columns.features or items_lib.FEATURES,
-          or_items=True)
+          log, "features", columns.features, or_items=True)
     self.num_features: int | None = None
 
   def check(self) -> Facts:
@@ -209,7 +190,7 @@ class Candidates:
     """Yields all rows, checked."""
     names, last = (*self._schema.columns, *self._features), None
     for place, table in self._tables(names):
-      checks.check_rows(self._schema, table, *place)
+      checks.check_rows(self._schema, table, place)
       requests = items_lib.one_array(table[self._columns.request])
       items = items_lib.one_array(table[self._columns.item])
       scores = self._scores(table, place)
@@ -219,32 +200,29 @@ class Candidates:
                   categories, features)
       last = requests[-1]
 
-  def _scores(
-      self, table: pa.Table, place: items_lib.Place
-  ) -> np.ndarray:
+  def _scores(self, table: pa.Table, place: checks.Place) -> np.ndarray:
     """Scores `[N]` of the rows of a table."""
     name = self._columns.score
     scores = schema_lib.numbers_of(table[name])
-    items_lib.fail_at(~np.isfinite(scores), table, name, place,
-                         "scores must be finite")
+    checks.fail_at(~np.isfinite(scores), table, name, place,
+                   "scores must be finite")
     if self._positive_scores:
-      items_lib.fail_at(
+      checks.fail_at(
           scores <= 0, table, name, place,
           "the relevance log(score) needs scores above 0 (raw relevance takes "
           "any)")
     return scores
 
   def _described(
-      self, table: pa.Table, items: pa.Array, place: items_lib.Place
+      self, table: pa.Table, items: pa.Array, place: checks.Place
   ) -> tuple[pa.Array, np.ndarray]:
     """Categories `[N]` and features `[N, D]` of the rows or of their items."""
     categories = features = None
     known = self._items
     if known is not None:
       rows = pc.index_in(items, value_set=known.ids)
-      items_lib.fail_at(
-          pc.is_null(rows), table, self._columns.item, place,
-          "the table of items does not have the item")
+      checks.fail_at(pc.is_null(rows), table, self._columns.item, place,
+                     "the table of items does not have the item")
       if known.categories is not None:
         categories = known.categories.take(rows)
       if known.features is not None:
@@ -259,17 +237,16 @@ class Candidates:
 
   def _tables(
       self, columns: tuple[str, ...]
-  ) -> Iterator[tuple[items_lib.Place, pa.Table]]:
+  ) -> Iterator[tuple[checks.Place, pa.Table]]:
     """Yields columns of all rows, in parts of row groups, unchecked."""
     for group in self._log.row_groups:
-      where, row = self._log.place(group), group.first_row
+      where, row = self._log.place(group)
       with parquet.reading(where), pq.ParquetFile(
           self._log.files[group.file], page_checksum_verification=True,
           buffer_size=1 << 20) as file:
         for batch in file.iter_batches(
             self._read_rows, row_groups=[group.number], columns=list(columns)):
-          yield (items_lib.Place(where, row),
-                 pa.Table.from_batches([batch]))
+          yield checks.Place(where, row), pa.Table.from_batches([batch])
           row += batch.num_rows
 
   def _check_together(self, num_requests: int) -> None:
@@ -296,7 +273,7 @@ class Candidates:
       for k in np.flatnonzero(np.isin(begin.numbers, numbers)):
         value, row = begin.ids[k].as_py(), begin.place.row + begin.rows[k]
         if value in began:
-          raise DataError(
+          raise schema_lib.DataError(
               f"{begin.place.where}: column {self._columns.request!r}, row "
               f"{row}: the rows of a request must stand together (sort by it), "
               f"got {value!r} again, which began in {began[value]}.")
@@ -345,11 +322,6 @@ def _cut(rows: _Rows, begin: int, end: int) -> _Rows:
 
 
 def _is_first(ids: pa.Array, last: pa.Scalar | None) -> np.ndarray:
-  """`[N]` bool, True where an id differs from the one before.
-
-  Args:
-    ids: `[N]`, at least one.
-    last: the id before them; None if they are the first.
-  """
+  """`[N]` bool, True where an id differs from the one before (`last`)."""
   differs = np.asarray(pc.not_equal(ids[1:], ids[:-1]), bool)
   return np.append(last is None or not ids[0].equals(last), differs)

@@ -4,35 +4,48 @@ Every row is checked before anything is trained. A message names the file, the
 row group, the column, the first bad row and what is accepted.
 """
 
+from collections.abc import Iterable
+import pathlib
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
+
+class Place(NamedTuple):
+  """Location of some rows, for messages."""
+
+  where: str | pathlib.Path  # File, and row group.
+  row: int = 0  # Number of the first of the rows within its file.
+
+
+def check_names(
+    columns: Iterable[str], names: list[str], file: str | pathlib.Path
+) -> None:
+  """Raises if a column is not among the names of the columns of a file."""
+  for column in columns:
+    if column not in names:
+      raise schema_lib.DataError(
+          f"{file}: no column {column!r}{schema_lib.nearest(column, names)}; "
+          f"it has {', '.join(names)}.")
 
 
 def check_types(
-    schema: schema_lib.Schema, arrow_schema: pa.Schema, file: str
+    schema: schema_lib.Schema, arrow_schema: pa.Schema,
+    file: str | pathlib.Path,
 ) -> None:
-  """Checks that every column is there, and has a type that fits its role.
-
-  Raises:
-    DataError: with the file, the column and what is accepted.
-  """
-  names = arrow_schema.names
-  for name in schema.columns:
-    if name not in names:
-      raise DataError(
-          f"{file}: no column {name!r}{schema_lib.nearest(name, names)}; it "
-          f"has {', '.join(names)}.")
+  """Raises if a column is missing or has a type that does not fit its role."""
+  check_names(schema.columns, arrow_schema.names, file)
   kinds = {name: arrow_schema.field(name).type for name in schema.columns}
 
   def expect(column: str, accepted: bool, what: str) -> None:
     if not accepted:
-      raise DataError(f"{file}: column {column!r} has type {kinds[column]}; "
-                      f"accepted: {what}.")
+      raise schema_lib.DataError(
+          f"{file}: column {column!r} has type {kinds[column]}; accepted: "
+          f"{what}.")
 
   is_integer, is_boolean = pa.types.is_integer, pa.types.is_boolean
   is_text, is_number = schema_lib.is_text, schema_lib.is_number
@@ -59,45 +72,62 @@ def check_types(
 
 
 def check_rows(
-    schema: schema_lib.Schema, table: pa.Table, where: str, row: int
+    schema: schema_lib.Schema, table: pa.Table, place: Place
 ) -> None:
-  """Checks the values of a part of a log.
+  """Raises at the first bad row of the first column with a bad value."""
 
-  Args:
-    schema: roles.
-    table: the rows, with at least the schema's columns.
-    where: the file and row group, for the message.
-    row: number of the first row of `table` in its file.
-
-  Raises:
-    DataError: for the first column with a bad value, at its first bad row.
-  """
-
-  def fail_at(bad: np.ndarray, column: str, what: str) -> None:
-    if bad.any():
-      first = int(np.argmax(bad))
-      value = table[column][first].as_py()
-      raise DataError(
-          f"{where}: column {column!r}, row {row + first}: {what}, got "
-          f"{'a missing value' if value is None else repr(value)}.")
+  def check(bad: np.ndarray, column: str, what: str) -> None:
+    fail_at(bad, table, column, place, what)
 
   def missing(column: str) -> np.ndarray:
     return pc.is_null(table[column]).to_numpy()
 
   for role, column in schema.ids.items():
-    fail_at(missing(column), column, f"every row needs its {role}")
+    check(missing(column), column, f"every row needs its {role}")
   for objective in schema.objectives:
     label, score = objective.label, objective.score
-    fail_at(missing(label), label, "every row needs a label")
+    check(missing(label), label, "every row needs a label")
     labels = schema_lib.numbers_of(table[label])
     if objective.is_value:
-      fail_at(~(np.isfinite(labels) & (labels >= 0)), label,
-              "values must be finite and at least 0")
+      check(~(np.isfinite(labels) & (labels >= 0)), label,
+            "values must be finite and at least 0")
     else:
-      fail_at((labels != 0) & (labels != 1), label,
-              "labels must be 0 or 1 (or declare a value objective in a "
-              "schema)")
+      check((labels != 0) & (labels != 1), label,
+            "labels must be 0 or 1 (or declare a value objective in a schema)")
     if score:
       scores = schema_lib.numbers_of(table[score])
-      fail_at(~np.isfinite(scores) & ~missing(score), score,
-              "scores must be finite (leave missing ones null)")
+      check(~np.isfinite(scores) & ~missing(score), score,
+            "scores must be finite (leave missing ones null)")
+
+
+def fail_at(
+    bad: np.ndarray | pa.Array,  # [N] bool.
+    table: pa.Table,
+    column: str,
+    place: Place,
+    what: str,  # The rule that a bad row breaks.
+) -> None:
+  """Raises at the first bad row of a table, with its place, rule and value."""
+  bad = np.asarray(bad)
+  if bad.any():
+    first = int(np.argmax(bad))
+    value = table[column][first].as_py()
+    got = "a missing value" if value is None else repr(value)
+    if isinstance(value, list):
+      got = f"{got[:60]}..." if len(got) > 63 else got
+    raise schema_lib.DataError(
+        f"{place.where}: column {column!r}, row {place.row + first}: {what}, "
+        f"got {got}.")
+
+
+def check_unique(
+    ids: pa.Array, column: str, file: str | pathlib.Path
+) -> None:
+  """Raises if two rows have the same id."""
+  first = pc.index_in(ids, value_set=ids).to_numpy()
+  again = first != np.arange(len(first))
+  if again.any():
+    row = int(np.argmax(again))
+    raise schema_lib.DataError(
+        f"{file}: column {column!r}, row {row}: {ids[row].as_py()!r} stands "
+        f"in row {first[row]} too.")

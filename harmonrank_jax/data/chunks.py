@@ -8,38 +8,22 @@ import pyarrow as pa
 
 
 class Chunk(NamedTuple):
-  """R requests with N candidates in total; a request has an item once.
+  """R requests with N candidates in total; a request has an item once."""
 
-  Attributes:
-    request_ids: `[R]` integers or texts.
-    starts: `[R + 1]` int64; the candidates of request r are the rows
-      `starts[r]` to `starts[r + 1]`.
-    item_ids: `[N]` integers or texts.
-    scores: `[N]` float64.
-    categories: `[N]` int32, places in the names of all categories.
-    features: `[N, D]` float32, of any length but 0.
-    num_repeated: rows left out because their request has the item with a
-      better score, or with the same score in an earlier row.
-  """
-
-  request_ids: pa.Array
+  request_ids: pa.Array  # [R] integers or texts.
+  # [R + 1] int64; request r has the rows `starts[r]` to `starts[r + 1]`.
   starts: np.ndarray
-  item_ids: pa.Array
-  scores: np.ndarray
-  categories: np.ndarray
-  features: np.ndarray
+  item_ids: pa.Array  # [N] integers or texts.
+  scores: np.ndarray  # [N] float64.
+  categories: np.ndarray  # [N] int32, places in the names of all categories.
+  features: np.ndarray  # [N, D] float32, of any length but 0.
+  # Rows left out because their request has the item with a better score, or
+  # with the same score in an earlier row.
   num_repeated: int
 
 
 def requests_of(chunk: Chunk, places: np.ndarray) -> Chunk:
-  """Takes some of the requests of a chunk.
-
-  Args:
-    chunk: R requests.
-    places: `[S]` integers in [0, R), ascending.
-
-  Returns:
-    A chunk of S requests; its `num_repeated` is 0.
+  """The requests at `places` `[S]`, ascending; `num_repeated` becomes 0.
 
   >>> chunk = Chunk(
   ...     pa.array(["a", "b"]), np.array([0, 2, 3]), pa.array([7, 8, 7]),
@@ -58,11 +42,7 @@ def requests_of(chunk: Chunk, places: np.ndarray) -> Chunk:
 
 
 def joined_chunks(chunks: Sequence[Chunk]) -> Chunk:
-  """Joins chunks of the same data into one, in their order.
-
-  Args:
-    chunks: at least one chunk.
-  """
+  """Joins one chunk or more of the same data, in their order."""
   return Chunk(
       pa.concat_arrays([chunk.request_ids for chunk in chunks]),
       starts_of(np.concatenate([np.diff(chunk.starts) for chunk in chunks])),

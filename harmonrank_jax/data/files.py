@@ -10,18 +10,10 @@ import pathlib
 def atomic(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """A file is written under a temporary name and renamed when it is whole.
 
-  Nobody ever sees a part of a file under its name, and an error leaves what
-  was there before. The folder is made if it is missing.
-
-  Args:
-    path: the name in the end.
-
-  Yields:
-    The temporary name to write to, beside `path`. If nothing is written there,
-    nothing is renamed.
-
-  Raises:
-    OSError: if the disk does not take it; nothing is left behind.
+  Yields the temporary name to write to, beside `path`; if nothing is written
+  there, nothing is renamed. Nobody ever sees a part of a file under its name,
+  and an error leaves what was there before. The folder is made if it is
+  missing.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:

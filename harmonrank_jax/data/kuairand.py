@@ -17,35 +17,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harmonrank_jax.data import checks
 from harmonrank_jax.data import features
 from harmonrank_jax.data import kuairand_tables as tables_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
 PathLike = tables_lib.PathLike
 OBJECTIVES = tables_lib.OBJECTIVES
 
 
 class Prepared(NamedTuple):
-  """A prepared log; both files have the same columns, sorted by time.
+  """A prepared log; both files have the same columns, sorted by time."""
 
-  Attributes:
-    train: Parquet file of the training log.
-    evaluation: Parquet file of the evaluation log, or None.
-    schema: roles of the columns; objectives have labels but no scores yet.
-    profile: feature columns of the user and the context.
-    domain: categorical columns that say in which domain a row is.
-    personal: categorical columns that identify user, item and author.
-  """
-
-  train: pathlib.Path
+  train: pathlib.Path  # Parquet.
   evaluation: pathlib.Path | None
-  schema: schema_lib.Schema
-  profile: tuple[str, ...]
-  domain: tuple[str, ...]
-  personal: tuple[str, ...]
+  schema: schema_lib.Schema  # Objectives have labels but no scores yet.
+  profile: tuple[str, ...]  # Feature columns of the user and the context.
+  domain: tuple[str, ...]  # Categorical ones: in which domain a row is.
+  personal: tuple[str, ...]  # Those that identify user, item and author.
 
 
 def prepare(
@@ -97,23 +86,21 @@ def prepare(
   duration = pc.cast(log["duration_ms"], pa.float32())
   duration = pc.if_else(
       pc.equal(duration, 0), pa.scalar(None, pa.float32()), duration)
-  of_user, of_item = {}, {}
-  if users is not None:
-    of_user = tables_lib.table_columns(
-        users, tables_lib.USER_FILES, schema_lib.Schema((), user="user_id"),
-        ids["user_id"])
-  if items is not None:
-    of_item = tables_lib.table_columns(
-        items, tables_lib.ITEM_FILES, schema_lib.Schema((), item="video_id"),
-        ids["item_id"], tables_lib.ITEM_COLUMNS)
+  of_user = tables_lib.table_columns(
+      users, tables_lib.USER_FILES, schema_lib.Schema((), user="user_id"),
+      ids["user_id"])
+  of_item = tables_lib.table_columns(
+      items, tables_lib.ITEM_FILES, schema_lib.Schema((), item="video_id"),
+      ids["item_id"], tables_lib.ITEM_COLUMNS)
   user_history = _history("user", log, "user_id", labels)
   item_history = _history("item", log, "video_id", labels)
   made = {**ids, "time_ms": log["time_ms"], **labels, **context,
           "duration_ms": duration, **of_item, **user_history, **item_history}
   for name in of_user:
     if name in made:
-      raise DataError(f"{users}: column {name!r} is also made from the log or "
-                      "the table of items; rename it.")
+      raise schema_lib.DataError(
+          f"{users}: column {name!r} is also made from the log or "
+          "the table of items; rename it.")
   table = pa.table(made | of_user)
   numeric = [name for name in ("duration_ms", *of_user, *user_history,
                                *item_history)
@@ -140,15 +127,9 @@ def prepare(
 def earlier_sums(
     key: np.ndarray, time: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Number and sums of the strictly earlier rows with the same key.
+  """Number `[N]` and sums `[N, M]` of the earlier rows with the same key.
 
-  Args:
-    key: `[N]` integers.
-    time: `[N]` integers; rows in any order.
-    values: `[N, M]` integers.
-
-  Returns:
-    Counts `[N]` and sums `[N, M]`, int64.
+  Rows may stand in any order; those of the same time are not earlier.
 
   >>> counts, sums = earlier_sums(
   ...     np.array([7, 7, 7]), np.array([1, 2, 2]), np.array([[1], [1], [0]]))
@@ -198,9 +179,7 @@ def _read_log(
   for file in tables_lib.files_of(path, tables_lib.LOG_FILES):
     if raw is None:
       raw = _roles(file)
-    table = tables_lib.read_columns(file, raw.columns)
-    checks.check_types(raw, table.schema, str(file))
-    checks.check_rows(raw, table, str(file), 0)
+    table = tables_lib.read_checked(file, raw)
     narrow = {o.label: pc.cast(table[o.label], pa.int8())
               for o in raw.objectives}
     narrow["time_ms"] = pa.array(features.times(table, "time_ms"))
@@ -218,7 +197,7 @@ def _roles(file: pathlib.Path) -> schema_lib.Schema:
       schema_lib.Objective(name, column)
       for name, column in OBJECTIVES.items() if column in names)
   if not objectives:
-    raise DataError(
+    raise schema_lib.DataError(
         f"{file}: no objective; expected at least one of the columns "
         f"{', '.join(OBJECTIVES.values())}, got {', '.join(names)}.")
   return schema_lib.Schema(

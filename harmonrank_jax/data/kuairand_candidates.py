@@ -12,12 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from harmonrank_jax.data import checks
 from harmonrank_jax.data import kuairand_tables as tables_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
 PathLike = tables_lib.PathLike
 # Length of the feature vector of a video, and the category of one without tag.
 NUM_FEATURES = 64
@@ -27,28 +25,20 @@ _MISSING = (None, "0", "UNKNOWN")
 
 
 class Candidates(NamedTuple):
-  """Videos to make slates of, with scores that are a demonstration.
+  """Videos to make slates of, with scores that are a demonstration."""
 
-  Attributes:
-    candidates: Parquet file of `request_id` (the user), `item_id` (the video)
-      and `score` (a click rate in (0, 1)), user by user.
-    items: Parquet file of `item_id`, `category` (the video's first tag, as in
-      "tag 39", or "no tag") and `features` (64 float32 of unit length).
-    limits: what is to be said beside results.
-  """
-
+  # Parquet of `request_id` (the user), `item_id` (the video) and `score` (a
+  # click rate in (0, 1)), user by user.
   candidates: pathlib.Path
+  # Parquet of `item_id`, `category` (the video's first tag, as in "tag 39", or
+  # "no tag") and `features` (64 float32 of unit length).
   items: pathlib.Path
-  limits: str
+  limits: str  # What is to be said beside results.
 
 
 def make_candidates(
-    data: PathLike,
-    videos: PathLike,
-    destination: PathLike,
-    *,
-    num_candidates: int,
-    seed: int,
+    data: PathLike, videos: PathLike, destination: PathLike, *,
+    num_candidates: int, seed: int,
 ) -> Candidates:
   """Writes candidates of every user of a KuaiRand log, to make slates of.
 
@@ -60,29 +50,20 @@ def make_candidates(
   the cosine is the share of them that two videos have in common, give or take
   1/8 where they collide.
 
-  Args:
-    data: a log as for `prepare`, of which `user_id`, `video_id` and
-      `is_click` are read.
-    videos: a table as `items` of `prepare`, with `tag` ("39" or "39,68").
-    destination: folder of the result, `candidates.parquet` and
-      `items.parquet`.
-    num_candidates: videos of each user; all where there are fewer.
-    seed: seed of the draw.
-
-  Raises:
-    DataError: if a file, column or value is not what it should be, or no row
-      is of a video of the table.
-    OSError: if the result cannot be written.
+  Of a log as for `prepare`, `user_id`, `video_id` and `is_click` are read; the
+  table of videos is as `items` of `prepare`, with `tag` ("39" or "39,68").
+  Users get all videos where there are fewer than `num_candidates`.
   """
   ids, tags, columns = _read_videos(videos)
   log = _read_clicks(data)
   if log["video_id"].type != ids.type:
-    raise DataError(f"{videos}: column 'video_id' has type {ids.type}, in the "
-                    f"log it has {log['video_id'].type}.")
+    raise schema_lib.DataError(
+        f"{videos}: column 'video_id' has type {ids.type}, in the "
+        f"log it has {log['video_id'].type}.")
   rows = pc.index_in(log["video_id"], value_set=ids)
   joined = log.filter(pc.is_valid(rows))
   if not joined.num_rows:
-    raise DataError(f"{data}: no row is of a video of {videos}.")
+    raise schema_lib.DataError(f"{data}: no row is of a video of {videos}.")
   users, user = np.unique(log["user_id"].to_numpy(), return_inverse=True)
   of_tag = _tag_shares(tags)
   rates = _tag_rates(
@@ -140,12 +121,9 @@ def _read_clicks(path: PathLike) -> pa.Table:
   roles = schema_lib.Schema(
       (schema_lib.Objective("click", tables_lib.OBJECTIVES["click"]),),
       user="user_id", item="video_id")
-  tables = []
-  for file in tables_lib.files_of(path, tables_lib.LOG_FILES):
-    tables.append(tables_lib.read_columns(file, roles.columns))
-    checks.check_types(roles, tables[-1].schema, str(file))
-    checks.check_rows(roles, tables[-1], str(file), 0)
-  return tables_lib.join(tables, path)
+  files = tables_lib.files_of(path, tables_lib.LOG_FILES)
+  return tables_lib.join(
+      [tables_lib.read_checked(file, roles) for file in files], path)
 
 
 def _tag_shares(tags: list[list[str]]) -> np.ndarray:

@@ -18,7 +18,6 @@ from harmonrank_jax.data import features
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
 PathLike = str | pathlib.Path
 
 # Objective to column. Hate is an outcome too, but no objective to rank by.
@@ -39,36 +38,31 @@ PRIOR_ROWS = 5
 
 
 def table_columns(
-    path: PathLike, patterns: tuple[str, ...], roles: schema_lib.Schema,
-    ids: pa.ChunkedArray, wanted: tuple[str, ...] | None = None,
+    path: PathLike | None,  # A file, or a folder with one; None has no column.
+    patterns: tuple[str, ...],  # Names of such a file in a folder.
+    roles: schema_lib.Schema,  # Says which column has the ids of the table.
+    ids: pa.ChunkedArray,  # Of the rows of the log.
+    wanted: tuple[str, ...] | None = None,  # Categorical ones; None for all.
 ) -> dict[str, pa.ChunkedArray]:
   """Columns of a table of users or items, a row for each of `ids`.
 
-  Args:
-    path: a file, or a folder with one file.
-    patterns: names of such a file in a folder.
-    roles: says which column has the ids of the table.
-    ids: of the rows of the log.
-    wanted: columns to take, all of them categorical; None for all.
-
-  Returns:
-    The columns; null where the table does not have the id.
-
-  Raises:
-    DataError: if the table has an id twice, ids of another type than the log,
-      or an outcome among its columns.
+  They are null where the table does not have the id. Raises if the table has
+  an id twice, ids of another type than the log, or an outcome as a column.
   """
+  if path is None:
+    return {}
   files = files_of(path, patterns)
   if len(files) > 1:
-    raise DataError(f"{path}: the folder has {files[0].name} and "
-                    f"{files[1].name}; name one file.")
+    raise schema_lib.DataError(f"{path}: the folder has {files[0].name} and "
+                               f"{files[1].name}; name one file.")
   file, (id_column,) = files[0], roles.ids.values()
   names = [name for name in names_of(file)
            if name != id_column and (wanted is None or name in wanted)]
   for name in names:
     if name in _OUTCOMES:
-      raise DataError(f"{file}: column {name!r} is an outcome and no feature; "
-                      "leave it out.")
+      raise schema_lib.DataError(
+          f"{file}: column {name!r} is an outcome and no feature; leave it "
+          "out.")
   table = read_columns(file, [id_column, *names])
   numeric = [name for name in names if wanted is None
              and pa.types.is_floating(table.schema.field(name).type)]
@@ -76,18 +70,14 @@ def table_columns(
   schema = schema_lib.Schema(
       (), roles.user, roles.item, categorical=tuple(categorical),
       numeric=tuple(numeric))
-  checks.check_types(schema, table.schema, str(file))
-  checks.check_rows(schema, table, str(file), 0)
+  checks.check_types(schema, table.schema, file)
+  checks.check_rows(schema, table, checks.Place(file))
   known = table[id_column].combine_chunks()
   if known.type != ids.type:
-    raise DataError(f"{file}: column {id_column!r} has type {known.type}, in "
-                    f"the log it has {ids.type}.")
-  places = pc.index_in(known, value_set=known).to_numpy()
-  again = places != np.arange(len(places))
-  if again.any():
-    row = int(np.argmax(again))
-    raise DataError(f"{file}: column {id_column!r}, row {row}: "
-                    f"{known[row].as_py()!r} stands in row {places[row]} too.")
+    raise schema_lib.DataError(
+        f"{file}: column {id_column!r} has type {known.type}, in "
+        f"the log it has {ids.type}.")
+  checks.check_unique(known, id_column, file)
   rows = pc.index_in(ids, value_set=known).combine_chunks()
   return {name: table[name].combine_chunks().take(rows) for name in names}
 
@@ -96,14 +86,15 @@ def files_of(path: PathLike, patterns: tuple[str, ...]) -> list[pathlib.Path]:
   """The file itself, or the files of a folder that match a pattern."""
   path = pathlib.Path(path)
   if not path.exists():
-    raise DataError(f"{path}: no such file or folder.")
+    raise schema_lib.DataError(f"{path}: no such file or folder.")
   if not path.is_dir():
     return [path]
   for pattern in patterns:
     files = sorted(file for file in path.rglob(pattern) if file.is_file())
     if files:
       return files
-  raise DataError(f"{path}: the folder has no {' and no '.join(patterns)}.")
+  raise schema_lib.DataError(
+      f"{path}: the folder has no {' and no '.join(patterns)}.")
 
 
 def names_of(file: pathlib.Path) -> list[str]:
@@ -114,18 +105,13 @@ def names_of(file: pathlib.Path) -> list[str]:
     names = csv.open_csv(file).schema.names
   for name in names:
     if names.count(name) > 1:
-      raise DataError(f"{file}: column {name!r} appears twice.")
+      raise schema_lib.DataError(f"{file}: column {name!r} appears twice.")
   return names
 
 
 def read_columns(file: pathlib.Path, columns: Sequence[str]) -> pa.Table:
   """Some columns; texts as strings, whole numbers as int64."""
-  names = names_of(file)
-  for name in columns:
-    if name not in names:
-      raise DataError(
-          f"{file}: no column {name!r}{schema_lib.nearest(name, names)}; it "
-          f"has {', '.join(names)}.")
+  checks.check_names(columns, names_of(file), file)
   with parquet.reading(file):
     if file.suffix == ".csv":
       # Tags are lists in text ("20,43"), even where each has one number.
@@ -135,8 +121,16 @@ def read_columns(file: pathlib.Path, columns: Sequence[str]) -> pa.Table:
     else:
       table = pa.concat_tables(parquet.ParquetLog(file).tables(columns))
     if not table.num_rows:
-      raise DataError(f"{file}: the file has no rows.")
+      raise schema_lib.DataError(f"{file}: the file has no rows.")
     return pa.table({name: _canonical(table[name]) for name in columns})
+
+
+def read_checked(file: pathlib.Path, schema: schema_lib.Schema) -> pa.Table:
+  """The columns of a schema, with every row checked."""
+  table = read_columns(file, schema.columns)
+  checks.check_types(schema, table.schema, file)
+  checks.check_rows(schema, table, checks.Place(file))
+  return table
 
 
 def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:

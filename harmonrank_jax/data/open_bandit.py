@@ -21,8 +21,6 @@ from harmonrank_jax.data import checks
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
-
 _USER = tuple(f"user_feature_{k}" for k in range(4))
 _ROLES = schema_lib.Schema(
     (schema_lib.Objective("click", "click"),), item="item_id",
@@ -30,41 +28,26 @@ _ROLES = schema_lib.Schema(
 
 
 class Rounds(NamedTuple):
-  """Rounds in the order of the file.
+  """Rounds in the order of the file."""
 
-  Attributes:
-    clicks: `[N]` float32, 0 or 1.
-    items: `[N]` int32 in [0, num_items).
-    positions: `[N]` int32, 1 to 3.
-    logging_prob: `[N]` float64 in (0, 1], of the item in its position.
-    user_ids: `[N]` int32, which users look the same: the log knows users by
-      four hashed features only, so that one id is a group of them.
-    num_items: items of the campaign; random shows each with 1 / num_items.
-  """
-
-  clicks: np.ndarray
-  items: np.ndarray
-  positions: np.ndarray
-  logging_prob: np.ndarray
+  clicks: np.ndarray  # [N] float32, 0 or 1.
+  items: np.ndarray  # [N] int32 in [0, num_items).
+  positions: np.ndarray  # [N] int32, 1 to 3.
+  logging_prob: np.ndarray  # [N] float64 in (0, 1], the item in its position.
+  # [N] int32, which users look the same: the log knows users by four hashed
+  # features only, so that one id is a group of them.
   user_ids: np.ndarray
-  num_items: int
+  num_items: int  # Of the campaign; random shows each with 1 / num_items.
 
 
 def read_rounds(
     folder: str | pathlib.Path, *, policy: str, campaign: str
 ) -> Rounds:
-  """Reads the log of a policy in a campaign.
+  """Reads the log of a policy, "random" or "bts", in "all", "men" or "women".
 
-  Args:
-    folder: with `<policy>/<campaign>/<campaign>.csv` and `item_context.csv`
-      beside it, as released, or with `<policy>_<campaign>.parquet` and
-      `item_context_<policy>_<campaign>.parquet`.
-    policy: "random" or "bts".
-    campaign: "all", "men" or "women".
-
-  Raises:
-    DataError: if a file or column is missing or a value is not what it should
-      be, a propensity outside (0, 1] included.
+  The folder has `<policy>/<campaign>/<campaign>.csv` and `item_context.csv`
+  beside it, as released, or `<policy>_<campaign>.parquet` and
+  `item_context_<policy>_<campaign>.parquet`.
   """
   folder = pathlib.Path(folder)
   items = _read(folder, (
@@ -73,8 +56,8 @@ def read_rounds(
   file, table = _read(folder, (
       f"{policy}/{campaign}/{campaign}.csv", f"{policy}_{campaign}.parquet"),
       _ROLES.columns)
-  checks.check_types(_ROLES, table.schema, str(file))
-  checks.check_rows(_ROLES, table, str(file), 0)
+  checks.check_types(_ROLES, table.schema, file)
+  checks.check_rows(_ROLES, table, checks.Place(file))
   columns = {name: schema_lib.numbers_of(table[name]) for name in (
       "click", "item_id", "position", "propensity_score")}
   num_items = items.num_rows
@@ -86,8 +69,9 @@ def read_rounds(
        & (columns["propensity_score"] <= 1), "above 0 and at most 1")):
     if not good.all():
       row = int(np.argmin(good))
-      raise DataError(f"{file}: column {name!r}, row {row}: accepted is "
-                      f"{accepted}, got {table[name][row].as_py()!r}.")
+      raise schema_lib.DataError(
+          f"{file}: column {name!r}, row {row}: accepted is {accepted}, got "
+          f"{table[name][row].as_py()!r}.")
   _, user_ids = np.unique(np.stack([
       np.unique(table[name].to_numpy().astype(str), return_inverse=True)[1]
       for name in _USER]), axis=1, return_inverse=True)
@@ -104,19 +88,12 @@ def _read(
   file = next((folder / name for name in files if (folder / name).is_file()),
               None)
   if file is None:
-    raise DataError(f"{folder}: no {' and no '.join(files)}.")
-  is_csv = file.suffix == ".csv"
-  try:
-    names = (csv.open_csv(file).schema if is_csv
-             else parquet.ParquetLog(file).arrow_schema).names
-    for name in columns:
-      if name not in names:
-        raise DataError(f"{file}: no column {name!r}"
-                        f"{schema_lib.nearest(name, names)}.")
-    if is_csv:
+    raise schema_lib.DataError(f"{folder}: no {' and no '.join(files)}.")
+  with parquet.reading(file):
+    if file.suffix == ".csv":
+      checks.check_names(columns, csv.open_csv(file).schema.names, file)
       return file, csv.read_csv(file, convert_options=csv.ConvertOptions(
           include_columns=columns))
-    return file, pa.concat_tables(parquet.ParquetLog(file).tables(columns))
-  except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{file}: not readable "
-                    f"({' '.join(str(error).split())[:200]}).") from None
+    log = parquet.ParquetLog(file)
+    checks.check_names(columns, log.arrow_schema.names, file)
+    return file, pa.concat_tables(log.tables(columns))

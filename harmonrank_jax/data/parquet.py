@@ -23,7 +23,6 @@ from harmonrank_jax.data import checks
 from harmonrank_jax.data import files
 from harmonrank_jax.data import schema as schema_lib
 
-DataError = schema_lib.DataError
 # A NamedTuple of arrays with rows along the first axis.
 Arrays = Any
 
@@ -70,19 +69,19 @@ class ParquetLog:
     """
     path = pathlib.Path(path)
     if not path.exists():
-      raise DataError(f"{path}: no such file or folder.")
+      raise schema_lib.DataError(f"{path}: no such file or folder.")
     # Writers of many parts give folders such a name: they are searched.
     self.files = [path] if not path.is_dir() else sorted(
         file for file in path.rglob("*.parquet") if file.is_file())
     if not self.files:
-      raise DataError(f"{path}: the folder has no *.parquet file.")
+      raise schema_lib.DataError(f"{path}: the folder has no *.parquet file.")
     self.row_groups: list[RowGroup] = []
     for number, file in enumerate(self.files):
       parquet = _open(file)
       arrow_schema = parquet.schema_arrow.remove_metadata()
       for name in arrow_schema.names:
         if arrow_schema.names.count(name) > 1:
-          raise DataError(f"{file}: column {name!r} appears twice.")
+          raise schema_lib.DataError(f"{file}: column {name!r} appears twice.")
       if not number:
         self.arrow_schema = arrow_schema
       else:
@@ -96,7 +95,7 @@ class ParquetLog:
       parquet.close()
     self.num_rows = sum(group.num_rows for group in self.row_groups)
     if not self.num_rows:
-      raise DataError(f"{path}: the log has no rows.")
+      raise schema_lib.DataError(f"{path}: the log has no rows.")
 
   def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
     """The rows of a row group.
@@ -104,13 +103,14 @@ class ParquetLog:
     Raises:
       DataError: if the file cannot be read there.
     """
-    with (reading(self.place(group)),
+    with (reading(self.place(group).where),
           _open(self.files[group.file]) as parquet):
       return parquet.read_row_group(group.number, columns=list(columns))
 
-  def place(self, group: RowGroup) -> str:
-    """Where a row group is, for messages."""
-    return f"{self.files[group.file]}, row group {group.number}"
+  def place(self, group: RowGroup) -> checks.Place:
+    """Location of a row group, for messages."""
+    return checks.Place(f"{self.files[group.file]}, row group {group.number}",
+                        group.first_row)
 
   def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
     """All rows in order, a row group at a time."""
@@ -139,11 +139,10 @@ def check_log(log: ParquetLog, schema: schema_lib.Schema) -> None:
   Raises:
     DataError: at the first thing that is wrong.
   """
-  checks.check_types(schema, log.arrow_schema, str(log.files[0]))
+  checks.check_types(schema, log.arrow_schema, log.files[0])
   for group in log.row_groups:
     checks.check_rows(
-        schema, log.read(group, schema.columns), log.place(group),
-        group.first_row)
+        schema, log.read(group, schema.columns), log.place(group))
 
 
 class Cursor(NamedTuple):
@@ -216,10 +215,10 @@ class BatchReader:
         self.cursor = Cursor(epoch + 1)
         empty_epochs += 1
         if empty_epochs > 1 and not parts:
-          raise DataError("no row is left to read after filtering.")
+          raise schema_lib.DataError("no row is left to read after filtering.")
         continue
       if block > len(blocks):
-        raise DataError(
+        raise schema_lib.DataError(
             f"block {block} of an epoch of {len(blocks)} is to be read next: "
             "the log is not the one that was read before.")
       arrays = self._load(epoch, block, blocks[block])
@@ -283,10 +282,8 @@ def write_parquet(
 ) -> None:
   """Writes a table under a temporary name and renames it.
 
-  Pages carry checksums, which reading verifies.
-
-  Raises:
-    OSError: if the disk does not take it; nothing is left behind.
+  Pages carry checksums, which reading verifies. If the disk does not take the
+  file, nothing is left behind.
   """
   with files.atomic(path) as temporary:
     pq.write_table(table, temporary, row_group_size=row_group_size,
@@ -295,18 +292,12 @@ def write_parquet(
 
 @contextlib.contextmanager
 def reading(place: str | pathlib.Path) -> Iterator[None]:
-  """A context in which errors of a reader become errors of the data.
-
-  Args:
-    place: what is read, for the message.
-
-  Raises:
-    DataError: if a file cannot be read or decoded.
-  """
+  """A context in which errors of a reader become errors of the data."""
   try:
     yield
   except (OSError, pa.ArrowException) as error:
-    raise DataError(f"{place}: not readable ({_one_line(error)}).") from None
+    raise schema_lib.DataError(
+        f"{place}: not readable ({_one_line(error)}).") from None
 
 
 def _joined(parts: list):
@@ -321,7 +312,7 @@ def _open(file: pathlib.Path) -> pq.ParquetFile:
   try:
     return pq.ParquetFile(file, page_checksum_verification=True)
   except (OSError, pa.ArrowException) as error:
-    raise DataError(
+    raise schema_lib.DataError(
         f"{file}: not a Parquet file, or cut off ({_one_line(error)}).",
     ) from None
 
@@ -334,16 +325,18 @@ def _check_same(
     return
   for field in schema:
     if field.name not in other.names:
-      raise DataError(f"{other_file}: no column {field.name!r}"
-                      f"{schema_lib.nearest(field.name, other.names)}, which "
-                      f"{file} has.")
+      raise schema_lib.DataError(
+          f"{other_file}: no column {field.name!r}"
+          f"{schema_lib.nearest(field.name, other.names)}, which "
+          f"{file} has.")
     if other.field(field.name).type != field.type:
-      raise DataError(
+      raise schema_lib.DataError(
           f"{other_file}: column {field.name!r} has type "
           f"{other.field(field.name).type}, in {file} it has {field.type}.")
   if set(other.names) != set(schema.names):
     extra = next(n for n in other.names if n not in schema.names)
-    raise DataError(f"{other_file}: column {extra!r} is not in {file}.")
+    raise schema_lib.DataError(
+        f"{other_file}: column {extra!r} is not in {file}.")
 
 
 def _one_line(error: BaseException) -> str:

@@ -6,7 +6,6 @@ import pyarrow.compute as pc
 
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
-from harmonrank_jax.data.schema import DataError
 
 
 def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
@@ -20,14 +19,14 @@ def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
     names += [name, schema_lib.SCORE_PREFIX + name]
   for name in profile:
     if name.startswith(schema_lib.SCORE_PREFIX):
-      raise DataError(
+      raise schema_lib.DataError(
           f"profile column {name!r} would be taken for a score; leave it out "
           "or rename it.")
   for name in (*names, *profile):
     if [*names, *profile].count(name) > 1 or (
         name in schema_lib.ROLES.values()
         and name in (*schema.names, *profile)):
-      raise DataError(
+      raise schema_lib.DataError(
           f"the scored log would have {name!r} in two roles; rename it.")
 
 

@@ -30,51 +30,30 @@ class SlateLog(NamedTuple):
   """R slates of up to K positions, sorted by user, day and time.
 
   Arrays of NumPy; where no item was shown, entries are 0 or False.
-
-  Attributes:
-    user: `[R]` int, from 0.
-    day: `[R]` int, days since the first.
-    day_ids: `[R]` int32, a number for each day of a user.
-    time_ms: `[R]` int, milliseconds since midnight.
-    where: `[R, K]` bool, True = an item was shown.
-    items: `[R, K]` int, rows of the table of items.
-    categories: `[R, K]` int32, places in `category_names`.
-    similarity: `[R, K]` float32, cosine to the most similar item above, at
-      least 0.
-    log_odds: `[R, K]` float32, predicted log-odds of a click.
-    log_value: `[R, K]` float32, log of the predicted conversions of a click;
-      0 if the log has no `value_score`.
-    clicks: `[R, K]` bool.
-    dismissed: `[R, K]` bool.
-    is_random: `[R, K]` bool, True = drawn at random instead of by a policy.
-    item_categories: `[I]` int32, places in `category_names`.
-    item_features: `[I, D]` float32.
-    category_names: C texts, the most shown first.
   """
 
-  user: np.ndarray
-  day: np.ndarray
-  day_ids: np.ndarray
-  time_ms: np.ndarray
-  where: np.ndarray
-  items: np.ndarray
-  categories: np.ndarray
+  user: np.ndarray  # [R] int, from 0.
+  day: np.ndarray  # [R] int, days since the first.
+  day_ids: np.ndarray  # [R] int32, a number for each day of a user.
+  time_ms: np.ndarray  # [R] int, milliseconds since midnight.
+  where: np.ndarray  # [R, K] bool, True = an item was shown.
+  items: np.ndarray  # [R, K] int, rows of the table of items.
+  categories: np.ndarray  # [R, K] int32, places in `category_names`.
+  # [R, K] float32, cosine to the most similar item above, at least 0.
   similarity: np.ndarray
-  log_odds: np.ndarray
+  log_odds: np.ndarray  # [R, K] float32, predicted log-odds of a click.
+  # [R, K] float32, log of the predicted conversions of a click; 0 if the log
+  # has no `value_score`.
   log_value: np.ndarray
-  clicks: np.ndarray
-  dismissed: np.ndarray
-  is_random: np.ndarray
-  item_categories: np.ndarray
-  item_features: np.ndarray
-  category_names: list[str]
+  clicks: np.ndarray  # [R, K] bool.
+  dismissed: np.ndarray  # [R, K] bool.
+  is_random: np.ndarray  # [R, K] bool, drawn at random, not by a policy.
+  item_categories: np.ndarray  # [I] int32, places in `category_names`.
+  item_features: np.ndarray  # [I, D] float32.
+  category_names: list[str]  # C texts, the most shown first.
 
   def of_days(self, chosen: np.ndarray) -> "SlateLog":
-    """The slates of some days; days, users and items keep their numbers.
-
-    Args:
-      chosen: `[days]` bool.
-    """
+    """The slates of the days chosen, `[days]` bool; numbers stay the same."""
     return self._of_slates(chosen[self.day])
 
   def _of_slates(self, chosen: np.ndarray) -> "SlateLog":
@@ -86,9 +65,9 @@ class SlateLog(NamedTuple):
 _BY_SLATE = SlateLog._fields[:SlateLog._fields.index("item_categories")]
 
 
-def read_log(
+def read_slate_log(
     data: str | pathlib.Path, items: str | pathlib.Path | None,
-    columns: slate_rows.Columns, *, utc_offset_hours: float = 0.0,
+    columns: slate_rows.SlateColumns, *, utc_offset_hours: float = 0.0,
 ) -> SlateLog:
   """Reads and checks a log of slates.
 
@@ -117,15 +96,8 @@ def read_log(
 def held_out_days(log: SlateLog, *, share: float = 0.25) -> np.ndarray:
   """The last days of a log, to judge what was fitted to the first.
 
-  Args:
-    log: of two days or more.
-    share: of the days, about; at least one day is held out.
-
-  Returns:
-    `[days]` bool, True = held out.
-
-  Raises:
-    DataError: if the log is of one day.
+  `[days]` bool, True for this share of the days, about; raises if the log is
+  of one day.
   """
   num_days = int(log.day.max()) + 1
   if num_days < 2:

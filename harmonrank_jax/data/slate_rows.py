@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import parquet
@@ -16,85 +17,44 @@ from harmonrank_jax.data import schema as schema_lib
 _MAX_POSITIONS = 200
 
 
-class Columns(NamedTuple):
-  """Names of the columns; None if the log has no such column.
-
-  Attributes:
-    user: id of the user.
-    request: id of the request.
-    item: id of the item.
-    time: milliseconds, or a timestamp.
-    position: whole numbers that ascend down the slate, from any number.
-    click: 0 or 1.
-    score: predicted probability of a click.
-    category: text or integers.
-    features: lists of numbers; if None, `features`, or else all
-      `embedding_*`.
-    dismissed: 0 or 1.
-    value_score: predicted probability of a click with a conversion.
-    random: 0 or 1, 1 for an exposure drawn at random instead of by a policy.
-  """
+class SlateColumns(NamedTuple):
+  """Names of the columns; None if the log has no such column."""
 
   user: str = "user_id"
   request: str = "request_id"
   item: str = "item_id"
-  time: str = "time_ms"
-  position: str = "position"
-  click: str = "click"
-  score: str = "score_click"
-  category: str = "category"
+  time: str = "time_ms"  # Milliseconds, or a timestamp.
+  position: str = "position"  # Ascends down the slate, from any number.
+  click: str = "click"  # 0 or 1.
+  score: str = "score_click"  # Predicted probability of a click.
+  category: str = "category"  # Text or integers.
+  # Lists of numbers; if None, `features`, or else all `embedding_*`.
   features: str | None = None
-  dismissed: str | None = None
-  value_score: str | None = None
-  random: str | None = None
+  dismissed: str | None = None  # 0 or 1.
+  value_score: str | None = None  # Predicted, a click with a conversion.
+  random: str | None = None  # 1 if drawn at random instead of by a policy.
 
 
 class Rows(NamedTuple):
-  """N checked exposures, in the order of the files.
+  """N checked exposures, in the order of the files."""
 
-  Attributes:
-    item: `[N]` int, rows of the table of items.
-    request: `[N]` int, from 0.
-    slot: `[N]` int, positions from 0.
-    user: `[N]` int64, equal where the ids are.
-    time: `[N]` int64 milliseconds.
-    score: `[N]` predicted probability of a click.
-    value_score: `[N]`, of a click with a conversion; None if the log has none.
-    click: `[N]` bool.
-    dismissed: `[N]` bool.
-    is_random: `[N]` bool.
-  """
-
-  item: np.ndarray
-  request: np.ndarray
-  slot: np.ndarray
-  user: np.ndarray
-  time: np.ndarray
-  score: np.ndarray
-  value_score: np.ndarray | None
-  click: np.ndarray
-  dismissed: np.ndarray
-  is_random: np.ndarray
+  item: np.ndarray  # [N] int, rows of the table of items.
+  request: np.ndarray  # [N] int, from 0.
+  slot: np.ndarray  # [N] int, positions from 0.
+  user: np.ndarray  # [N] int64, equal where the ids are.
+  time: np.ndarray  # [N] int64 milliseconds.
+  score: np.ndarray  # [N] predicted probability of a click.
+  value_score: np.ndarray | None  # [N], of a click with a conversion.
+  click: np.ndarray  # [N] bool.
+  dismissed: np.ndarray  # [N] bool.
+  is_random: np.ndarray  # [N] bool.
 
 
 def read_rows(
     data: str | pathlib.Path, items: str | pathlib.Path | None,
-    columns: Columns,
+    columns: SlateColumns,
 ) -> tuple[Rows, items_lib.Items]:
-  """Reads and checks all exposures, and what is known of their items.
-
-  Args:
-    data: Parquet, a file or a folder.
-    items: likewise, a table of items with category and features; None if they
-      are columns of the log.
-    columns: their names.
-
-  Returns:
-    The `Rows`, and the table of items with categories and features.
-
-  Raises:
-    DataError: if a column is missing or has a bad value.
-  """
+  """Reads and checks all exposures, and what is known of their items."""
   log = parquet.ParquetLog(data)
   schema = _schema(log, columns, in_log=items is None)
   parquet.check_log(log, schema)
@@ -102,8 +62,13 @@ def read_rows(
     table, catalogue = _with_own_items(log, schema, columns)
   else:
     table = pa.concat_tables(log.tables(schema.columns))
-    catalogue = _read_items(items, log, columns)
-  place = items_lib.Place(str(data), 0)
+    catalogue = items_lib.read_items(
+        items, items_lib.CandidateColumns(
+            item=columns.item, category=columns.category,
+            features=columns.features),
+        log.arrow_schema.field(columns.item).type, has_category=True,
+        has_features=True)
+  place = checks.Place(data)
   return _checked(table, catalogue.ids, columns, place), catalogue
 
 
@@ -116,7 +81,7 @@ def first_of(request: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def _schema(
-    log: parquet.ParquetLog, columns: Columns, *, in_log: bool
+    log: parquet.ParquetLog, columns: SlateColumns, *, in_log: bool
 ) -> schema_lib.Schema:
   """Roles of the columns of a log that has its own categories, or has not."""
   objectives = [schema_lib.Objective("click", columns.click, columns.score)]
@@ -136,33 +101,19 @@ def _schema(
       categorical=(columns.category,) if in_log else ())
 
 
-def _read_items(
-    path: str | pathlib.Path, log: parquet.ParquetLog, columns: Columns
-) -> items_lib.Items:
-  """The table of items, ids as the log has them."""
-  return items_lib.read_items(
-      path, items_lib.Columns(
-          item=columns.item, category=columns.category,
-          features=columns.features),
-      items_lib.plain_type(log.arrow_schema.field(columns.item).type),
-      has_category=True, has_features=True)
-
-
 def _with_own_items(
-    log: parquet.ParquetLog, schema: schema_lib.Schema, columns: Columns
+    log: parquet.ParquetLog, schema: schema_lib.Schema, columns: SlateColumns
 ) -> tuple[pa.Table, items_lib.Items]:
   """The log, and each item as its first exposure describes it."""
   names = items_lib.feature_columns(log, columns.features)
   if not names:
-    raise items_lib.missing(
-        log, "features", columns.features or items_lib.FEATURES,
-        or_items=True)
+    raise items_lib.missing(log, "features", columns.features, or_items=True)
   tables, categories, features = [], [], []
   ids: pa.Array | None = None
   num_features = None
   for group in log.row_groups:
     table = log.read(group, (*schema.columns, *names))
-    place = items_lib.Place(log.place(group), group.first_row)
+    place = log.place(group)
     own = items_lib.one_array(table[columns.item])
     rows = _first_rows(own, ids)
     vectors = items_lib.read_features(table, names, place, num_features)
@@ -189,13 +140,19 @@ def _first_rows(ids: pa.Array, known: pa.Array | None) -> np.ndarray:
 
 
 def _checked(
-    table: pa.Table, item_ids: pa.Array, columns: Columns,
-    place: items_lib.Place,
+    table: pa.Table, item_ids: pa.Array, columns: SlateColumns,
+    place: checks.Place,
 ) -> Rows:
   """The columns as arrays; fails at the first bad value."""
-  item = _item_rows(table, item_ids, columns.item, place)
+  item = pc.index_in(
+      items_lib.one_array(table[columns.item]), value_set=item_ids)
+  checks.fail_at(pc.is_null(item), table, columns.item, place,
+                 "the table of items does not have it")
   request, slot = _slots(table, columns, place)
-  user = _users(table, request, columns.user, place)
+  user = features_lib.id_numbers(table, columns.user)
+  checks.fail_at(
+      user != first_of(request, user)[request], table, columns.user, place,
+      "its request has another user in an earlier row")
   score = _probabilities(
       table, columns.score, place, "the predicted click")
   value_score = None
@@ -204,32 +161,22 @@ def _checked(
         table, columns.value_score, place,
         "the predicted click with conversion")
   return Rows(
-      item=item, request=request, slot=slot, user=user,
-      time=features_lib.times(table, columns.time), score=score,
+      item=item.to_numpy().astype(np.int64), request=request, slot=slot,
+      user=user, time=features_lib.times(table, columns.time), score=score,
       value_score=value_score, click=_flags(table, columns.click),
       dismissed=_flags(table, columns.dismissed),
       is_random=_flags(table, columns.random))
 
 
-def _item_rows(
-    table: pa.Table, item_ids: pa.Array, column: str, place: items_lib.Place
-) -> np.ndarray:
-  """`[N]` rows of the table of items."""
-  rows = pc.index_in(items_lib.one_array(table[column]), value_set=item_ids)
-  items_lib.fail_at(pc.is_null(rows), table, column, place,
-                    "the table of items does not have it")
-  return rows.to_numpy().astype(np.int64)
-
-
 def _slots(
-    table: pa.Table, columns: Columns, place: items_lib.Place
+    table: pa.Table, columns: SlateColumns, place: checks.Place
 ) -> tuple[np.ndarray, np.ndarray]:
   """Request and position of every row, both from 0."""
   request = np.unique(features_lib.id_numbers(table, columns.request),
                       return_inverse=True)[1]
   position = schema_lib.numbers_of(table[columns.position])
   position = position - np.fmin.reduce(position)  # A missing one is NaN.
-  items_lib.fail_at(
+  checks.fail_at(
       ~((position % 1 == 0) & (position < _MAX_POSITIONS)), table,
       columns.position, place,
       f"positions must be whole numbers, {_MAX_POSITIONS} at most")
@@ -238,28 +185,17 @@ def _slots(
   is_taken = np.zeros(len(order), bool)
   is_taken[order[1:]] = (np.diff(request[order]) == 0) & (
       np.diff(slot[order]) == 0)
-  items_lib.fail_at(is_taken, table, columns.position, place,
-                    "its request has another item there")
+  checks.fail_at(is_taken, table, columns.position, place,
+                 "its request has another item there")
   return request, slot
 
 
-def _users(
-    table: pa.Table, request: np.ndarray, column: str, place: items_lib.Place
-) -> np.ndarray:
-  """`[N]` numbers that are equal where the ids are; one user a request."""
-  user = features_lib.id_numbers(table, column)
-  items_lib.fail_at(
-      user != first_of(request, user)[request], table, column, place,
-      "its request has another user in an earlier row")
-  return user
-
-
 def _probabilities(
-    table: pa.Table, column: str, place: items_lib.Place, what: str
+    table: pa.Table, column: str, place: checks.Place, what: str
 ) -> np.ndarray:
   values = schema_lib.numbers_of(table[column])
-  items_lib.fail_at(~((values >= 0) & (values <= 1)), table, column, place,
-                    f"{what} must be a probability")
+  checks.fail_at(~((values >= 0) & (values <= 1)), table, column, place,
+                 f"{what} must be a probability")
   return values
 
 

@@ -20,18 +20,10 @@ def slate_file(path: str | pathlib.Path) -> Iterator[WriteFn]:
   """Opens a Parquet file of slates, which appears when all are written.
 
   A row of the file is a slot that has an item: `request_id`, `slot` (int32,
-  from 0), `item_id` and `gain` (float32).
-
-  Args:
-    path: the file; its folder is made if it is missing.
-
-  Yields:
-    A function that writes the slates of a chunk of R requests, from the chunk,
-    the rows `[R, K]` of the selected candidates within the chunk (-1 in empty
-    slots) and the gains `[R, K]` they were selected by.
-
-  Raises:
-    OSError: if the file cannot be written.
+  from 0), `item_id` and `gain` (float32). Yields a function that writes the
+  slates of a chunk of R requests, from the chunk, the rows `[R, K]` of the
+  selected candidates within the chunk (-1 in empty slots) and the gains
+  `[R, K]` they were selected by.
 
   >>> import tempfile
   >>> chunk = chunks.Chunk(

@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
-from harmonrank_jax.data.schema import DataError
 
 # Parts of a split.
 TRAIN, VALIDATION, TEST = range(3)
@@ -93,7 +92,7 @@ def split_log(
   for name, index in (("train", TRAIN), ("validate", VALIDATION),
                       ("test", TEST)):
     if not counts[index] and (hold_out or index != TEST):
-      raise DataError(
+      raise schema_lib.DataError(
           f"{log.files[0]}: splitting {log.num_rows:,} rows by {kind} leaves "
           f"none to {name}; give more rows, or rows to test on in a log of "
           "their own.")
@@ -117,7 +116,7 @@ def temporal_blocks(
     DataError: if there is no time, or too few moments to cut at.
   """
   if schema.time is None:
-    raise DataError(
+    raise schema_lib.DataError(
         "blocks are cut by time; the log has none.")
   times = np.sort(np.concatenate([
       features_lib.times(table, schema.time)
@@ -137,7 +136,7 @@ def temporal_blocks(
     train, validation, test = np.diff(
         np.searchsorted(times, bounds), prepend=0).tolist()
     if not (train and validation and test):
-      raise DataError(
+      raise schema_lib.DataError(
           f"{log.files[0]}: too few different times for {num_blocks} blocks.")
     result.append(Split("time", part, (train, validation, test)))
   return result

@@ -55,14 +55,11 @@ class PepNetConfig:
   unknown_rate: float = 0.0
 
   def __post_init__(self):
-    if self.num_objectives < 1:
-      raise ValueError(
-          f"num_objectives must be at least 1, got {self.num_objectives}.")
     for name in ("vocabulary_sizes", "shared_sizes", "tower_sizes"):
       if any(size < 1 for size in getattr(self, name)):
         raise ValueError(
             f"{name} must be at least 1 each, got {getattr(self, name)}.")
-    for name in ("embedding_size", "gate_size"):
+    for name in ("num_objectives", "embedding_size", "gate_size"):
       if getattr(self, name) < 1:
         raise ValueError(
             f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -215,7 +212,7 @@ class _Towers(nn.Module):
 
 
 def with_base_rates(params: dict, base_rates: jax.Array) -> dict:
-  """Parameters with which the network starts at the base rates.
+  """New variables with which the network starts at the base rates.
 
   An objective of one positive in a thousand would otherwise spend its first
   steps on learning that.
@@ -223,9 +220,6 @@ def with_base_rates(params: dict, base_rates: jax.Array) -> dict:
   Args:
     params: variables as `PepNet.init` returns them.
     base_rates: `[M]` in (0, 1).
-
-  Returns:
-    New variables; the argument is not changed.
   """
   inner = dict(params["params"])
   bias = special.logit(base_rates)[:, None].astype(jnp.float32)

@@ -1,7 +1,9 @@
 """The training of a PEPNet, as two pure functions of arrays.
 
-    state = init(key, rows, base_rates, config=config, rates=rates)
-    state, loss = update(state, rows, key, config=config, rates=rates)
+    state = init(key, rows, base_rates, config=config,
+                 learning_rates=learning_rates)
+    state, loss = update(state, rows, key, config=config,
+                         learning_rates=learning_rates)
 
 Both are written for one model; `jax.vmap` trains several side by side, such as
 the models of all folds, each with its own mask of the rows.
@@ -18,40 +20,23 @@ from harmonrank_jax.predictor import pepnet
 
 
 class Rows(NamedTuple):
-  """Rows of a log; N rows, M objectives, C and Q columns.
+  """Rows of a log; N rows, M objectives, C and Q columns."""
 
-  Attributes:
-    categorical: `[N, C]` int32 entries of the vocabularies; 0 is unknown.
-    numeric: `[N, Q]` float32.
-    labels: `[N, M]` bool.
-  """
-
-  categorical: Any
-  numeric: Any
-  labels: Any
+  categorical: Any  # [N, C] int32 entries of the vocabularies; 0 is unknown.
+  numeric: Any  # [N, Q] float32.
+  labels: Any  # [N, M] bool.
 
 
 class LearningRates(NamedTuple):
-  """Learning rates of Adam, which fall to 0 by a cosine; static.
+  """Learning rates of Adam, which fall to 0 by a cosine; static."""
 
-  Attributes:
-    network: of everything but the embeddings.
-    embeddings: a smaller one overfits ids less.
-    num_steps: over which they fall to 0.
-  """
-
-  network: float
-  embeddings: float
-  num_steps: int
+  network: float  # Of everything but the embeddings.
+  embeddings: float  # A smaller one overfits ids less.
+  num_steps: int  # Over which they fall to 0.
 
 
 class TrainState(NamedTuple):
-  """A model between two steps.
-
-  Attributes:
-    params: of the network.
-    opt_state: of Adam.
-  """
+  """A model between two steps."""
 
   params: Any
   opt_state: Any
@@ -59,26 +44,21 @@ class TrainState(NamedTuple):
 
 def init(
     key: jax.Array, rows: Rows, base_rates: jax.Array, *,
-    config: pepnet.PepNetConfig, rates: LearningRates,
+    config: pepnet.PepNetConfig, learning_rates: LearningRates,
 ) -> TrainState:
-  """A model before its first step, which predicts the base rates.
+  """A model before its first step, which predicts the base rates `[M]`.
 
-  Args:
-    key: consumed once.
-    rows: a few rows, for their shapes.
-    base_rates: `[M]` in (0, 1).
-    config: of the network.
-    rates: of the training.
+  Any rows of the log give the shapes.
   """
   params = pepnet.with_base_rates(
       dict(pepnet.PepNet(config).init(key, rows.categorical, rows.numeric)),
       base_rates)
-  return TrainState(params, _optimizer(rates).init(params))
+  return TrainState(params, _optimizer(learning_rates).init(params))
 
 
 def update(
     state: TrainState, rows: Rows, key: jax.Array, *,
-    config: pepnet.PepNetConfig, rates: LearningRates,
+    config: pepnet.PepNetConfig, learning_rates: LearningRates,
     where: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
   """One step of Adam on one batch, by the cross-entropy of all objectives.
@@ -88,7 +68,7 @@ def update(
     rows: the batch.
     key: for dropout, consumed once.
     config: of the network.
-    rates: of the training.
+    learning_rates: of the training.
     where: `[N]` bool, False = the row does not train this model; None = all
       rows do.
 
@@ -98,14 +78,13 @@ def update(
   >>> rows = Rows(
   ...     categorical=jnp.array([[1], [2]] * 8), numeric=jnp.zeros((16, 1)),
   ...     labels=jnp.array([[True], [False]] * 8))
-  >>> config = pepnet.PepNetConfig(1, (3,), personal=(0,))
-  >>> rates = LearningRates(network=0.01, embeddings=0.01, num_steps=20)
-  >>> state = init(jax.random.key(0), rows, jnp.full(1, 0.5), config=config,
-  ...              rates=rates)
+  >>> setup = {"config": pepnet.PepNetConfig(1, (3,), personal=(0,)),
+  ...          "learning_rates": LearningRates(0.01, 0.01, num_steps=20)}
+  >>> state = init(jax.random.key(0), rows, jnp.full(1, 0.5), **setup)
   >>> losses = []
   >>> for step in range(20):
   ...   key = jax.random.fold_in(jax.random.key(1), step)
-  ...   state, loss = update(state, rows, key, config=config, rates=rates)
+  ...   state, loss = update(state, rows, key, **setup)
   ...   losses.append(float(loss))
   >>> losses[-1] < losses[0]
   True
@@ -120,7 +99,8 @@ def update(
     return pepnet.multi_task_loss(logits, rows.labels, where=where)
 
   loss, gradients = jax.value_and_grad(loss_fn)(state.params)
-  updates, opt_state = _optimizer(rates).update(gradients, state.opt_state)
+  updates, opt_state = _optimizer(learning_rates).update(
+      gradients, state.opt_state)
   return TrainState(optax.apply_updates(state.params, updates), opt_state), loss
 
 

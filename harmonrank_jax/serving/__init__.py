@@ -4,12 +4,14 @@ from harmonrank_jax.serving.bundle import Model
 from harmonrank_jax.serving.bundle import read_model
 from harmonrank_jax.serving.bundle import write_model
 from harmonrank_jax.serving.scorer import Scorer
+from harmonrank_jax.serving.selector import Picks
 from harmonrank_jax.serving.selector import Rules
 from harmonrank_jax.serving.selector import Selector
 from harmonrank_jax.serving.selector import select_slates
 
 __all__ = [
     "Model",
+    "Picks",
     "Rules",
     "Scorer",
     "Selector",

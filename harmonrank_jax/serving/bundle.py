@@ -15,17 +15,11 @@ MODEL = "model.json"
 
 
 class Model(NamedTuple):
-  """What a trained ranker needs beside its parameters.
-
-  Attributes:
-    config: of the network.
-    schema: roles of the columns of a log.
-    features: vocabularies and scaling of the profile columns.
-  """
+  """What a trained ranker needs beside its parameters."""
 
   config: network.HarmonRankConfig
-  schema: schema_lib.Schema
-  features: features_lib.Features
+  schema: schema_lib.Schema  # Roles of the columns of a log.
+  features: features_lib.Features  # Of the profile columns.
 
   @property
   def ranker(self) -> ranker_lib.Ranker:

@@ -50,16 +50,10 @@ class Rules:
 
 
 class Picks(NamedTuple):
-  """Slates of R requests.
+  """Slates of R requests."""
 
-  Attributes:
-    rows: `[R, K]` int64, rows of the chunk; -1 in empty slots.
-    gains: `[R, K]` float32, keys by which the rows were picked; 0 in empty
-      slots.
-  """
-
-  rows: np.ndarray
-  gains: np.ndarray
+  rows: np.ndarray  # [R, K] int64, rows of the chunk; -1 in empty slots.
+  gains: np.ndarray  # [R, K] float32, keys of the picks; 0 in empty slots.
 
 
 class Selector:
@@ -197,11 +191,7 @@ def select_slates(
 def padded_size(
     sizes: np.ndarray | int, least_size: int = _LEAST_SIZE
 ) -> np.ndarray:
-  """The power of two, at least `least_size`, that holds each size.
-
-  >>> padded_size(np.array([1, 16, 17]))
-  array([16, 16, 32])
-  """
+  """The power of two, at least `least_size`, that holds each size."""
   powers = 2 ** np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
   return np.maximum(powers, least_size)
 
@@ -215,9 +205,8 @@ def _calls(
 ) -> Iterator[tuple[np.ndarray, int, int]]:
   """Yields the calls for requests of these sizes.
 
-  Yields:
-    Places of the requests, the number of requests that the call takes (places
-    may be fewer), and the size that they are padded to.
+  A call has the places of its requests, the number of requests that it takes
+  (places may be fewer), and the size that they are padded to.
   """
   padded = padded_size(sizes, least_size)
   for size in map(int, np.unique(padded)):

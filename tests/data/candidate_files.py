@@ -53,7 +53,7 @@ def opened(path, items=None, columns=None, **options):
   """The reader of a file."""
   options.setdefault("positive_scores", True)
   return candidates_lib.Candidates(
-      path, items, columns or items_lib.Columns(), **options)
+      path, items, columns or items_lib.CandidateColumns(), **options)
 
 
 def read(path, *args, **options):

@@ -96,13 +96,15 @@ def encoded(frame):
 
 
 @pytest.mark.parametrize("change, columns", [
-    pytest.param(in_columns, items_lib.Columns(), id="numbered columns"),
-    pytest.param(in_lists_of_fixed_size, items_lib.Columns(),
+    pytest.param(in_columns, items_lib.CandidateColumns(),
+                 id="numbered columns"),
+    pytest.param(in_lists_of_fixed_size, items_lib.CandidateColumns(),
                  id="lists of fixed size"),
-    pytest.param(encoded, items_lib.Columns(), id="dictionaries"),
+    pytest.param(encoded, items_lib.CandidateColumns(), id="dictionaries"),
     pytest.param(lambda frame: {f"my_{name}": frame[name] for name in frame},
-                 items_lib.Columns("my_request_id", "my_item_id", "my_score",
-                                   "my_category", "my_features"),
+                 items_lib.CandidateColumns(
+                     "my_request_id", "my_item_id", "my_score", "my_category",
+                     "my_features"),
                  id="other names")])
 def test_columns_come_in_several_forms(tmp_path, frame, change, columns):
   whole, _ = candidate_files.read(

@@ -78,7 +78,7 @@ def test_good_rows_pass():
   for table in (rows(), rows().slice(0, 0), rows(is_click=[True, False, True]),
                 rows(is_click=[0.0, 1.0, 0.0]),
                 pa.concat_tables([rows(), rows()])):
-    checks.check_rows(FULL, table, "f", 0)
+    checks.check_rows(FULL, table, checks.Place("f"))
 
 
 @pytest.mark.parametrize(("column", "values", "row", "message"), [
@@ -106,5 +106,13 @@ def test_bad_rows_are_named(column, values, row, message):
   with refused(f"file, row group 3: column '{column}', row {500 + row}: "
                f"{message}") as error:
     checks.check_rows(
-        FULL, rows(**{column: values}), "file, row group 3", 500)
+        FULL, rows(**{column: values}),
+        checks.Place("file, row group 3", 500))
   assert "\n" not in str(error.value)
+
+
+def test_long_values_are_cut_in_messages():
+  with pytest.raises(schema_lib.DataError) as caught:
+    checks.fail_at(np.array([True]), pa.table({"f": [[0.0] * 99]}), "f",
+                   checks.Place("f"), "too long")
+  assert str(caught.value).endswith(f"got [{'0.0, ' * 11}0.0,....")

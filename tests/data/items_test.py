@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -11,14 +12,14 @@ from tests.data import candidate_files
 
 ITEMS = {"item_id": list(range(60)), "category": ["a"] * 60,
          "features": [[1.0, k] for k in range(60)]}
-PLACE = items_lib.Place("items.parquet, row group 0", 100)
+PLACE = checks.Place("items.parquet, row group 0", 100)
 
 
 def read(tmp_path, frame, id_type=None, *, has_category=True,
          has_features=True):
   path = candidate_files.write(frame, tmp_path / "items.parquet")
   return items_lib.read_items(
-      path, items_lib.Columns(), id_type, has_category=has_category,
+      path, items_lib.CandidateColumns(), id_type, has_category=has_category,
       has_features=has_features)
 
 
@@ -144,10 +145,3 @@ def test_categories_become_texts():
   assert items_lib.read_categories(table, "c", PLACE).to_pylist() == ["3", "4"]
   with pytest.raises(schema_lib.DataError, match="row 101: every item needs"):
     items_lib.read_categories(pa.table({"c": ["a", None]}), "c", PLACE)
-
-
-def test_long_values_are_cut_in_messages():
-  with pytest.raises(schema_lib.DataError) as caught:
-    items_lib.fail_at(np.array([True]), pa.table({"f": [[0.0] * 99]}), "f",
-                      PLACE, "too long")
-  assert str(caught.value).endswith(f"got [{'0.0, ' * 11}0.0,....")

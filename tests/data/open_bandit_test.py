@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harmonrank_jax.data import open_bandit
+from harmonrank_jax.data import schema as schema_lib
 
 DATA = pathlib.Path(__file__).parents[3] / "shared/data/open_bandit_small"
 
@@ -66,20 +67,20 @@ def test_by_hand(released, tmp_path):
     ({"position": [0, 1, 2, 3]}, "column 'position', row 0: .* 1 to 3, got 0"),
 ])
 def test_bad_values_are_refused(changes, message, tmp_path):
-  with pytest.raises(open_bandit.DataError, match=message):
+  with pytest.raises(schema_lib.DataError, match=message):
     read(write(tmp_path, changes))
 
 
 @pytest.mark.parametrize("released", [True, False])
 def test_missing_columns_and_files(released, tmp_path):
-  with pytest.raises(open_bandit.DataError, match=r"no bts/men/item_context"):
+  with pytest.raises(schema_lib.DataError, match=r"no bts/men/item_context"):
     read(tmp_path)
   write(tmp_path, released=released)
   for file in tmp_path.rglob("*men.*"):
     if "context" not in file.name:
       (csv.write_csv if released else pq.write_table)(
           pa.table({"item_id": [0], "clicks": [1]}), file)
-  with pytest.raises(open_bandit.DataError,
+  with pytest.raises(schema_lib.DataError,
                      match=r"no column 'click' \(did you mean 'clicks'"):
     read(tmp_path)
 

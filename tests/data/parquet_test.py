@@ -69,7 +69,8 @@ def test_a_file(log, tmp_path):
   assert log.files == [tmp_path / "log.parquet"]
   assert log.num_rows == 100 and len(log.row_groups) == 15
   assert log.row_groups[2] == parquet.RowGroup(0, 2, 7, 14)
-  assert log.place(log.row_groups[2]).endswith("log.parquet, row group 2")
+  where = log.place(log.row_groups[2]).where
+  assert where.endswith("log.parquet, row group 2")
   assert log.arrow_schema.names == ["row", "u", "click"]
   assert log.read(log.row_groups[14], ["row"]).to_pydict() == {
       "row": [98, 99]}

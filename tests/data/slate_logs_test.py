@@ -11,7 +11,7 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import slate_logs
 from harmonrank_jax.data import slate_rows
 
-EMBEDDED = slate_rows.Columns(dismissed="dismissed")
+EMBEDDED = slate_rows.SlateColumns(dismissed="dismissed")
 MINUTE_MS = 60_000
 
 
@@ -29,7 +29,7 @@ def log(week, tmp_path_factory):
   parquet.write_parquet(
       week.log.take(rows), folder / "log.parquet", row_group_size=900)
   parquet.write_parquet(week.items, folder / "items.parquet")
-  return slate_logs.read_log(
+  return slate_logs.read_slate_log(
       folder / "log.parquet", folder / "items.parquet", EMBEDDED)
 
 
@@ -68,9 +68,9 @@ def write_items(path, **columns):
 
 
 def read(columns, folder, items=None, names=None, **options):
-  return slate_logs.read_log(
+  return slate_logs.read_slate_log(
       write(columns, folder / "log.parquet"), items,
-      names or slate_rows.Columns(), **options)
+      names or slate_rows.SlateColumns(), **options)
 
 
 # --- what is read ---
@@ -191,7 +191,7 @@ def test_by_hand_with_every_column(tmp_path):
       "hidden": [0, 1, 0], "by_chance": [1, 0, 1],
       "category": ["p", "q", "p"],
       "features": [[1.0, 0.0], [3.0, 4.0], [1.0, 0.0]]}
-  log = read(columns, tmp_path, names=slate_rows.Columns(
+  log = read(columns, tmp_path, names=slate_rows.SlateColumns(
       dismissed="hidden", value_score="joint", random="by_chance"))
   odds = lambda p: np.log(p / (1 - p))
   np.testing.assert_allclose(log.log_odds, [
@@ -286,7 +286,7 @@ def test_a_bad_value_score(tmp_path):
   columns = {**frame(), "joint": np.full(48, 0.1)}
   columns["joint"][20] = 2.0
   with pytest.raises(schema_lib.DataError, match=r"'joint', row 20: .*got 2.0"):
-    read(columns, tmp_path, names=slate_rows.Columns(value_score="joint"))
+    read(columns, tmp_path, names=slate_rows.SlateColumns(value_score="joint"))
 
 
 def test_an_item_that_the_table_does_not_have(tmp_path):

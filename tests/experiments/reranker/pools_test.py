@@ -20,9 +20,9 @@ def log(tmp_path_factory):
       generator.LogConfig(num_exposures=4000, world="regulars"))
   parquet.write_parquet(week.log, folder / "log.parquet")
   parquet.write_parquet(week.items, folder / "items.parquet")
-  return slate_logs.read_log(
+  return slate_logs.read_slate_log(
       folder / "log.parquet", folder / "items.parquet",
-      slate_rows.Columns(dismissed="dismissed"))
+      slate_rows.SlateColumns(dismissed="dismissed"))
 
 
 def test_exposures_are_the_log_with_times_in_windows(log):
