@@ -10,7 +10,6 @@ from experiments.runs import progress as progress_lib
 from experiments.slates import config as config_lib
 from experiments.slates import inputs as inputs_lib
 from harmonrank_jax.data import chunks as chunks_lib
-from harmonrank_jax.data import slates
 from harmonrank_jax.serving import selector as selector_lib
 
 
@@ -50,7 +49,7 @@ def select(
   progress = progress_lib.Progress(
       inputs.facts.num_requests, 0, examples_per_step=1)
   try:
-    with slates.slate_file(path) as write:
+    with chunks_lib.slate_file(path) as write:
       for chunk in inputs.candidates.chunks(inputs.facts):
         picks = selector(
             chunk, inputs_lib.relevance(config, chunk.scores),

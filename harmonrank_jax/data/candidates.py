@@ -52,15 +52,6 @@ class _Rows(NamedTuple):
   features: np.ndarray
 
 
-class _Beginnings(NamedTuple):
-  """First rows of the B requests that begin in a part of a file."""
-
-  place: checks.Place  # Of the part.
-  rows: np.ndarray  # [B] integers, within the part.
-  ids: pa.Array  # [B] ids of the requests.
-  numbers: np.ndarray  # [B] int64, equal for equal ids.
-
-
 class Candidates:
   """Scored candidates in a Parquet file, or in the files of a folder.
 
@@ -257,37 +248,41 @@ class Candidates:
     """
     num_parts = -(-num_requests // self._compared_ids)
     for part in range(num_parts):
-      parts = [begin.numbers[begin.numbers % num_parts == part]
-               for begin in self._beginnings()]
+      parts = [numbers[numbers % num_parts == part]
+               for *_, numbers in self._beginnings()]
       numbers, counts = np.unique(np.concatenate(parts), return_counts=True)
       if (counts > 1).any():
         self._fail_apart(numbers[counts > 1])
 
-  def _fail_apart(self, numbers: np.ndarray) -> None:
-    """Raises if one of these requests comes again.
+  def _fail_apart(self, suspects: np.ndarray) -> None:
+    """Raises if a request of these numbers comes again.
 
     Numbers of texts are hashes, which different ids may share: ids decide.
     """
     began: dict = {}
-    for begin in self._beginnings():
-      for k in np.flatnonzero(np.isin(begin.numbers, numbers)):
-        value, row = begin.ids[k].as_py(), begin.place.row + begin.rows[k]
+    for (where, first), rows, ids, numbers in self._beginnings():
+      for k in np.flatnonzero(np.isin(numbers, suspects)):
+        value, row = ids[k].as_py(), first + rows[k]
         if value in began:
           raise schema_lib.DataError(
-              f"{begin.place.where}: column {self._columns.request!r}, row "
-              f"{row}: the rows of a request must stand together (sort by it), "
-              f"got {value!r} again, which began in {began[value]}.")
-        began[value] = f"{begin.place.where}, row {row}"
+              f"{where}: column {self._columns.request!r}, row {row}: the rows "
+              f"of a request must stand together (sort by it), got {value!r} "
+              f"again, which began in {began[value]}.")
+        began[value] = f"{where}, row {row}"
 
-  def _beginnings(self) -> Iterator[_Beginnings]:
-    """Yields the first rows of all requests, a part of a file at a time."""
+  def _beginnings(self) -> Iterator[
+      tuple[checks.Place, np.ndarray, pa.Array, np.ndarray]]:
+    """Yields the requests that begin in a part of a file: rows, ids, numbers.
+
+    Rows count from the place of the part; numbers are equal for equal ids.
+    """
     name, last = self._columns.request, None
     for place, table in self._tables((name,)):
       ids = items_lib.one_array(table[name])
       rows = np.flatnonzero(_is_first(ids, last))
       last, ids = ids[-1], ids.take(pa.array(rows))
-      yield _Beginnings(place, rows, ids, features_lib.id_numbers(
-          pa.table({name: ids}), name))
+      numbers = features_lib.id_numbers(pa.table({name: ids}), name)
+      yield place, rows, ids, numbers
 
 
 def _chunk(rows: _Rows, vocabulary: pa.Array) -> chunks_lib.Chunk:

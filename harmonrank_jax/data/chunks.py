@@ -1,10 +1,17 @@
-"""Chunks: whole requests with their candidates, as arrays."""
+"""Chunks: whole requests with their candidates; the file of their slates."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harmonrank_jax.data import files
 
 
 class Chunk(NamedTuple):
@@ -23,15 +30,7 @@ class Chunk(NamedTuple):
 
 
 def requests_of(chunk: Chunk, places: np.ndarray) -> Chunk:
-  """The requests at `places` `[S]`, ascending; `num_repeated` becomes 0.
-
-  >>> chunk = Chunk(
-  ...     pa.array(["a", "b"]), np.array([0, 2, 3]), pa.array([7, 8, 7]),
-  ...     np.array([0.3, 0.2, 0.9]), np.zeros(3, np.int32), np.ones((3, 2)), 0)
-  >>> one = requests_of(chunk, np.array([1]))
-  >>> one.request_ids.to_pylist(), one.item_ids.to_pylist()
-  (['b'], [7])
-  """
+  """The requests at `places` `[S]`, ascending; `num_repeated` becomes 0."""
   sizes = np.diff(chunk.starts)
   rows = np.flatnonzero(
       np.repeat(np.isin(np.arange(len(sizes)), places), sizes))
@@ -56,3 +55,33 @@ def joined_chunks(chunks: Sequence[Chunk]) -> Chunk:
 def starts_of(sizes: np.ndarray) -> np.ndarray:
   """`[R + 1]` int64, the starts of R requests of these sizes, and the end."""
   return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+
+@contextlib.contextmanager
+def slate_file(path: str | pathlib.Path) -> Iterator[
+    Callable[[Chunk, np.ndarray, np.ndarray], None]]:
+  """Opens a Parquet file of slates, which appears when all are written.
+
+  A row of the file is a slot that has an item: `request_id`, `slot` (int32,
+  from 0), `item_id` and `gain` (float32). Yields a function that writes the
+  slates of a chunk of R requests, from the chunk, the rows `[R, K]` of the
+  selected candidates within the chunk (-1 in empty slots) and the gains
+  `[R, K]` they were selected by.
+  """
+  with files.atomic(path) as temporary, contextlib.ExitStack() as stack:
+    writer: pq.ParquetWriter | None = None
+
+    def write(chunk: Chunk, rows: np.ndarray, gains: np.ndarray) -> None:
+      nonlocal writer
+      request, slot = np.nonzero(rows >= 0)
+      table = pa.table({
+          "request_id": chunk.request_ids.take(pa.array(request)),
+          "slot": slot.astype(np.int32),
+          "item_id": chunk.item_ids.take(pa.array(rows[request, slot])),
+          "gain": gains[request, slot]})
+      if writer is None:
+        writer = stack.enter_context(pq.ParquetWriter(
+            temporary, table.schema, write_page_checksum=True))
+      writer.write_table(table)
+
+    yield write

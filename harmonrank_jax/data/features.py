@@ -29,43 +29,29 @@ RowFilter = Callable[[pa.Table], np.ndarray]
 
 
 class Batch(NamedTuple):
-  """Rows of a log as arrays; N rows, M objectives, C and Q profile columns.
+  """Rows of a log as arrays; N rows, M objectives, C and Q profile columns."""
 
-  Attributes:
-    labels: `[N, M]` bool, or float32 where an objective is a value.
-    scores: `[N, M]` float32 probabilities in (0, 1).
-    has_score: `[N, M]` bool, False where the score is missing.
-    categorical: `[N, C]` int32, 0 = unknown or missing.
-    numeric: `[N, Q]` float32 in [-1, 1], 0 = missing or the median.
-    user: `[N]` int64, the same number for the same user; 0 without users.
-    request: `[N]` int64, likewise.
-    time: `[N]` int64 milliseconds; 0 without times.
-  """
-
-  labels: np.ndarray
-  scores: np.ndarray
-  has_score: np.ndarray
-  categorical: np.ndarray
-  numeric: np.ndarray
-  user: np.ndarray
-  request: np.ndarray
-  time: np.ndarray
+  labels: np.ndarray  # [N, M] bool, or float32 where an objective is a value.
+  scores: np.ndarray  # [N, M] float32 probabilities in (0, 1).
+  has_score: np.ndarray  # [N, M] bool, False where the score is missing.
+  categorical: np.ndarray  # [N, C] int32, 0 = unknown or missing.
+  numeric: np.ndarray  # [N, Q] float32 in [-1, 1], 0 = missing or the median.
+  user: np.ndarray  # [N] int64, equal for the same user; 0 without users.
+  request: np.ndarray  # [N] int64, likewise.
+  time: np.ndarray  # [N] int64 milliseconds; 0 without times.
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """How the columns of a schema become arrays.
+  """How the columns of a schema become arrays."""
 
-  Attributes:
-    vocabularies: per categorical column the values of entries 1, 2, ...
-    knots: per numeric column quantiles, mapped to equal steps of [-1, 1].
-    score_scales: per objective None for a score that is a probability, or
-      (mean, standard deviation) of one that is any real number, which then
-      becomes a probability by the sigmoid of its standard score.
-  """
-
+  # The values of entries 1, 2, ... of each categorical column.
   vocabularies: dict[str, list]
+  # Quantiles of each numeric column, mapped to equal steps of [-1, 1].
   knots: dict[str, list[float]]
+  # Of each objective None for a score that is a probability, or (mean,
+  # standard deviation) of one that is any real number, which then becomes a
+  # probability by the sigmoid of its standard score.
   score_scales: dict[str, tuple[float, float] | None]
 
   @property
@@ -86,9 +72,7 @@ def features_from_json(content: dict[str, Any]) -> Features:
 
 
 def fit_features(
-    log: parquet.ParquetLog,
-    schema: schema_lib.Schema,
-    row_filter: RowFilter,
+    log: parquet.ParquetLog, schema: schema_lib.Schema, row_filter: RowFilter
 ) -> Features:
   """Fits vocabularies, quantiles and score scales in one streaming pass.
 
@@ -111,9 +95,9 @@ def fit_features(
   for table in log.tables(schema.columns):
     table = table.filter(pa.array(row_filter(table)))
     for column, counter in counts.items():
-      for entry in pc.value_counts(plain(table[column])).to_pylist():
-        if entry["values"] is not None:
-          counter[entry["values"]] += entry["counts"]
+      values = plain(table[column]).drop_null()
+      for entry in pc.value_counts(values).to_pylist():
+        counter[entry["values"]] += entry["counts"]
     for column, parts in samples.items():
       values = schema_lib.numbers_of(table[column])[::stride]
       parts.append(values[np.isfinite(values)])
@@ -197,9 +181,8 @@ def encode(
 def index_in(column: pa.ChunkedArray, vocabulary: list) -> np.ndarray:
   """Position in the vocabulary, from 1; 0 for what is not in it.
 
-  Raises:
-    ArrowException: if one holds text and the other numbers (OverflowError
-      if the numbers are beyond the column's type).
+  Raises an ArrowException if one holds text and the other numbers, and an
+  OverflowError if the numbers are beyond the column's type.
   """
   column = plain(column)
   if pa.types.is_integer(column.type) and column.type != pa.uint64():

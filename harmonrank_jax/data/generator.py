@@ -1,10 +1,9 @@
 """The embedded data set: a week of a shop's home page, with known truth.
 
-Users open the page by the day's curve; every request shows 10 to 30 items of
-ten uneven categories. A row is an exposure: user, item, time, place on the
-page, six behaviours and six predicted scores. Because it is generated,
-the probability of every behaviour is known (`true_<objective>`), and with it
-the best score any ensemble can reach.
+Every request shows 10 to 30 items of ten uneven categories; a row is an
+exposure with six behaviours and six predicted scores. The probability of every
+behaviour is known (`true_<objective>`), and with it the best score any
+ensemble can reach.
 
 How a behaviour comes about (probabilities multiply down the funnel):
   click     = examination(position) * sigmoid(attraction)
@@ -12,13 +11,11 @@ How a behaviour comes about (probabilities multiply down the funnel):
 Attraction is taste (user and item factors) + quality of the item + demand for
 the category at this hour - fatigue from the category's recent exposures. Each
 further behaviour mixes taste with a social and a commercial propensity of the
-user and the item, so that all six are correlated, comment and buy also beyond
-their probabilities.
+user and the item, so that all six are correlated.
 
-Scores are made as predictors make them. Each sees a part of the truth: fully
-what it is built for, the rest dimly, and neither fatigue nor position. Its
-error is larger the rarer its behaviour, larger for new users, and partly
-shared by all objectives; it is shifted by device and region; and it is
+Each predictor sees what it is built for, the rest dimly, and neither fatigue
+nor position. Its error grows with the rarity of the behaviour and for new
+users, is partly shared by all objectives, shifted by device and region, and
 miscalibrated by a slope and an offset of its own.
 """
 
@@ -75,13 +72,13 @@ _HOURS = (3, 2, 1, 1, 1, 1, 2, 4, 5, 5, 5, 6, 8, 7, 6, 5, 5, 6, 7, 9, 11, 12,
 # odds per standard deviation. Comment and follow are social, buy is
 # commercial, comment partly so (people ask before they buy).
 _CAUSES = ("taste", "quality", "demand", "social", "commercial")
-_EFFECTS = (
+_EFFECTS = np.array((
     (1.0, 0.6, 1.0, 0.0, 0.2),  # click
     (0.8, 0.3, 0.0, 0.2, 0.1),  # long_view
     (0.7, 0.3, 0.0, 0.7, 0.1),  # like
     (0.4, 0.3, 0.0, 0.9, 0.5),  # comment
     (0.5, 0.3, 0.0, 1.0, 0.1),  # follow
-    (0.6, 0.3, 0.0, 0.0, 1.1))  # buy
+    (0.6, 0.3, 0.0, 0.0, 1.1)))  # buy
 # What the predictor of each behaviour is built for; it sees the rest dimly.
 _FOCUS = (
     ("taste", "quality", "demand"),
@@ -149,21 +146,16 @@ class LogConfig:
 
 
 class EmbeddedLog(NamedTuple):
-  """A generated week.
+  """A generated week."""
 
-  Attributes:
-    log: one row an exposure, sorted by time: `user_id`, `item_id`,
-      `request_id`, `time_ms`, `position` (0 = top), `category`; the profile
-      `age`, `device`, `region`, `activity` (text), `tenure_days`,
-      `visits_per_day`; six labels (int8), six `score_*` (float32) and six
-      `true_*` (float32, the probability the label was drawn with).
-    items: one row an item: `item_id`, `category`, `features` (a list of 32
-      float32, of unit length).
-
-  The log of regulars also has `dismissed` (int8).
-  """
-
+  # One row an exposure, sorted by time: `user_id`, `item_id`, `request_id`,
+  # `time_ms`, `position` (0 = top), `category`; the profile `age`, `device`,
+  # `region`, `activity` (text), `tenure_days`, `visits_per_day`; six labels
+  # (int8), six `score_*` (float32) and six `true_*` (float32, the probability
+  # the label was drawn with). Regulars also have `dismissed` (int8).
   log: pa.Table
+  # One row an item: `item_id`, `category`, `features` (a list of 32 float32, of
+  # unit length).
   items: pa.Table
 
 
@@ -197,12 +189,6 @@ class _Exposures(NamedTuple):
 
 def generate_log(config: LogConfig) -> EmbeddedLog:
   """Generates a week of exposures; the same config gives the same bytes.
-
-  Args:
-    config: size, seed and world.
-
-  Returns:
-    The `EmbeddedLog`.
 
   >>> week = generate_log(LogConfig(num_exposures=1000))
   >>> week.log.num_rows
@@ -360,9 +346,8 @@ def _funnel_truth(
       demand[items.category[item], hour],
       (users.social[user] + items.social[item]) / np.sqrt(2),
       (users.commercial[user] + items.commercial[item]) / np.sqrt(2)], axis=1)
-  effects = np.asarray(_EFFECTS)
   rates = RATES_OF_REGULARS if regulars else RATES
-  attraction = causes @ effects.T
+  attraction = causes @ _EFFECTS.T
   fatigue = _FATIGUE_OF_REGULARS if regulars else _FATIGUE
   tired = fatigue * _recent_exposures(exposures, items.category[item])
   examination = 1 / (1 + 0.03 * exposures.position)
@@ -377,9 +362,9 @@ def _funnel_truth(
     if regulars:
       sight[_CAUSES.index("demand")] = 0.0
     aim = _calibrated(
-        (causes * sight) @ effects[0], np.ones(len(user)), rates[0])
+        (causes * sight) @ _EFFECTS[0], np.ones(len(user)), rates[0])
     if m:
-      aim = _calibrated((causes * sight) @ effects[m], aim, rates[m])
+      aim = _calibrated((causes * sight) @ _EFFECTS[m], aim, rates[m])
     seen.append(special.logit(aim))
   return np.stack(seen, axis=1), truth
 

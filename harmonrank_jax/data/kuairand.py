@@ -38,11 +38,8 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    data: PathLike,
-    destination: PathLike,
-    *,
-    evaluation: PathLike | None = None,
-    users: PathLike | None = None,
+    data: PathLike, destination: PathLike, *,
+    evaluation: PathLike | None = None, users: PathLike | None = None,
     items: PathLike | None = None,
 ) -> Prepared:
   """Writes a KuaiRand log with history features as Parquet.
@@ -65,15 +62,11 @@ def prepare(
       `video_id`, `time_ms`, `hourmin`, `duration_ms`, perhaps `tab`, and at
       least one of `OBJECTIVES`.
     destination: folder of the result, `train.parquet` and `eval.parquet`.
-    evaluation: a log that has all columns used of `data`; or None.
+    evaluation: a log that has all columns used of `data`.
     users: table with `user_id`, every other column a feature; a file, or a
-      folder with one `user_features*`; or None.
+      folder with one `user_features*`.
     items: likewise with `video_id`, of which author, type, upload type, tag
       and music are features; or a folder with one `video_features_basic*`.
-
-  Raises:
-    DataError: if a file, column or value is not what it should be.
-    OSError: if the result cannot be written.
   """
   raw, log = _read_log(data, None)
   num_train = log.num_rows
@@ -107,15 +100,13 @@ def prepare(
              if pa.types.is_floating(table.schema.field(name).type)]
   categorical = [name for name in (*ids, *context, *of_user, *of_item)
                  if name not in numeric]
-  folder = pathlib.Path(destination)
-  train, evaluated = folder / "train.parquet", None
+  train = pathlib.Path(destination) / "train.parquet"
   parquet.write_parquet(table.slice(0, num_train), train)
-  if evaluation is not None:
-    evaluated = folder / "eval.parquet"
+  evaluated = None if evaluation is None else train.with_name("eval.parquet")
+  if evaluated is not None:
     parquet.write_parquet(table.slice(num_train), evaluated)
   return Prepared(
-      train, evaluated,
-      schema_lib.Schema(
+      train, evaluated, schema_lib.Schema(
           tuple(schema_lib.Objective(name, name) for name in labels),
           user="user_id", item="item_id", time="time_ms",
           categorical=tuple(categorical), numeric=tuple(numeric)),
@@ -171,10 +162,7 @@ def _history(
 def _read_log(
     path: PathLike, raw: schema_lib.Schema | None
 ) -> tuple[schema_lib.Schema, pa.Table]:
-  """The checked rows by time, and the roles of the columns as released.
-
-  The first file of all says which objectives there are; the others need them.
-  """
+  """The roles of the columns, from the first file of all, and rows by time."""
   tables = []
   for file in tables_lib.files_of(path, tables_lib.LOG_FILES):
     if raw is None:

@@ -291,13 +291,15 @@ def write_parquet(
 
 
 @contextlib.contextmanager
-def reading(place: str | pathlib.Path) -> Iterator[None]:
+def reading(
+    place: str | pathlib.Path, what: str = "not readable"
+) -> Iterator[None]:
   """A context in which errors of a reader become errors of the data."""
   try:
     yield
   except (OSError, pa.ArrowException) as error:
-    raise schema_lib.DataError(
-        f"{place}: not readable ({_one_line(error)}).") from None
+    one_line = " ".join(str(error).split())[:200]
+    raise schema_lib.DataError(f"{place}: {what} ({one_line}).") from None
 
 
 def _joined(parts: list):
@@ -309,12 +311,8 @@ def _joined(parts: list):
 
 
 def _open(file: pathlib.Path) -> pq.ParquetFile:
-  try:
+  with reading(file, "not a Parquet file, or cut off"):
     return pq.ParquetFile(file, page_checksum_verification=True)
-  except (OSError, pa.ArrowException) as error:
-    raise schema_lib.DataError(
-        f"{file}: not a Parquet file, or cut off ({_one_line(error)}).",
-    ) from None
 
 
 def _check_same(
@@ -337,7 +335,3 @@ def _check_same(
     extra = next(n for n in other.names if n not in schema.names)
     raise schema_lib.DataError(
         f"{other_file}: column {extra!r} is not in {file}.")
-
-
-def _one_line(error: BaseException) -> str:
-  return " ".join(str(error).split())[:200]

@@ -31,39 +31,26 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """A behaviour to be ranked by.
+  """A behaviour to be ranked by."""
 
-  Attributes:
-    name: how it is called in tables.
-    label: column of labels, 0 or 1 (or values at least 0).
-    score: column of predicted scores, or None if nothing predicts it yet.
-    is_value: whether labels are values (watch time, order value).
-  """
-
-  name: str
-  label: str
-  score: str | None = None
-  is_value: bool = False
+  name: str  # In tables.
+  label: str  # Column of labels, 0 or 1 (or values at least 0).
+  score: str | None = None  # Column; None if nothing predicts it yet.
+  is_value: bool = False  # Labels are values (watch time, order value).
 
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-  """Roles of the columns of a log; a column without a role is not read.
+  """Roles of the columns of a log; a column without a role is not read."""
 
-  Attributes:
-    objectives: the behaviours, at least one.
-    user: column of the user's id, or None; likewise item, time (milliseconds,
-      or a timestamp) and request (one page shown).
-    categorical: profile columns of text or integers, embedded.
-    numeric: profile columns of numbers.
-  """
-
-  objectives: tuple[Objective, ...]
+  objectives: tuple[Objective, ...]  # The behaviours, at least one.
+  # Columns of ids and of the time, if the log has them.
   user: str | None = None
   item: str | None = None
-  time: str | None = None
-  request: str | None = None
-  categorical: tuple[str, ...] = ()
+  time: str | None = None  # Integer milliseconds, or a timestamp.
+  request: str | None = None  # One page shown.
+  # Profile columns.
+  categorical: tuple[str, ...] = ()  # Text or integers, embedded.
   numeric: tuple[str, ...] = ()
 
   @property
@@ -93,16 +80,16 @@ class Schema:
       DataError: if a name is unknown or none is left.
     """
     known = {o.name: o for o in self.objectives}
-    chosen = []
-    for name in dict.fromkeys(names):
+    chosen = dict.fromkeys(names)
+    for name in chosen:
       if name not in known:
         raise DataError(
             f"objective {name!r} is not in the data{nearest(name, known)}; "
             f"it has {', '.join(known)}.")
-      chosen.append(known[name])
     if not chosen:
       raise DataError("no objective is left; name at least one.")
-    return dataclasses.replace(self, objectives=tuple(chosen))
+    return dataclasses.replace(
+        self, objectives=tuple(known[name] for name in chosen))
 
   def describe(self) -> str:
     """The roles in words, a line for each."""
@@ -161,11 +148,6 @@ def schema_from_json(content: Mapping[str, Any]) -> Schema:
 
   Raises:
     DataError: if a key is unknown or a value has the wrong type.
-
-  >>> schema = schema_from_json(
-  ...     {"objectives": {"click": {}}, "user": "uid", "numeric": ["age"]})
-  >>> schema.objectives[0].score
-  'score_click'
   """
   if not isinstance(content, Mapping):
     raise DataError("must be a JSON object.")
@@ -177,37 +159,38 @@ def schema_from_json(content: Mapping[str, Any]) -> Schema:
   objectives = content.get("objectives")
   if not isinstance(objectives, Mapping) or not objectives:
     raise DataError("'objectives' must be an object with at least one name.")
-  parsed = []
-  for name, parts in objectives.items():
-    parts = {} if parts is None else parts
-    if not isinstance(parts, Mapping):
-      raise DataError(f"objective {name!r} must be an object.")
-    for key, value in parts.items():
-      if key not in ("label", "score", "value"):
-        raise DataError(
-            f"objective {name!r}: unknown key {key!r}"
-            f"{nearest(key, ('label', 'score', 'value'))}.")
-      wanted = bool if key == "value" else (str, type(None))
-      if not isinstance(value, wanted):
-        raise DataError(f"objective {name!r}: {key!r} has a wrong type.")
-    parsed.append(Objective(
-        name, parts.get("label") or name,
-        parts.get("score", SCORE_PREFIX + name), parts.get("value", False)))
-  for role in ROLES:
-    if not isinstance(content.get(role), (str, type(None))):
+  parsed = tuple(_objective(name, {} if parts is None else parts)
+                 for name, parts in objectives.items())
+  roles: dict[str, Any] = {role: content.get(role) for role in ROLES}
+  for role, column in roles.items():
+    if not isinstance(column, (str, type(None))):
       raise DataError(f"{role!r} must be the name of a column.")
-  lists = {}
-  for kind in ("categorical", "numeric"):
-    lists[kind] = content.get(kind, [])
-    if not isinstance(lists[kind], list) or not all(
-        isinstance(column, str) for column in lists[kind]):
+  lists = {kind: content.get(kind, []) for kind in ("categorical", "numeric")}
+  for kind, columns in lists.items():
+    if not isinstance(columns, list) or not all(
+        isinstance(column, str) for column in columns):
       raise DataError(f"{kind!r} must be a list of columns.")
-  schema = Schema(
-      tuple(parsed), **{role: content.get(role) for role in ROLES},
-      categorical=tuple(lists["categorical"]),
-      numeric=tuple(lists["numeric"]))
+  schema = Schema(parsed, **roles, categorical=tuple(lists["categorical"]),
+                  numeric=tuple(lists["numeric"]))
   _check_roles(schema)
   return schema
+
+
+def _objective(name: str, parts: Mapping[str, Any]) -> Objective:
+  """An objective from its JSON form."""
+  if not isinstance(parts, Mapping):
+    raise DataError(f"objective {name!r} must be an object.")
+  known = ("label", "score", "value")
+  for key, value in parts.items():
+    if key not in known:
+      raise DataError(f"objective {name!r}: unknown key {key!r}"
+                      f"{nearest(key, known)}.")
+    wanted = bool if key == "value" else (str, type(None))
+    if not isinstance(value, wanted):
+      raise DataError(f"objective {name!r}: {key!r} has a wrong type.")
+  return Objective(
+      name, parts.get("label") or name,
+      parts.get("score", SCORE_PREFIX + name), parts.get("value", False))
 
 
 def schema_from_names(

@@ -9,11 +9,7 @@ from harmonrank_jax.data import schema as schema_lib
 
 
 def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
-  """Checks that the scored log will be understood by the names of columns.
-
-  Raises:
-    DataError: if a name would be there twice, or would be taken for a score.
-  """
+  """Raises if a name would be there twice, or would be taken for a score."""
   names = [schema_lib.ROLES[role] for role in schema.ids]
   for name in schema.names:
     names += [name, schema_lib.SCORE_PREFIX + name]
@@ -31,23 +27,14 @@ def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
 
 
 def scored_table(
-    table: pa.Table,
-    schema: schema_lib.Schema,
-    profile: tuple[str, ...],
+    table: pa.Table, schema: schema_lib.Schema, profile: tuple[str, ...],
     scores: np.ndarray,
 ) -> pa.Table:
   """The log as the ensemble reads it, by the names of its columns.
 
-  Args:
-    table: rows.
-    schema: their roles.
-    profile: columns that go along: categorical ones as text, missing values
-      stay missing; others as floats.
-    scores: `[N, M]` float32 probabilities.
-
-  Returns:
-    Ids and time by their names, then the label and `score_<objective>` of
-    each objective, then the profile. Nothing else.
+  Ids and time, then the label and `score_<objective>` of each objective, then
+  the profile: categorical columns as text, others as floats, missing values
+  stay missing. Scores are `[N, M]` float32 probabilities.
   """
   columns: dict[str, pa.ChunkedArray | np.ndarray] = {}
   for role, column in schema.ids.items():
@@ -60,11 +47,9 @@ def scored_table(
         table[objective.label]).astype(kind)
     columns[schema_lib.SCORE_PREFIX + objective.name] = scores[:, m]
   for name in profile:
-    values = features_lib.plain(table[name])
-    if name in schema.categorical:
-      columns[name] = pc.cast(values, pa.string())
-    else:
-      columns[name] = pc.cast(values, pa.float64(), safe=False)
+    kind = pa.string() if name in schema.categorical else pa.float64()
+    columns[name] = pc.cast(
+        features_lib.plain(table[name]), kind, safe=False)
   return pa.table(columns)
 
 

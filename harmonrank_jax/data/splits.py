@@ -22,17 +22,12 @@ _BEFORE_BLOCKS = 0.5
 
 
 class Split(NamedTuple):
-  """Which rows train, validate and test: a function of a row alone.
+  """Which rows train, validate and test: a function of a row alone."""
 
-  Attributes:
-    kind: "time", "user" or "row", what decides.
-    part: from a table to TRAIN, VALIDATION or TEST for each row.
-    num_rows: of the three parts, in the log that was split.
-  """
-
-  kind: str
+  kind: str  # "time", "user" or "row", what decides.
+  # From a table to TRAIN, VALIDATION or TEST for each row.
   part: Callable[[pa.Table], np.ndarray]
-  num_rows: tuple[int, int, int]
+  num_rows: tuple[int, int, int]  # Of the parts, in the log that was split.
 
   def rows(self, *parts: int) -> Callable[[pa.Table], np.ndarray]:
     """From a table to the mask of the rows of these parts."""
@@ -116,8 +111,7 @@ def temporal_blocks(
     DataError: if there is no time, or too few moments to cut at.
   """
   if schema.time is None:
-    raise schema_lib.DataError(
-        "blocks are cut by time; the log has none.")
+    raise schema_lib.DataError("blocks are cut by time; the log has none.")
   times = np.sort(np.concatenate([
       features_lib.times(table, schema.time)
       for table in log.tables([schema.time])]))
@@ -143,8 +137,7 @@ def temporal_blocks(
 
 
 def read_rows(
-    log: parquet.ParquetLog,
-    columns: tuple[str, ...],
+    log: parquet.ParquetLog, columns: tuple[str, ...],
     keep: Callable[[pa.Table], np.ndarray] | None = None,
 ) -> pa.Table:
   """The rows that are kept, all if None, in the order of the log."""

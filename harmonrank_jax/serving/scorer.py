@@ -20,14 +20,11 @@ class Scorer:
   """
 
   def __init__(
-      self, ranker: ranker_lib.Ranker, objective_weights: np.ndarray
+      self,
+      ranker: ranker_lib.Ranker,
+      objective_weights: np.ndarray,  # [M], what each AUC is worth.
   ):
-    """Prepares the compiled function.
-
-    Args:
-      ranker: encoder and network.
-      objective_weights: `[M]`, what the AUC of each objective is worth.
-    """
+    """Prepares the compiled function."""
     weights = jnp.asarray(objective_weights)
     self._score = jax.jit(
         lambda params, rows: ranker.mean_score(params, rows, weights))

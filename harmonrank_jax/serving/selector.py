@@ -18,7 +18,9 @@ from harmonrank_jax.data import chunks
 from harmonrank_jax.diversity import greedy
 from harmonrank_jax.diversity import pooling
 
-METHODS = ("dpp", "mmr", "ssd", "top_k")
+_GREEDY = {"dpp": greedy.greedy_dpp, "mmr": greedy.greedy_mmr,
+           "ssd": greedy.greedy_ssd}
+METHODS = (*_GREEDY, "top_k")
 # The smallest padded size, and the candidates of a call of small requests. A
 # request of more candidates has a call of its own.
 _LEAST_SIZE = 16
@@ -194,10 +196,6 @@ def padded_size(
   """The power of two, at least `least_size`, that holds each size."""
   powers = 2 ** np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
   return np.maximum(powers, least_size)
-
-
-_GREEDY = {"dpp": greedy.greedy_dpp, "mmr": greedy.greedy_mmr,
-           "ssd": greedy.greedy_ssd}
 
 
 def _calls(
