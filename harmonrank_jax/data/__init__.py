@@ -7,6 +7,7 @@ from harmonrank_jax.data.features import Batch
 from harmonrank_jax.data.features import Features
 from harmonrank_jax.data.features import encode
 from harmonrank_jax.data.features import fit_features
+from harmonrank_jax.data.generator import EmbeddedLog
 from harmonrank_jax.data.generator import LogConfig
 from harmonrank_jax.data.generator import generate_log
 from harmonrank_jax.data.items import CandidateColumns
@@ -36,6 +37,7 @@ __all__ = [
     "Candidates",
     "Chunk",
     "DataError",
+    "EmbeddedLog",
     "Facts",
     "Features",
     "Items",

@@ -1,11 +1,9 @@
 """Scored candidates, request by request, from Parquet files of any length.
 
-A row is a candidate of a request: ids of request and item, the predicted
-score, the item's category and features. A table of items, which is held in
-memory, may hold category and features instead. The rows of a request stand
-together. One pass checks every row; further passes yield chunks of whole
-requests. Memory holds a chunk and a part of a row group: it grows with the
-largest request, not with the number of requests.
+A row is a candidate of a request, whose rows stand together. One pass checks
+every row; further passes yield chunks of whole requests. Memory holds the table
+of items, a chunk and a part of a row group: it grows with the largest request,
+not with the number of requests.
 """
 
 import collections
@@ -28,7 +26,8 @@ from harmonrank_jax.data import schema as schema_lib
 # Rows that are read at a time, and rows of a chunk.
 READ_ROWS = 65_536
 CHUNK_ROWS = 131_072
-# Request ids that are searched for duplicates at a time.
+# Request ids that are searched for duplicates at a time; files of more of them
+# are read again for each part.
 COMPARED_IDS = 4_000_000
 
 
@@ -55,10 +54,8 @@ class _Rows(NamedTuple):
 class Candidates:
   """Scored candidates in a Parquet file, or in the files of a folder.
 
-  `check` comes first: it yields the facts that `chunks` needs.
-
-  Attributes:
-    num_features: D; None until a row has been read.
+  `check` comes first: it yields the facts that `chunks` needs, and sets
+  `num_features`, D, which is None before.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -80,24 +77,15 @@ class Candidates:
   def __init__(
       self,
       data: str | pathlib.Path,
+      # A table with the columns that `data` lacks of category and features.
       items: str | pathlib.Path | None,
-      columns: items_lib.CandidateColumns,
+      columns: items_lib.CandidateColumns,  # Names of the columns of both.
       *,
-      positive_scores: bool,
+      positive_scores: bool,  # Whether scores must be above 0.
       read_rows: int = READ_ROWS,
       compared_ids: int = COMPARED_IDS,
   ):
     """Opens the files, checks their columns and reads the table of items.
-
-    Args:
-      data: the candidates.
-      items: a table of items with the columns that `data` lacks of category
-        and features; or None.
-      columns: names of the columns of both.
-      positive_scores: whether scores must be above 0.
-      read_rows: rows that are read at a time, at least 1.
-      compared_ids: request ids that are searched for duplicates at a time;
-        more of them are read again for each part.
 
     Raises:
       DataError: if a file or column is missing or of a wrong type, or the
@@ -171,11 +159,11 @@ class Candidates:
       waiting.append(rows)
       num_waiting += len(rows.is_first)
       if complete >= chunk_rows:
-        whole = _joined(waiting)
+        whole = parquet.joined(waiting)
         yield _chunk(_cut(whole, 0, complete), vocabulary)
         waiting = [_cut(whole, complete, num_waiting)]
         num_waiting, complete = num_waiting - complete, 0
-    yield _chunk(_joined(waiting), vocabulary)
+    yield _chunk(parquet.joined(waiting), vocabulary)
 
   def _rows(self) -> Iterator[_Rows]:
     """Yields all rows, checked."""
@@ -243,8 +231,7 @@ class Candidates:
   def _check_together(self, num_requests: int) -> None:
     """Raises if a request comes again after another one.
 
-    Files of very many requests are read once for each part of the ids, which
-    bounds the memory that the comparison takes.
+    Comparing a part of the ids at a time bounds the memory that it takes.
     """
     num_parts = -(-num_requests // self._compared_ids)
     for part in range(num_parts):
@@ -300,15 +287,6 @@ def _chunk(rows: _Rows, vocabulary: pa.Array) -> chunks_lib.Chunk:
       chunks_lib.starts_of(sizes),
       rows.item_ids.filter(pa.array(keep)), rows.scores[keep],
       places.to_numpy()[keep], rows.features[keep], int(np.sum(~keep)))
-
-
-def _joined(parts: list[_Rows]) -> _Rows:
-  """The rows of all parts, in their order."""
-  if len(parts) == 1:
-    return parts[0]
-  return _Rows(*(
-      np.concatenate(column) if isinstance(column[0], np.ndarray)
-      else pa.concat_arrays(column) for column in zip(*parts, strict=True)))
 
 
 def _cut(rows: _Rows, begin: int, end: int) -> _Rows:

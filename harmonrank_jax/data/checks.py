@@ -4,6 +4,7 @@ Every row is checked before anything is trained. A message names the file, the
 row group, the column, the first bad row and what is accepted.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterable
 import pathlib
 from typing import NamedTuple
@@ -39,49 +40,40 @@ def check_types(
 ) -> None:
   """Raises if a column is missing or has a type that does not fit its role."""
   check_names(schema.columns, arrow_schema.names, file)
-  kinds = {name: arrow_schema.field(name).type for name in schema.columns}
 
-  def expect(column: str, accepted: bool, what: str) -> None:
-    if not accepted:
+  def expect(
+      column: str, what: str, *accepted: Callable[[pa.DataType], bool]
+  ) -> None:
+    kind = arrow_schema.field(column).type
+    if not any(accepts(kind) for accepts in accepted):
       raise schema_lib.DataError(
-          f"{file}: column {column!r} has type {kinds[column]}; accepted: "
-          f"{what}.")
+          f"{file}: column {column!r} has type {kind}; accepted: {what}.")
 
   is_integer, is_boolean = pa.types.is_integer, pa.types.is_boolean
   is_text, is_number = schema_lib.is_text, schema_lib.is_number
   for role, column in schema.ids.items():
-    kind = kinds[column]
     if role == "time":
-      expect(column, is_integer(kind) or pa.types.is_timestamp(kind),
-             "integer milliseconds or a timestamp")
+      expect(column, "integer milliseconds or a timestamp", is_integer,
+             pa.types.is_timestamp)
     else:
-      expect(column, is_integer(kind) or is_text(kind), "integers or text")
+      expect(column, "integers or text", is_integer, is_text)
   for objective in schema.objectives:
-    kind = kinds[objective.label]
-    expect(objective.label, is_number(kind) or is_boolean(kind),
-           "booleans or numbers")
+    expect(objective.label, "booleans or numbers", is_number, is_boolean)
     if objective.score:
-      expect(objective.score, is_number(kinds[objective.score]), "numbers")
+      expect(objective.score, "numbers", is_number)
   for column in schema.categorical:
-    kind = kinds[column]
-    expect(column, is_text(kind) or is_integer(kind) or is_boolean(kind),
-           "text, integers or booleans")
+    expect(column, "text, integers or booleans", is_text, is_integer,
+           is_boolean)
   for column in schema.numeric:
-    kind = kinds[column]
-    expect(column, is_number(kind) or is_boolean(kind), "numbers")
+    expect(column, "numbers", is_number, is_boolean)
 
 
 def check_rows(
     schema: schema_lib.Schema, table: pa.Table, place: Place
 ) -> None:
   """Raises at the first bad row of the first column with a bad value."""
-
-  def check(bad: np.ndarray, column: str, what: str) -> None:
-    fail_at(bad, table, column, place, what)
-
-  def missing(column: str) -> np.ndarray:
-    return pc.is_null(table[column]).to_numpy()
-
+  check = lambda bad, column, what: fail_at(bad, table, column, place, what)
+  missing = lambda column: pc.is_null(table[column]).to_numpy()
   for role, column in schema.ids.items():
     check(missing(column), column, f"every row needs its {role}")
   for objective in schema.objectives:

@@ -25,8 +25,6 @@ _MAX_VOCABULARY = 200_000
 _NUM_KNOTS = 33
 _SAMPLE_ROWS = 200_000
 
-RowFilter = Callable[[pa.Table], np.ndarray]
-
 
 class Batch(NamedTuple):
   """Rows of a log as arrays; N rows, M objectives, C and Q profile columns."""
@@ -72,7 +70,8 @@ def features_from_json(content: dict[str, Any]) -> Features:
 
 
 def fit_features(
-    log: parquet.ParquetLog, schema: schema_lib.Schema, row_filter: RowFilter
+    log: parquet.ParquetLog, schema: schema_lib.Schema,
+    row_filter: Callable[[pa.Table], np.ndarray],
 ) -> Features:
   """Fits vocabularies, quantiles and score scales in one streaming pass.
 

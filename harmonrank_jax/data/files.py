@@ -1,9 +1,27 @@
-"""Files that are whole or not there."""
+"""Files of a folder, and files that are whole or not there."""
 
 from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+
+from harmonrank_jax.data import schema as schema_lib
+
+
+def find(path: str | pathlib.Path, *patterns: str) -> list[pathlib.Path]:
+  """The file itself, or the files of a folder by the first pattern of any."""
+  path = pathlib.Path(path)
+  if not path.exists():
+    raise schema_lib.DataError(f"{path}: no such file or folder.")
+  if not path.is_dir():
+    return [path]
+  for pattern in patterns:
+    # Writers of many parts give folders such a name: they are searched.
+    matches = sorted(file for file in path.rglob(pattern) if file.is_file())
+    if matches:
+      return matches
+  raise schema_lib.DataError(
+      f"{path}: the folder has no {' and no '.join(patterns)} file.")
 
 
 @contextlib.contextmanager
@@ -14,14 +32,6 @@ def atomic(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   there, nothing is renamed. Nobody ever sees a part of a file under its name,
   and an error leaves what was there before. The folder is made if it is
   missing.
-
-  >>> import tempfile
-  >>> with tempfile.TemporaryDirectory() as folder:
-  ...   path = pathlib.Path(folder) / "a" / "b.txt"
-  ...   with atomic(path) as temporary:
-  ...     _ = temporary.write_text("whole")
-  ...   path.read_text(), [entry.name for entry in path.parent.iterdir()]
-  ('whole', ['b.txt'])
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,12 +81,8 @@ _EFFECTS = np.array((
     (0.6, 0.3, 0.0, 0.0, 1.1)))  # buy
 # What the predictor of each behaviour is built for; it sees the rest dimly.
 _FOCUS = (
-    ("taste", "quality", "demand"),
-    ("taste", "quality"),
-    ("taste", "social"),
-    ("social", "commercial"),
-    ("taste", "social"),
-    ("quality", "commercial"))
+    ("taste", "quality", "demand"), ("taste", "quality"), ("taste", "social"),
+    ("social", "commercial"), ("taste", "social"), ("quality", "commercial"))
 _DIM = 0.4
 # Correlation of comment and buy beyond their probabilities (of the normal
 # variables that decide them).
@@ -119,21 +115,18 @@ _DISMISSED = 0.02
 class LogConfig:
   """What to generate.
 
-  Attributes:
-    num_exposures: rows of the log, at least 1,000.
-    seed: another seed is another population, catalogue and week.
-    world: "default"; "independent", where behaviours have nothing to do with
-      each other nor with the profile, and a score errs on its own; "perfect",
-      the default week with the true probabilities as scores. In these two no
-      ensemble can beat the closed form on calibrated scores. "regulars", a
-      twentieth of the users, each with 14 visits a day on average, who dismiss
-      some of the items they do not click; the predicted click knows
-      neither the hour nor how attractive a category is as such. It is for
-      policies that act on the whole day of a user.
+  Worlds beside "default": "independent", where behaviours have nothing to do
+  with each other nor with the profile, and a score errs on its own; "perfect",
+  the default week with the true probabilities as scores. In these two no
+  ensemble can beat the closed form on calibrated scores. "regulars", a
+  twentieth of the users, each with 14 visits a day on average, who dismiss
+  some of the items they do not click; the predicted click knows neither the
+  hour nor how attractive a category is as such. It is for policies that act on
+  the whole day of a user.
   """
 
-  num_exposures: int = 200_000
-  seed: int = 0
+  num_exposures: int = 200_000  # Rows of the log, at least 1,000.
+  seed: int = 0  # Another one is another population, catalogue and week.
   world: str = "default"
 
   def __post_init__(self):
@@ -215,11 +208,8 @@ def generate_log(config: LogConfig) -> EmbeddedLog:
     shift = _CATEGORY_SHIFT * rng.normal(size=len(CATEGORIES))
     errors[:, 0] += shift[items.category[exposures.item]]
   labels = _draw_labels(rng, truth, funnel=config.world != "independent")
-  if config.world == "perfect":
-    scores = truth
-  else:
-    log_odds = np.asarray(_SLOPES) * (seen + errors) + np.asarray(_OFFSETS)
-    scores = special.expit(log_odds)
+  log_odds = np.asarray(_SLOPES) * (seen + errors) + np.asarray(_OFFSETS)
+  scores = truth if config.world == "perfect" else special.expit(log_odds)
   log = _log_table(users, items, exposures, labels, scores, truth)
   if regulars:
     dismissed = ~labels[:, 0] & (rng.random(len(labels)) < _DISMISSED)
@@ -387,22 +377,16 @@ def _recent_exposures(
   order = np.lexsort((exposures.request, key))
   time = exposures.time_ms[order] / (3 * 3_600_000)
   key, request = key[order], exposures.request[order]
-  first = np.append(True, np.diff(key) != 0)
-  new_request = np.append(True, np.diff(request) != 0) | first
-  # Rounds: the r-th visit of every (user, category) at once.
-  visit = np.cumsum(new_request) - 1
+  is_first = np.append(True, np.diff(key) != 0)
+  new_request = np.append(True, np.diff(request) != 0) | is_first
   starts = np.flatnonzero(new_request)
   size = np.diff(np.append(starts, len(key)))
-  is_first, when = first[starts], time[starts]
+  kept = np.exp(-np.diff(time[starts]))
   faded = np.zeros(len(starts))
-  rank = np.arange(len(starts)) - np.maximum.accumulate(
-      np.where(is_first, np.arange(len(starts)), 0))
-  for r in range(1, rank.max() + 1 if len(rank) else 1):
-    now = np.flatnonzero(rank == r)
-    faded[now] = (faded[now - 1] + size[now - 1]) * np.exp(
-        when[now - 1] - when[now])
+  for visit in np.flatnonzero(~is_first[starts]):
+    faded[visit] = (faded[visit - 1] + size[visit - 1]) * kept[visit - 1]
   result = np.empty(len(key))
-  result[order] = faded[visit]
+  result[order] = faded[np.cumsum(new_request) - 1]
   return result
 
 

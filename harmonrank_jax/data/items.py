@@ -167,10 +167,7 @@ def read_items(
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
   """The column as one array, without dictionary encoding."""
-  column = features_lib.plain(column)
-  if column.num_chunks == 1:
-    return column.chunk(0)
-  return pa.concat_arrays(column.chunks)
+  return pa.concat_arrays(features_lib.plain(column).chunks)
 
 
 def _cast(

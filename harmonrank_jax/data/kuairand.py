@@ -1,9 +1,7 @@
 """The public KuaiRand logs: from the files as released to one prepared log.
 
 A prepared row is an exposure with its labels and with what was known before
-it: user, video and context, the columns of the tables of users and videos, and
-how often the user and the video were seen earlier, with which outcomes. An
-outcome of a row is never a feature of that row.
+it: an outcome of a row is never a feature of that row.
 
 References:
   Gao et al., "KuaiRand: An Unbiased Sequential Recommendation Dataset with
@@ -18,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import features
+from harmonrank_jax.data import files
 from harmonrank_jax.data import kuairand_tables as tables_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
 PathLike = tables_lib.PathLike
-OBJECTIVES = tables_lib.OBJECTIVES
 
 
 class Prepared(NamedTuple):
@@ -60,7 +58,7 @@ def prepare(
     data: a CSV (`.csv`) or Parquet file, or a folder: every
       `log_standard*.csv` in it, or else every `*.parquet`. Columns `user_id`,
       `video_id`, `time_ms`, `hourmin`, `duration_ms`, perhaps `tab`, and at
-      least one of `OBJECTIVES`.
+      least one objective.
     destination: folder of the result, `train.parquet` and `eval.parquet`.
     evaluation: a log that has all columns used of `data`.
     users: table with `user_id`, every other column a feature; a file, or a
@@ -68,10 +66,11 @@ def prepare(
     items: likewise with `video_id`, of which author, type, upload type, tag
       and music are features; or a folder with one `video_features_basic*`.
   """
-  raw, log = _read_log(data, None)
+  raw = _roles(files.find(data, *tables_lib.LOG_FILES)[0])
+  log = _read_log(data, raw)
   num_train = log.num_rows
   if evaluation is not None:
-    log = tables_lib.join([log, _read_log(evaluation, raw)[1]], evaluation)
+    log = tables_lib.join([log, _read_log(evaluation, raw)], evaluation)
   ids = {"user_id": log["user_id"], "item_id": log["video_id"]}
   labels = {o.name: log[o.label] for o in raw.objectives}
   hour = pc.divide(pc.cast(log["hourmin"], pa.int64(), safe=False), 100)
@@ -79,12 +78,8 @@ def prepare(
   duration = pc.cast(log["duration_ms"], pa.float32())
   duration = pc.if_else(
       pc.equal(duration, 0), pa.scalar(None, pa.float32()), duration)
-  of_user = tables_lib.table_columns(
-      users, tables_lib.USER_FILES, schema_lib.Schema((), user="user_id"),
-      ids["user_id"])
-  of_item = tables_lib.table_columns(
-      items, tables_lib.ITEM_FILES, schema_lib.Schema((), item="video_id"),
-      ids["item_id"], tables_lib.ITEM_COLUMNS)
+  of_user = tables_lib.table_columns(users, "user", ids["user_id"])
+  of_item = tables_lib.table_columns(items, "item", ids["item_id"])
   user_history = _history("user", log, "user_id", labels)
   item_history = _history("item", log, "video_id", labels)
   made = {**ids, "time_ms": log["time_ms"], **labels, **context,
@@ -92,8 +87,8 @@ def prepare(
   for name in of_user:
     if name in made:
       raise schema_lib.DataError(
-          f"{users}: column {name!r} is also made from the log or "
-          "the table of items; rename it.")
+          f"{users}: column {name!r} is also made from the log or the table of "
+          "items; rename it.")
   table = pa.table(made | of_user)
   numeric = [name for name in ("duration_ms", *of_user, *user_history,
                                *item_history)
@@ -121,18 +116,11 @@ def earlier_sums(
   """Number `[N]` and sums `[N, M]` of the earlier rows with the same key.
 
   Rows may stand in any order; those of the same time are not earlier.
-
-  >>> counts, sums = earlier_sums(
-  ...     np.array([7, 7, 7]), np.array([1, 2, 2]), np.array([[1], [1], [0]]))
-  >>> counts.tolist(), sums.tolist()
-  ([0, 1, 1], [[0], [1], [1]])
   """
   order = np.lexsort((time, key))
   key, time = key[order], time[order]
-  opens_key = np.ones(len(key), bool)
-  opens_key[1:] = key[1:] != key[:-1]
-  opens_tie = opens_key.copy()
-  opens_tie[1:] |= time[1:] != time[:-1]
+  opens_key = np.append(True, np.diff(key) != 0)
+  opens_tie = np.append(True, np.diff(time) != 0) | opens_key
   rows = np.arange(len(key))
   first = np.maximum.accumulate(np.where(opens_key, rows, 0))
   tie = np.maximum.accumulate(np.where(opens_tie, rows, 0))
@@ -159,35 +147,31 @@ def _history(
   return columns
 
 
-def _read_log(
-    path: PathLike, raw: schema_lib.Schema | None
-) -> tuple[schema_lib.Schema, pa.Table]:
-  """The roles of the columns, from the first file of all, and rows by time."""
+def _read_log(path: PathLike, raw: schema_lib.Schema) -> pa.Table:
+  """The checked rows by time."""
   tables = []
-  for file in tables_lib.files_of(path, tables_lib.LOG_FILES):
-    if raw is None:
-      raw = _roles(file)
+  for file in files.find(path, *tables_lib.LOG_FILES):
     table = tables_lib.read_checked(file, raw)
     narrow = {o.label: pc.cast(table[o.label], pa.int8())
               for o in raw.objectives}
     narrow["time_ms"] = pa.array(features.times(table, "time_ms"))
     tables.append(pa.table(
         {name: narrow.get(name, table[name]) for name in raw.columns}))
-  assert raw is not None
   log = tables_lib.join(tables, path)
   order = np.argsort(log["time_ms"].to_numpy(), kind="stable")
-  return raw, log.take(pa.array(order))
+  return log.take(pa.array(order))
 
 
 def _roles(file: pathlib.Path) -> schema_lib.Schema:
-  names = tables_lib.names_of(file)
+  """Roles of the columns as released; a log may lack objectives."""
+  names, known = tables_lib.names_of(file), tables_lib.OBJECTIVES
   objectives = tuple(
       schema_lib.Objective(name, column)
-      for name, column in OBJECTIVES.items() if column in names)
+      for name, column in known.items() if column in names)
   if not objectives:
     raise schema_lib.DataError(
         f"{file}: no objective; expected at least one of the columns "
-        f"{', '.join(OBJECTIVES.values())}, got {', '.join(names)}.")
+        f"{', '.join(known.values())}, got {', '.join(names)}.")
   return schema_lib.Schema(
       objectives, user="user_id", item="video_id", time="time_ms",
       categorical=("tab",) if "tab" in names else (),

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import files
 from harmonrank_jax.data import kuairand_tables as tables_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -58,8 +59,8 @@ def make_candidates(
   log = _read_clicks(data)
   if log["video_id"].type != ids.type:
     raise schema_lib.DataError(
-        f"{videos}: column 'video_id' has type {ids.type}, in the "
-        f"log it has {log['video_id'].type}.")
+        f"{videos}: column 'video_id' has type {ids.type}, in the log it has "
+        f"{log['video_id'].type}.")
   rows = pc.index_in(log["video_id"], value_set=ids)
   joined = log.filter(pc.is_valid(rows))
   if not joined.num_rows:
@@ -104,11 +105,9 @@ def _read_videos(
     path: PathLike
 ) -> tuple[pa.Array, list[list[str]], dict[str, list[str | None]]]:
   """Ids, tags and other columns of a table of videos."""
-  file = tables_lib.files_of(path, tables_lib.ITEM_FILES)[0]
+  file = files.find(path, *tables_lib.ITEM_FILES)[0]
   ids = tables_lib.read_columns(file, ["video_id", "tag"])["video_id"]
-  columns = tables_lib.table_columns(
-      path, tables_lib.ITEM_FILES, schema_lib.Schema((), item="video_id"), ids,
-      tables_lib.ITEM_COLUMNS)
+  columns = tables_lib.table_columns(path, "item", ids)
   texts = {name: pc.cast(column, pa.string()).to_pylist()
            for name, column in columns.items()}
   tags = [[f"tag {part}" for part in dict.fromkeys(text.split(","))]
@@ -121,9 +120,9 @@ def _read_clicks(path: PathLike) -> pa.Table:
   roles = schema_lib.Schema(
       (schema_lib.Objective("click", tables_lib.OBJECTIVES["click"]),),
       user="user_id", item="video_id")
-  files = tables_lib.files_of(path, tables_lib.LOG_FILES)
   return tables_lib.join(
-      [tables_lib.read_checked(file, roles) for file in files], path)
+      [tables_lib.read_checked(file, roles)
+       for file in files.find(path, *tables_lib.LOG_FILES)], path)
 
 
 def _tag_shares(tags: list[list[str]]) -> np.ndarray:

@@ -1,12 +1,8 @@
-"""Files of the KuaiRand logs as released: which they are, and their columns.
-
-The logs and the tables of users and videos are CSV or Parquet, one file or a
-folder of them. Whatever the kind of file, texts are read as strings and whole
-numbers as int64.
-"""
+"""Files of the KuaiRand logs as released: which they are, and their columns."""
 
 from collections.abc import Sequence
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +11,7 @@ import pyarrow.compute as pc
 
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import features
+from harmonrank_jax.data import files
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -26,12 +23,15 @@ OBJECTIVES = {
     "like": "is_like", "profile_enter": "is_profile_enter",
     "comment": "is_comment", "forward": "is_forward", "follow": "is_follow"}
 _OUTCOMES = {*OBJECTIVES.values(), "is_hate", *schema_lib.OUTCOMES}
-ITEM_COLUMNS = ("author_id", "video_type", "upload_type", "tag", "music_id")
 
 # The files of a folder are those of the first pattern that any file matches.
 LOG_FILES = ("log_standard*.csv", "*.parquet")
-USER_FILES = ("user_features*.csv", "user_features*.parquet")
 ITEM_FILES = ("video_features_basic*.csv", "video_features_basic*.parquet")
+# Column of the ids, files, and the columns to take (categorical); None for all.
+_TABLES = {
+    "user": ("user_id", ("user_features*.csv", "user_features*.parquet"), None),
+    "item": ("video_id", ITEM_FILES, (
+        "author_id", "video_type", "upload_type", "tag", "music_id"))}
 
 # A rate of few rows is shrunk towards a prior rate that counts as this many.
 PRIOR_ROWS = 5
@@ -39,10 +39,8 @@ PRIOR_ROWS = 5
 
 def table_columns(
     path: PathLike | None,  # A file, or a folder with one; None has no column.
-    patterns: tuple[str, ...],  # Names of such a file in a folder.
-    roles: schema_lib.Schema,  # Says which column has the ids of the table.
+    role: str,  # "user" or "item".
     ids: pa.ChunkedArray,  # Of the rows of the log.
-    wanted: tuple[str, ...] | None = None,  # Categorical ones; None for all.
 ) -> dict[str, pa.ChunkedArray]:
   """Columns of a table of users or items, a row for each of `ids`.
 
@@ -51,11 +49,11 @@ def table_columns(
   """
   if path is None:
     return {}
-  files = files_of(path, patterns)
-  if len(files) > 1:
-    raise schema_lib.DataError(f"{path}: the folder has {files[0].name} and "
-                               f"{files[1].name}; name one file.")
-  file, (id_column,) = files[0], roles.ids.values()
+  id_column, patterns, wanted = _TABLES[role]
+  file, *others = files.find(path, *patterns)
+  if others:
+    raise schema_lib.DataError(f"{path}: the folder has {file.name} and "
+                               f"{others[0].name}; name one file.")
   names = [name for name in names_of(file)
            if name != id_column and (wanted is None or name in wanted)]
   for name in names:
@@ -67,9 +65,9 @@ def table_columns(
   numeric = [name for name in names if wanted is None
              and pa.types.is_floating(table.schema.field(name).type)]
   categorical = [name for name in names if name not in numeric]
+  roles: dict[str, Any] = {role: id_column}
   schema = schema_lib.Schema(
-      (), roles.user, roles.item, categorical=tuple(categorical),
-      numeric=tuple(numeric))
+      (), **roles, categorical=tuple(categorical), numeric=tuple(numeric))
   checks.check_types(schema, table.schema, file)
   checks.check_rows(schema, table, checks.Place(file))
   known = table[id_column].combine_chunks()
@@ -80,21 +78,6 @@ def table_columns(
   checks.check_unique(known, id_column, file)
   rows = pc.index_in(ids, value_set=known).combine_chunks()
   return {name: table[name].combine_chunks().take(rows) for name in names}
-
-
-def files_of(path: PathLike, patterns: tuple[str, ...]) -> list[pathlib.Path]:
-  """The file itself, or the files of a folder that match a pattern."""
-  path = pathlib.Path(path)
-  if not path.exists():
-    raise schema_lib.DataError(f"{path}: no such file or folder.")
-  if not path.is_dir():
-    return [path]
-  for pattern in patterns:
-    files = sorted(file for file in path.rglob(pattern) if file.is_file())
-    if files:
-      return files
-  raise schema_lib.DataError(
-      f"{path}: the folder has no {' and no '.join(patterns)}.")
 
 
 def names_of(file: pathlib.Path) -> list[str]:

@@ -67,14 +67,7 @@ class ParquetLog:
         that is not Parquet or is cut off, a column that appears twice, files
         with different columns, or no row at all.
     """
-    path = pathlib.Path(path)
-    if not path.exists():
-      raise schema_lib.DataError(f"{path}: no such file or folder.")
-    # Writers of many parts give folders such a name: they are searched.
-    self.files = [path] if not path.is_dir() else sorted(
-        file for file in path.rglob("*.parquet") if file.is_file())
-    if not self.files:
-      raise schema_lib.DataError(f"{path}: the folder has no *.parquet file.")
+    self.files = files.find(path, "*.parquet")
     self.row_groups: list[RowGroup] = []
     for number, file in enumerate(self.files):
       parquet = _open(file)
@@ -98,11 +91,7 @@ class ParquetLog:
       raise schema_lib.DataError(f"{path}: the log has no rows.")
 
   def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
-    """The rows of a row group.
-
-    Raises:
-      DataError: if the file cannot be read there.
-    """
+    """The rows of a row group; raises a DataError if it cannot be read."""
     with (reading(self.place(group).where),
           _open(self.files[group.file]) as parquet):
       return parquet.read_row_group(group.number, columns=list(columns))
@@ -166,28 +155,19 @@ class BatchReader:
   def __init__(
       self,
       log: ParquetLog,
-      columns: Sequence[str],
+      columns: Sequence[str],  # What `transform` needs.
+      # From rows to a NamedTuple of arrays with the rows (or some of them)
+      # along the first axis; a function of the rows alone.
       transform: Callable[[pa.Table], Arrays],
       *,
       batch_size: int,
-      seed: int,
+      seed: int,  # Of the permutations.
+      # From the arrays of a block to the list of each row.
       list_of: Callable[[Arrays], np.ndarray] | None = None,
       cursor: Cursor | None = None,
-      block_rows: int = BLOCK_ROWS,
+      block_rows: int = BLOCK_ROWS,  # Rows shuffled together, at least.
   ):
-    """Starts at the cursor.
-
-    Args:
-      log: where rows come from.
-      columns: what `transform` needs.
-      transform: from rows to a NamedTuple of arrays with the rows (or some
-        of them) along the first axis; a function of the rows alone.
-      batch_size: rows of a batch.
-      seed: seed of the permutations.
-      list_of: from the arrays of a block to the list of each row, or None.
-      cursor: where to start; the beginning if None.
-      block_rows: rows shuffled together, at least.
-    """
+    """Starts at the cursor, or at the beginning without one."""
     self._log, self._columns, self._transform = log, tuple(columns), transform
     self._batch_size, self._seed, self._list_of = batch_size, seed, list_of
     self._block_rows = block_rows
@@ -230,7 +210,7 @@ class BatchReader:
       parts.append(arrays._make(array[row:end] for array in arrays))
       missing -= end - row
       self.cursor = Cursor(epoch, block, end)
-    return _joined(parts)
+    return joined(parts)
 
   def _blocks(self, epoch: int) -> list[list[RowGroup]]:
     """Row groups in the order of the epoch, joined into blocks."""
@@ -253,7 +233,7 @@ class BatchReader:
     """The arrays of a block in the order of the epoch."""
     if self._loaded is not None and self._loaded[0] == (epoch, block):
       return self._loaded[1]
-    arrays = _joined([self._arrays(group) for group in groups])
+    arrays = joined([self._arrays(group) for group in groups])
     # `block + 1`: NumPy seeds ignore trailing zeros, so block 0 would reuse
     # the seed of the order of blocks.
     rng = np.random.default_rng([self._seed, epoch, block + 1])
@@ -302,12 +282,13 @@ def reading(
     raise schema_lib.DataError(f"{place}: {what} ({one_line}).") from None
 
 
-def _joined(parts: list):
+def joined(parts: list):
   """NamedTuples of arrays as one, along the first axis."""
   if len(parts) == 1:
     return parts[0]
   return parts[0]._make(
-      np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+      pa.concat_arrays(arrays) if isinstance(arrays[0], pa.Array)
+      else np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
 def _open(file: pathlib.Path) -> pq.ParquetFile:

@@ -18,8 +18,9 @@ def check_names(schema: schema_lib.Schema, profile: tuple[str, ...]) -> None:
       raise schema_lib.DataError(
           f"profile column {name!r} would be taken for a score; leave it out "
           "or rename it.")
-  for name in (*names, *profile):
-    if [*names, *profile].count(name) > 1 or (
+  names += profile
+  for name in names:
+    if names.count(name) > 1 or (
         name in schema_lib.ROLES.values()
         and name in (*schema.names, *profile)):
       raise schema_lib.DataError(

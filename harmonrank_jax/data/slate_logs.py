@@ -1,9 +1,8 @@
 """Logs of slates: which items users were shown, when and in which positions.
 
 A row of the files is an exposure: an item in one position of the slate of one
-request. Category and features of the item are columns of the log, or come from
-a table of items. All rows are checked and then arranged as arrays `[R, K]`, a
-slate a row. The log is held in memory, about 200 bytes an exposure.
+request. All rows are checked and arranged as arrays `[R, K]`, a slate a row.
+The log is held in memory, about 200 bytes an exposure.
 """
 
 import pathlib
@@ -81,9 +80,6 @@ def read_slate_log(
     columns: their names.
     utc_offset_hours: added to the times, for day and hour.
 
-  Returns:
-    The `SlateLog`.
-
   Raises:
     DataError: if a column is missing or has a bad value; the message names
       file, column and row.
@@ -93,18 +89,14 @@ def read_slate_log(
   return _arranged(rows._replace(time=rows.time + offset), catalogue)
 
 
-def held_out_days(log: SlateLog, *, share: float = 0.25) -> np.ndarray:
-  """The last days of a log, to judge what was fitted to the first.
-
-  `[days]` bool, True for this share of the days, about; raises if the log is
-  of one day.
-  """
+def held_out_days(log: SlateLog) -> np.ndarray:
+  """`[days]` bool, the last quarter, to judge what was fitted to the first."""
   num_days = int(log.day.max()) + 1
   if num_days < 2:
     raise schema_lib.DataError(
         "the log is of one day; a response is fitted to the first days of a "
         "log and judged by the last: give two days or more.")
-  count = max(1, round(share * num_days))
+  count = max(1, round(num_days / 4))
   return np.arange(num_days) >= num_days - count
 
 

@@ -68,8 +68,7 @@ def read_rows(
             features=columns.features),
         log.arrow_schema.field(columns.item).type, has_category=True,
         has_features=True)
-  place = checks.Place(data)
-  return _checked(table, catalogue.ids, columns, place), catalogue
+  return _checked(table, catalogue.ids, columns, checks.Place(data)), catalogue
 
 
 def first_of(request: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -89,16 +88,14 @@ def _schema(
     name = getattr(columns, role)
     if name:
       objectives.append(schema_lib.Objective(role, name))
-  numeric = [columns.position]
-  if columns.value_score:
-    numeric.append(columns.value_score)
   if in_log and columns.category not in log.arrow_schema.names:
     raise items_lib.missing(
         log, "category", columns.category, or_items=True)
   return schema_lib.Schema(
       tuple(objectives), user=columns.user, item=columns.item,
-      time=columns.time, request=columns.request, numeric=tuple(numeric),
-      categorical=(columns.category,) if in_log else ())
+      time=columns.time, request=columns.request,
+      categorical=(columns.category,) if in_log else (),
+      numeric=tuple(filter(None, (columns.position, columns.value_score))))
 
 
 def _with_own_items(

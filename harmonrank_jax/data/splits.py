@@ -84,12 +84,12 @@ def split_log(
   counts = np.zeros(3, np.int64)
   for table in log.tables(columns):
     counts += np.bincount(part(table), minlength=3)
-  for name, index in (("train", TRAIN), ("validate", VALIDATION),
-                      ("test", TEST)):
-    if not counts[index] and (hold_out or index != TEST):
+  uses = ("train", "validate", "test") if hold_out else ("train", "validate")
+  for use, count in zip(uses, counts, strict=False):
+    if not count:
       raise schema_lib.DataError(
           f"{log.files[0]}: splitting {log.num_rows:,} rows by {kind} leaves "
-          f"none to {name}; give more rows, or rows to test on in a log of "
+          f"none to {use}; give more rows, or rows to test on in a log of "
           "their own.")
   return Split(kind, part, (int(counts[0]), int(counts[1]), int(counts[2])))
 
@@ -141,11 +141,9 @@ def read_rows(
     keep: Callable[[pa.Table], np.ndarray] | None = None,
 ) -> pa.Table:
   """The rows that are kept, all if None, in the order of the log."""
-  tables = []
-  for table in log.tables(columns):
-    if keep is not None:
-      table = table.filter(pa.array(keep(table)))
-    tables.append(table)
+  tables = log.tables(columns)
+  if keep is not None:
+    tables = (table.filter(pa.array(keep(table))) for table in tables)
   return pa.concat_tables(tables, promote_options="default")
 
 

@@ -1,11 +1,4 @@
-"""The multi-task predictor: a shared-bottom network with personal gates.
-
-Every categorical column is embedded, numeric columns stand beside it; a
-shared layer and one tower an objective follow. Two kinds of gates adapt the
-network to the row, both multiply by a factor in (0, 2) that starts at 1:
-EPNet gates the shared embedding by the domain, PPNet every layer of every
-tower by user and item.
-"""
+"""The multi-task predictor: a shared-bottom network with personal gates."""
 
 import dataclasses
 
@@ -21,37 +14,28 @@ import numpy as np
 class PepNetConfig:
   """Static configuration of `PepNet`.
 
-  Attributes:
-    num_objectives: M >= 1.
-    vocabulary_sizes: entries per categorical column; entry 0 is the unknown.
-    domain: positions of the categorical columns that say in which domain a
-      row is (page, device, hour); what EPNet is conditioned on.
-    personal: positions of those that identify user, item and author; what
-      PPNet is conditioned on.
-    epnet: False leaves the embedding ungated.
-    ppnet: False leaves the towers ungated. With both False this is a plain
-      shared-bottom network.
-    embedding_size: width of each embedding.
-    shared_sizes: widths of the layers that objectives share; may be empty.
-    tower_sizes: widths of the hidden layers of each tower; may be empty.
-    gate_size: width of the hidden layer of each gate.
-    dropout_rate: share of hidden units that are dropped in training.
-    unknown_rate: share of categorical entries replaced by the unknown in
-      training. The network then learns to score new users and items, and
-      overfits less on the known ones.
+  Without `epnet` the embedding is ungated, without `ppnet` the towers are;
+  without both this is a plain shared-bottom network.
   """
 
-  num_objectives: int
+  num_objectives: int  # M >= 1.
+  # Entries of each categorical column; entry 0 is the unknown.
   vocabulary_sizes: tuple[int, ...] = ()
+  # Positions of the categorical columns that say in which domain a row is
+  # (page, device, hour): what EPNet is conditioned on.
   domain: tuple[int, ...] = ()
+  # Positions of those that identify user, item and author: PPNet's condition.
   personal: tuple[int, ...] = ()
   epnet: bool = True
   ppnet: bool = True
   embedding_size: int = 8
-  shared_sizes: tuple[int, ...] = (64,)
-  tower_sizes: tuple[int, ...] = (32,)
-  gate_size: int = 16
-  dropout_rate: float = 0.0
+  shared_sizes: tuple[int, ...] = (64,)  # Layers that objectives share.
+  tower_sizes: tuple[int, ...] = (32,)  # Hidden layers of each tower.
+  gate_size: int = 16  # Width of the hidden layer of each gate.
+  dropout_rate: float = 0.0  # Share of hidden units dropped in training.
+  # Share of categorical entries replaced by the unknown in training. The
+  # network then learns to score new users and items, and overfits less on the
+  # known ones.
   unknown_rate: float = 0.0
 
   def __post_init__(self):
@@ -78,9 +62,10 @@ class PepNetConfig:
 class PepNet(nn.Module):
   """Log-odds of M objectives from the features of a row.
 
-  With E the embeddings and numeric columns side by side, `sg` the stopped
-  gradient, U and V gates (two layers: relu, then 2 sigmoid) and l the layers
-  of the tower of objective m,
+  EPNet gates the shared embedding by the domain of the row, PPNet every layer
+  of every tower by user and item. With E the embeddings and numeric columns
+  side by side, `sg` the stopped gradient, U and V gates (two layers: relu,
+  then 2 sigmoid) and l the layers of the tower of objective m,
 
     O        = U([E_domain, sg(E)]) * E                           (EPNet)
     H_m^0    = shared(O)
@@ -89,9 +74,6 @@ class PepNet(nn.Module):
   f is relu, and the identity for the last layer, the log-odds. The last layer
   of a gate starts at zero, so that every factor starts at exactly 1: the
   network starts as the ungated one. A gate that is off has no parameters.
-
-  Attributes:
-    config: static configuration.
 
   References:
     Chang et al., "PEPNet: Parameter and Embedding Personalized Network for
@@ -105,10 +87,7 @@ class PepNet(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      categorical: jax.Array,
-      numeric: jax.Array,
-      *,
+      self, categorical: jax.Array, numeric: jax.Array, *,
       is_training: bool = False,
   ) -> jax.Array:
     """Log-odds of each objective.
@@ -228,10 +207,7 @@ def with_base_rates(params: dict, base_rates: jax.Array) -> dict:
 
 
 def multi_task_loss(
-    logits: jax.Array,
-    labels: jax.Array,
-    *,
-    where: jax.Array | None = None,
+    logits: jax.Array, labels: jax.Array, *, where: jax.Array | None = None
 ) -> jax.Array:
   """Binary cross-entropy of each objective, averaged over those present.
 

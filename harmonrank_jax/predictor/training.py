@@ -1,11 +1,6 @@
 """The training of a PEPNet, as two pure functions of arrays.
 
-    state = init(key, rows, base_rates, config=config,
-                 learning_rates=learning_rates)
-    state, loss = update(state, rows, key, config=config,
-                         learning_rates=learning_rates)
-
-Both are written for one model; `jax.vmap` trains several side by side, such as
+`init` and `update` are of one model; `jax.vmap` trains several side by side, as
 the models of all folds, each with its own mask of the rows.
 """
 
@@ -61,19 +56,10 @@ def update(
     config: pepnet.PepNetConfig, learning_rates: LearningRates,
     where: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
-  """One step of Adam on one batch, by the cross-entropy of all objectives.
+  """One step of Adam on a batch of rows, by the loss of all objectives.
 
-  Args:
-    state: before the step.
-    rows: the batch.
-    key: for dropout, consumed once.
-    config: of the network.
-    learning_rates: of the training.
-    where: `[N]` bool, False = the row does not train this model; None = all
-      rows do.
-
-  Returns:
-    The state after the step, and the loss before it.
+  The key is for dropout. A row trains the model if `where`, `[N]` bool, is
+  True or None. Returns the state after the step, and the loss before it.
 
   >>> rows = Rows(
   ...     categorical=jnp.array([[1], [2]] * 8), numeric=jnp.zeros((16, 1)),

@@ -44,9 +44,9 @@ class Scorer:
     num_rows = len(batch.labels)
     parts = []
     for start in range(0, num_rows, _CHUNK):
-      part = features_lib.Batch(*(x[start:start + _CHUNK] for x in batch))
-      missing = _CHUNK - len(part.labels)
+      missing = max(0, start + _CHUNK - num_rows)
       padded = features_lib.Batch(*(
-          np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in part))
+          np.pad(x[start:start + _CHUNK],
+                 [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in batch))
       parts.append(self._score(params, ranker_lib.rows_of(padded)))
     return np.concatenate([np.asarray(part) for part in parts])[:num_rows]

@@ -29,24 +29,17 @@ _CALL_CANDIDATES = 16_384
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Rules:
-  """Rules that the slates of all requests follow.
+  """Rules that the slates of all requests follow."""
 
-  Attributes:
-    num_selected: K, slots of a slate.
-    window: diversity against the last `window - 1` picks only; None for all.
-      Not used by top-K.
-    quotas: `[C]` int32, at most so many items of each category in a slate;
-      None for no limit.
-    pool_quotas: `[C]` int32, candidates of each category in the pool that the
-      slate is selected from, as in `flow_pool`; None for no pool.
-    ridge: of the DPP, as in `greedy_dpp`; other methods do not use it.
-    fill: of the DPP, as in `greedy_dpp`; other methods do not use it.
-  """
-
-  num_selected: int
+  num_selected: int  # K, slots of a slate.
+  # Diversity against the last `window - 1` picks only; not used by top-K.
   window: int | None = None
+  # [C] int32, at most so many items of each category in a slate.
   quotas: np.ndarray | None = None
+  # [C] int32, candidates of each category in the pool that the slate is
+  # selected from, as in `flow_pool`; None for no pool.
   pool_quotas: np.ndarray | None = None
+  # Of the DPP, as in `greedy_dpp`; other methods do not use them.
   ridge: float | None = None
   fill: str = "none"
 
@@ -61,9 +54,7 @@ class Picks(NamedTuple):
 class Selector:
   """Selects the slates of chunks by one method.
 
-  Attributes:
-    compiled: padded sizes of requests that were compiled, in the order of
-      their compilation.
+  `compiled` lists the padded sizes of requests in the order of compilation.
 
   >>> import pyarrow as pa
   >>> chunk = chunks.Chunk(
@@ -78,15 +69,7 @@ class Selector:
   """
 
   def __init__(self, method: str, rules: Rules):
-    """Nothing is compiled before the first call.
-
-    Args:
-      method: one of `METHODS`.
-      rules: rules of the slates.
-
-    Raises:
-      ValueError: if there is no such method.
-    """
+    """Takes one of `METHODS`; nothing is compiled before the first call."""
     if method not in METHODS:
       raise ValueError(f"method must be one of {METHODS}, got {method!r}.")
     self.compiled: list[int] = []
@@ -135,13 +118,8 @@ class Selector:
 
 
 def select_slates(
-    features: jax.Array,
-    relevance: jax.Array,
-    category_ids: jax.Array,
-    *,
-    method: str,
-    rules: Rules,
-    theta: jax.Array | float,
+    features: jax.Array, relevance: jax.Array, category_ids: jax.Array, *,
+    method: str, rules: Rules, theta: jax.Array | float,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Selects the slates of B requests of N candidates, padded to one size.

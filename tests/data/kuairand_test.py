@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from harmonrank_jax.data import kuairand
+from harmonrank_jax.data import kuairand_tables
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -143,7 +144,7 @@ def test_labels_come_from_their_columns_and_no_outcome_is_a_feature(tmp_path):
   for name in schema.names:
     np.testing.assert_array_equal(
         table[name].to_numpy(),
-        log[kuairand.OBJECTIVES[name]].to_numpy()[order])
+        log[kuairand_tables.OBJECTIVES[name]].to_numpy()[order])
   features = {*schema.categorical, *schema.numeric}
   assert not features & {*OUTCOMES, *schema.names, "is_rand", "date"}
   # Neither under another name: changing a row's outcomes changes nothing of it.
