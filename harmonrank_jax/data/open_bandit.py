@@ -3,7 +3,8 @@
 Two policies ran side by side in each of three campaigns: `random`, uniform
 over the items, and `bts`, Thompson sampling. A round is one item shown in one
 of three positions; what stands in the other two is not in the log. The true
-probability of the item in its position is.
+probability of the item in its position is. They are here to estimate what a
+policy is worth from the log of another; no binary reads them.
 
 References:
   Saito et al., "Open Bandit Dataset and Pipeline: Towards realistic and
