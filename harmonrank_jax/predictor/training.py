@@ -41,9 +41,14 @@ def init(
     key: jax.Array, rows: Rows, base_rates: jax.Array, *,
     config: pepnet.PepNetConfig, learning_rates: LearningRates,
 ) -> TrainState:
-  """A model before its first step, which predicts the base rates `[M]`.
+  """A model before its first step, which predicts the base rates.
 
-  Any rows of the log give the shapes.
+  Args:
+    key: consumed once.
+    rows: a few rows, for their shapes.
+    base_rates: `[M]` in (0, 1).
+    config: of the network; static.
+    learning_rates: of the training; static.
   """
   params = pepnet.with_base_rates(
       dict(pepnet.PepNet(config).init(key, rows.categorical, rows.numeric)),
@@ -56,21 +61,32 @@ def update(
     config: pepnet.PepNetConfig, learning_rates: LearningRates,
     where: jax.Array | None = None,
 ) -> tuple[TrainState, jax.Array]:
-  """One step of Adam on a batch of rows, by the loss of all objectives.
+  """One step of Adam on a batch, by the cross-entropy of all objectives.
 
-  The key is for dropout. A row trains the model if `where`, `[N]` bool, is
-  True or None. Returns the state after the step, and the loss before it.
+  Args:
+    state: before the step.
+    rows: the batch.
+    key: of the dropout, consumed once.
+    config: of the network; static.
+    learning_rates: of the training; static.
+    where: `[N]` bool, False = the row does not train this model; None = all do.
+
+  Returns:
+    The state after the step, and the loss before it.
 
   >>> rows = Rows(
   ...     categorical=jnp.array([[1], [2]] * 8), numeric=jnp.zeros((16, 1)),
   ...     labels=jnp.array([[True], [False]] * 8))
+  >>> import functools
   >>> setup = {"config": pepnet.PepNetConfig(1, (3,), personal=(0,)),
   ...          "learning_rates": LearningRates(0.01, 0.01, num_steps=20)}
-  >>> state = init(jax.random.key(0), rows, jnp.full(1, 0.5), **setup)
+  >>> begin, step = (jax.jit(functools.partial(function, **setup))
+  ...                for function in (init, update))
+  >>> key = jax.random.key(0)
+  >>> state = begin(key, rows, jnp.full(1, 0.5))
   >>> losses = []
-  >>> for step in range(20):
-  ...   key = jax.random.fold_in(jax.random.key(1), step)
-  ...   state, loss = update(state, rows, key, **setup)
+  >>> for number in range(20):
+  ...   state, loss = step(state, rows, jax.random.fold_in(key, number))
   ...   losses.append(float(loss))
   >>> losses[-1] < losses[0]
   True
