@@ -48,19 +48,7 @@ class Config(configs.LogConfig):
 
 
 def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Trains, measures and writes everything there is to see of a sweep.
-
-  Args:
-    config: what the sweep depends on.
-    workdir: where it goes; a sweep of the same configuration there is resumed.
-
-  Returns:
-    The content of `summary.json`.
-
-  Raises:
-    UserError: if the configuration does not fit the data or the workdir.
-    DataError: if the data is not what it should be.
-  """
+  """Trains and measures; writes, shows and returns the summary of a sweep."""
   from experiments.tradeoff import page  # Slow to import, as is the report.
   from experiments.tradeoff import report
 
@@ -76,8 +64,7 @@ def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     weights = weights_lib.swept_weights(
         swept, num_objectives=len(schema.names),
         num_weights=config.num_weights, seed=config.seed)
-  workdir_lib.check_same_data(
-      workdir, [*inputs.sample, *inputs.validation, *test.batch])
+  inputs_lib.check_same_data(workdir, inputs, test)
   families = families_lib.Trainer(
       workdir, inputs, test.batch, learning_rate=config.learning_rate,
       seed=config.seed).families(weights, test.truth)
