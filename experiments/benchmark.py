@@ -52,21 +52,7 @@ def measure(
     config: Config, workdir: str | pathlib.Path, *,
     suites: Mapping[str, suite_lib.Suite] = SUITES,
 ) -> dict[str, Any]:
-  """Measures and writes everything there is to see of it.
-
-  Args:
-    config: what is measured.
-    workdir: where it goes; earlier results of the same configuration there
-      are replaced.
-    suites: the suites by name.
-
-  Returns:
-    The content of `benchmark.json`.
-
-  Raises:
-    UserError: if a text is no size, the workdir is of another configuration,
-      or methods do not compute the same.
-  """
+  """Measures; writes, shows and returns the content of `benchmark.json`."""
   from experiments.benchmarks import report  # Slow to import.
 
   workdir = pathlib.Path(workdir)

@@ -31,20 +31,7 @@ from experiments.runs import workdir as workdir_lib
 
 
 def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Trains every method, measures it and writes the results.
-
-  Args:
-    config: what the comparison depends on.
-    workdir: where results go; methods that were trained there before are not
-      trained again.
-
-  Returns:
-    The content of `summary.json`.
-
-  Raises:
-    UserError: if the configuration does not fit the data or the workdir.
-    DataError: if the data is not what it should be.
-  """
+  """Trains every method and measures it; returns what `publish` does."""
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(config, workdir)
@@ -78,11 +65,7 @@ def measure(
 
 
 def publish(workdir: pathlib.Path, record: tables.Record) -> dict[str, Any]:
-  """Writes summary, tables and report; shows the tables.
-
-  Returns:
-    The content of `summary.json`.
-  """
+  """Writes summary, tables and report; returns the content of the summary."""
   from experiments.comparison import report  # Slow to import.
 
   content = workdir_lib.finite(text.summary(record))

@@ -49,25 +49,7 @@ def run(
     shape: problems.Shape | None = None,
     forms: timing_lib.Forms | None = None, learners: "Learners | None" = None,
 ) -> dict[str, Any]:
-  """Times every part.
-
-  Args:
-    sizes: users whose days are simulated in one batch; `SIZES` if not given.
-    repeats: samples of each time.
-    seed: seed of the world, of learners and of the order of samples.
-    workdir: not used.
-    shape: all other sizes; the default ones if not given.
-    forms: forms of this library; all that run here if not given.
-    learners: what is timed in the parts `train` and `learner`.
-
-  Returns:
-    What goes into `benchmark.json`: `measurements`, `left_out` in words,
-    `agreement`, the largest differences between the learners' environments
-    and advantages, or None, and `shape`.
-
-  Raises:
-    UserError: if what is compared does not compute the same.
-  """
+  """Times every part."""
   del workdir
   forms, shape = forms or timing_lib.forms(), shape or problems.Shape()
   learners = learners or Learners()
@@ -164,17 +146,7 @@ def _finish(function: Callable[..., Any], *args: Any) -> None:
 
 
 def same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:
-  """Compares the days in each form with those in the first one.
-
-  Args:
-    outcomes: of the same users, by form.
-
-  Returns:
-    The share of users with the same clicks and exposures of each category.
-
-  Raises:
-    UserError: if a share is small.
-  """
+  """By form, the share of users with the clicks and exposures of the first."""
   result = {}
   for name, outcome in outcomes.items():
     first = next(iter(outcomes.values()))
@@ -190,12 +162,7 @@ def same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:
 
 
 class Updates:
-  """A learner of this library; each call is one more update.
-
-  Attributes:
-    actor_steps: steps of the actor in each update so far.
-    compile_seconds: seconds to compile an update, from Python to machine code.
-  """
+  """A learner of this library; each call is one more update."""
 
   def __init__(
       self, environment: environments.Environment, config: ppo_config.PpoConfig,
@@ -224,14 +191,7 @@ class Updates:
 
 
 class Learners(NamedTuple):
-  """What is timed as a learner; tests pass some that compile nothing.
-
-  Attributes:
-    updates: makes a learner of this library, as `Updates`.
-    peer: makes the peer, as `policy_peer.Peer`.
-    collect: the first trajectory of this library, as `policy_peer.collect`.
-    threads: numbers of threads of PyTorch.
-  """
+  """What is timed as a learner, and at how many threads of the peer."""
 
   updates: Callable[..., Any] = Updates
   peer: Callable[..., Any] = policy_peer.Peer
@@ -279,15 +239,7 @@ def time_learners(
     shape: problems.Shape, clock: timing_lib.Clock, seed: int, *,
     learners: Learners,
 ) -> tuple[list[dict[str, Any]], dict[str, float] | None, list[str]]:
-  """Times updates where the environment costs nothing, here and by the peer.
-
-  Returns:
-    The measurements, the agreement of `policy_peer.check_same_update` or None,
-    and a line for each method that is left out.
-
-  Raises:
-    UserError: if the two do not compute the same.
-  """
+  """Updates in a free environment: measurements, agreement, who is left out."""
   replay, shown = problems.make_replay(shape, seed)
   config = problems.learner_config(replay, shape)
   ours = learners.updates(

@@ -20,41 +20,25 @@ _TOLERANCE = 1e-4
 
 
 class Seen(NamedTuple):
-  """The data of an update of the peer, T steps of E environments.
+  """The data of an update of the peer, T steps of E environments."""
 
-  Attributes:
-    observation: `[T, E, O]`.
-    reward: `[T, E]` sums of the rewards.
-    value: `[T, E]` values of the observations.
-    advantage: `[T, E]`, before it is normalised.
-    terminated: `[T, E]` bool, whether the step ended the episode.
-  """
-
-  observation: np.ndarray
-  reward: np.ndarray
-  value: np.ndarray
-  advantage: np.ndarray
-  terminated: np.ndarray
+  observation: np.ndarray  # [T, E, O]
+  reward: np.ndarray  # [T, E] sums of the rewards
+  value: np.ndarray  # [T, E] values of the observations
+  advantage: np.ndarray  # [T, E], before it is normalised
+  terminated: np.ndarray  # [T, E] bool, whether the step ended the episode
 
 
 class Peer:
-  """The learner of stable-baselines3, on the same observations."""
+  """The learner of stable-baselines3; ImportError where it cannot be."""
 
   def __init__(
-      self, shown: np.ndarray, replay: problems.Replay,
-      config: ppo_config.PpoConfig, seed: int,
+      self,
+      shown: np.ndarray,  # [E, L, O]
+      replay: problems.Replay,
+      config: ppo_config.PpoConfig,
+      seed: int,
   ):
-    """Prepares the learner.
-
-    Args:
-      shown: `[E, L, O]` observations.
-      replay: the environment that replays them.
-      config: configuration of the learner of this library.
-      seed: seed of the networks.
-
-    Raises:
-      ImportError: if it is not installed, or JAX does not run on the CPU.
-    """
     if jax.default_backend() != "cpu":
       raise ImportError("the comparison is made on CPU cores only")
     import stable_baselines3
@@ -163,20 +147,9 @@ def collect(
 def check_same_update(
     seen: Seen, ours: trajectory.Trajectory, config: ppo_config.PpoConfig
 ) -> dict[str, float]:
-  """Checks that the peer's first update is that of this library.
+  """The largest differences of the peer's first update; UserError if large.
 
-  Args:
-    seen: data of the peer; the last of its steps ends all episodes.
-    ours: trajectory of the first update of this library.
-    config: configuration of its learner.
-
-  Returns:
-    Largest differences of `observations`, of `rewards`, and of `advantages`
-    for the same values.
-
-  Raises:
-    UserError: if one of them is larger than rounding makes it, or episodes end
-      at different steps.
+  The last step of the peer ends all episodes.
   """
   column = lambda x: jnp.asarray(x)[..., None]
   following = np.concatenate([seen.value[1:], np.zeros_like(seen.value[:1])])

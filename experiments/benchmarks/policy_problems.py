@@ -18,35 +18,20 @@ DISCOUNT = 0.95
 
 
 class Shape(NamedTuple):
-  """The sizes of pages and of learners.
-
-  Attributes:
-    categories: categories of items.
-    slots: slots of a slate.
-    candidates: candidates of a request.
-    features: features of an item.
-    users: users of the world.
-    places: items that can be shown to a user.
-    items: items of the world, from which these are drawn.
-    envs: environments of an update.
-    steps: steps of each in an update; an even number.
-    observation: size of an observation of the free environment.
-    action: size of its action.
-    rewards: number of its rewards; it has one cost.
-  """
+  """The sizes of pages and of learners."""
 
   categories: int = 10
   slots: int = 10
   candidates: int = 60
   features: int = 32
   users: int = 128
-  places: int = 512
-  items: int = 8192
-  envs: int = 64
-  steps: int = 96
-  observation: int = 128
+  places: int = 512  # items that can be shown to a user
+  items: int = 8192  # of the world, from which these are drawn
+  envs: int = 64  # of an update
+  steps: int = 96  # of each in an update; an even number
+  observation: int = 128  # numbers, of the free environment
   action: int = 10
-  rewards: int = 10
+  rewards: int = 10  # it has one cost
 
 
 def make_page(shape: Shape, **changes: Any) -> simulator_lib.Simulator:
@@ -80,17 +65,11 @@ class Replay:
   Its parameters are the observations `[L, O]` of an episode of L steps. The
   first M numbers of an observation are the rewards of the step from it, the
   next one is the cost.
-
-  Attributes:
-    observation_size: O, more than M.
-    action_size: size of the action, which is ignored.
-    num_rewards: M.
-    num_costs: 1.
   """
 
-  observation_size: int
+  observation_size: int  # O, more than M
   action_size: int
-  num_rewards: int
+  num_rewards: int  # M
   num_costs: int = 1
 
   def reset(

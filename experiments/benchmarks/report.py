@@ -11,7 +11,7 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.benchmarks import timing as timing_lib
-from experiments.runs import html as page
+from experiments.runs import html as html_lib
 
 
 def write_report(
@@ -32,10 +32,10 @@ def write_report(
       *_FIGURES[content["suite"]](content["measurements"])]
   for table in tables:
     parts += [f"<h2>{html.escape(table.title)}</h2>",
-              page.html_table(table.header, table.rows)]
+              html_lib.html_table(table.header, table.rows)]
   parts += ["<h2>Machine and configuration</h2>", "<pre>" + html.escape(
       json.dumps({**machine, **content["config"]}, indent=2)) + "</pre>"]
-  page.write_page(workdir / "report.html", "Benchmark", parts)
+  html_lib.write_page(workdir / "report.html", "Benchmark", parts)
 
 
 class _Methods:
@@ -45,7 +45,7 @@ class _Methods:
     self.names = list(dict.fromkeys(m["method"] for m in measured))
     self._whole = {m["method"] for m in measured
                    if "rank_error" in m or "work" not in m}
-    ours = iter((page.OURS, "#7fb2f0"))
+    ours = iter((html_lib.OURS, "#7fb2f0"))
     rivals = iter(("#d9742b", "#2a8a4a", "#8a5fbf", "#b8860b"))
     floors = iter(("#222222", "#999999"))
     self.color = {
@@ -75,9 +75,9 @@ def _soft_rank_parts(measured: Sequence[dict[str, Any]]) -> list[str]:
     parts += ["<h2>One list</h2>",
               "<p>Time of forward and backward, and how far the worst rank "
               "is off. Dashed: what does less, to be ranked by.</p>",
-              page.svg(_time_figure(single))]
+              html_lib.svg(_time_figure(single))]
   if batched:
-    parts += ["<h2>Many lists</h2>", page.svg(_batch_figure(batched))]
+    parts += ["<h2>Many lists</h2>", html_lib.svg(_batch_figure(batched))]
   return parts
 
 
@@ -153,7 +153,7 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   for task, axes in zip(tasks, grid.flat, strict=False):
     for place, name in zip(places, names, strict=True):
       color = "#222222" if name in reading else (
-          page.OURS if name.startswith("harmonrank") else page.RIVAL)
+          html_lib.OURS if name.startswith("harmonrank") else html_lib.RIVAL)
       for m in measured:
         if (m["task"], m["method"]) == (task, name):
           low, high = 1e3 * np.asarray(m["quartiles_seconds"])
@@ -212,7 +212,7 @@ def _rates_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
     places = np.arange(len(lines))[::-1]
     for m, place in zip(lines, places, strict=True):
       is_ours = m["method"].startswith("harmonrank")
-      color = page.OURS if is_ours else page.RIVAL
+      color = html_lib.OURS if is_ours else html_lib.RIVAL
       axes.plot(m["quartiles_steps_per_second"], [place, place], color=color)
       axes.plot(m["steps_per_second"], place, "o", ms=4, color=color)
     axes.set_xlim(0)
@@ -227,6 +227,6 @@ def _rates_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
 # The figures of each suite, with their titles.
 _FIGURES: dict[str, Callable[[Sequence[dict[str, Any]]], list[str]]] = {
     "soft_rank": _soft_rank_parts,
-    "train_auc": lambda measured: [page.svg(_throughput_figure(measured))],
-    "slates": lambda measured: [page.svg(_selection_figure(measured))],
-    "policy": lambda measured: [page.svg(_rates_figure(measured))]}
+    "train_auc": lambda measured: [html_lib.svg(_throughput_figure(measured))],
+    "slates": lambda measured: [html_lib.svg(_selection_figure(measured))],
+    "policy": lambda measured: [html_lib.svg(_rates_figure(measured))]}

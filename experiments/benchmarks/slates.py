@@ -63,17 +63,6 @@ def run(
   On a CPU all of them run on one core, in a process of its own: with threads
   the ratios change by a factor of two, and libraries create their pools of
   threads when they are loaded.
-
-  Args:
-    sizes: requests, candidates and picks; the pool of several requests is
-      shared as well. If not given, `SIZES` and the flow pool `FLOW`.
-    repeats: samples of each time.
-    seed: seed of the candidates and of the order of samples.
-    workdir: not used.
-
-  Returns:
-    What goes into `benchmark.json`: `measurements`, `latencies`, `left_out` in
-    words, and `cores`, the number of CPU cores that were used.
   """
   del workdir
   flow = None if sizes else FLOW
@@ -108,20 +97,7 @@ def run_here(
     seed: int, forms: timing_lib.Forms | None = None, turns: int = _TURNS,
     calls: int = _CALLS,
 ) -> dict[str, Any]:
-  """`run` in this process, on the cores that it may use.
-
-  Args:
-    sizes: requests, candidates and picks.
-    flow: categories, candidates and picks of a flow pool; None for none.
-    repeats: samples of each time.
-    seed: seed of the candidates and of the order of samples.
-    forms: forms of this library; all that run here if not given.
-    turns: turns of each method on one request.
-    calls: calls that are timed one by one in a turn.
-
-  Returns:
-    As `run`.
-  """
+  """`run` in this process; pools of several requests are shared as well."""
   forms = forms or timing_lib.forms()
   methods, left_out = methods_lib.find_methods(forms)
   clock = timing_lib.Clock(repeats, seed)
@@ -148,18 +124,11 @@ def run_here(
 
 
 class _Task(NamedTuple):
-  """What is measured.
+  """What is measured."""
 
-  Attributes:
-    name: title of its column.
-    shape: the sizes in the name, for programs.
-    cost: approximate number of products of features.
-    make: makes the problem.
-  """
-
-  name: str
-  shape: dict[str, Any]
-  cost: int
+  name: str  # title of its column
+  shape: dict[str, Any]  # the sizes in the name, for programs
+  cost: int  # about the number of products of features
   make: Callable[[], problems.AnyProblem]
 
 

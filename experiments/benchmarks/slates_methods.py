@@ -24,18 +24,13 @@ _MAX_KERNEL_BYTES = 4e9
 
 
 class SlateMethod(NamedTuple):
-  """A way to select, made ready for a problem.
-
-  Attributes:
-    call: selects.
-    picks: from its result to the items of each request, in order; None for a
-      method that only reads.
-    compile_seconds: 0 for what is compiled already.
-  """
+  """A way to select, made ready for a problem."""
 
   call: Callable[[], Any]
+  # From its result to the items of each request in order; None if it only
+  # reads.
   picks: Callable[[Any], list[np.ndarray]] | None
-  compile_seconds: float = 0.0
+  compile_seconds: float = 0.0  # 0 for what is compiled already
 
 
 # None where the method does not fit the problem.
@@ -45,14 +40,7 @@ Prepare = Callable[[problems.AnyProblem], SlateMethod | None]
 def find_methods(
     forms: timing_lib.Forms
 ) -> tuple[dict[str, Prepare], list[str]]:
-  """Finds the methods that can run here.
-
-  Args:
-    forms: forms of this library.
-
-  Returns:
-    What prepares each method, and a line for each that cannot run.
-  """
+  """What prepares each method that runs here; a line for each that does not."""
   methods: dict[str, Prepare] = {
       name: functools.partial(harmonrank, trace=trace)
       for name, trace in forms.items()}
@@ -86,14 +74,7 @@ def harmonrank(
     prefilter: int | None = None,
     on_host: bool = False,
 ) -> SlateMethod:
-  """The selection of this library.
-
-  Args:
-    problem: what is selected from.
-    trace: context of a form of this library.
-    prefilter: number of candidates that the prefilter keeps, if any.
-    on_host: whether a call includes copies from and to the host.
-  """
+  """The selection of this library; `on_host` with copies from and to there."""
   if isinstance(problem, problems.FlowProblem):
     size = int(np.sum(problem.quotas))
     pool = lambda *arrays: hr.flow_pool(
@@ -241,11 +222,7 @@ def _jitted_textbook(problem: problems.AnyProblem) -> SlateMethod | None:
 
 
 def _find_pyversity() -> Prepare:
-  """Makes pyversity ready.
-
-  Raises:
-    ImportError: if it is not there.
-  """
+  """Makes pyversity ready; ImportError if it is not there."""
   import pyversity
 
   def prepare(problem):

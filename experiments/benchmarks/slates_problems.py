@@ -18,50 +18,29 @@ _SHRINKAGE = 0.8
 
 
 class SlateProblem(NamedTuple):
-  """B requests that select K of N candidates each.
+  """B requests that select K of N candidates each."""
 
-  Attributes:
-    features: `[B, N, D]` float32, of any norm; `[N, D]` if requests share
-      their candidates.
-    relevance: `[B, N]` float32, on a log scale.
-    num_selected: K.
-  """
-
-  features: np.ndarray
-  relevance: np.ndarray
-  num_selected: int
+  features: np.ndarray  # [B, N, D] of any norm; [N, D] for a shared pool
+  relevance: np.ndarray  # [B, N], on a log scale
+  num_selected: int  # K
 
 
 class FlowProblem(NamedTuple):
-  """Candidates of C categories that each select their quota.
+  """Candidates of C categories that each select their quota."""
 
-  Attributes:
-    features: `[N, D]` float32.
-    relevance: `[N]` float32.
-    category_ids: `[N]` int32, in no order.
-    quotas: `[C]` int32.
-  """
-
-  features: np.ndarray
-  relevance: np.ndarray
-  category_ids: np.ndarray
-  quotas: np.ndarray
+  features: np.ndarray  # [N, D]
+  relevance: np.ndarray  # [N]
+  category_ids: np.ndarray  # [N] int32, in no order
+  quotas: np.ndarray  # [C]
 
 
 class Request(NamedTuple):
-  """One selection, for methods that take no batch.
+  """One selection, for methods that take no batch."""
 
-  Attributes:
-    features: `[N, D]`.
-    relevance: `[N]`.
-    num_selected: K.
-    items: `[N]` ids of the candidates.
-  """
-
-  features: np.ndarray
-  relevance: np.ndarray
-  num_selected: int
-  items: np.ndarray
+  features: np.ndarray  # [N, D]
+  relevance: np.ndarray  # [N]
+  num_selected: int  # K
+  items: np.ndarray  # [N] ids of the candidates
 
 
 AnyProblem = SlateProblem | FlowProblem

@@ -42,19 +42,7 @@ def run(
     seed: int, workdir: pathlib.Path | None = None,
     forms: timing_lib.Forms | None = None,
 ) -> dict[str, Any]:
-  """Times every method that runs here, and compares it with float64.
-
-  Args:
-    sizes: lists and items of each; `SIZES` if not given.
-    repeats: samples of each time.
-    seed: seed of the scores and of the order of samples.
-    workdir: not used.
-    forms: forms of this library; all that run here if not given.
-
-  Returns:
-    What goes into `benchmark.json`: `measurements`, `left_out` in words, and
-    `peak_memory_bytes` by method at the largest size.
-  """
+  """Times every method that runs here, and compares it with float64."""
   del workdir
   forms = forms or timing_lib.forms()
   methods, left_out = methods_lib.find_methods(forms)
@@ -199,12 +187,7 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
 
 
 class _Cells:
-  """Measurements arranged by method and size.
-
-  Attributes:
-    sizes: the columns, one list first.
-    header: their titles.
-  """
+  """Measurements arranged by method and size."""
 
   def __init__(self, measurements: Sequence[dict[str, Any]]):
     self._by_cell = {(m["method"], m["work"], m["batch"], m["n"]): m

@@ -20,32 +20,21 @@ _RELATIVE_STRENGTH = 2.0
 
 
 class Lists(NamedTuple):
-  """B lists of N scores to rank, float32.
+  """B lists of N scores to rank, float32."""
 
-  Attributes:
-    scores: `[B, N]`.
-    strength: `[B, 1]` strength of the soft rank.
-    cotangent: `[B, N]` cotangent of the ranks.
-  """
-
-  scores: np.ndarray
-  strength: np.ndarray
-  cotangent: np.ndarray
+  scores: np.ndarray  # [B, N]
+  strength: np.ndarray  # [B, 1]
+  cotangent: np.ndarray  # [B, N]
 
 
 class RankMethod(NamedTuple):
-  """A way to rank, made ready for some lists.
+  """A way to rank, made ready for some lists."""
 
-  Attributes:
-    forward: computes ranks, or the order of a floor.
-    both: computes ranks and the gradient of `sum(cotangent * ranks)` with
-      respect to the scores; None for a floor.
-    compile_seconds: seconds to compile both; 0 where nothing is compiled.
-  """
-
-  forward: Callable[[], Any]
+  forward: Callable[[], Any]  # ranks, or the order of a floor
+  # Ranks, and the gradient of `sum(cotangent * ranks)` by the scores; None
+  # for a floor.
   both: Callable[[], tuple[Any, Any]] | None
-  compile_seconds: float = 0.0
+  compile_seconds: float = 0.0  # of both; 0 if nothing is compiled
 
 
 def make_lists(batch: int, size: int, seed: int) -> Lists:
@@ -92,14 +81,7 @@ def _scipy_fit(lists: Lists, row: int) -> tuple[np.ndarray, Any, Any]:
 def find_methods(
     forms: timing_lib.Forms
 ) -> tuple[dict[str, Callable[[Lists], RankMethod]], list[str]]:
-  """Finds the methods that can run here.
-
-  Args:
-    forms: forms of this library.
-
-  Returns:
-    What prepares each method, and a line for each that cannot run.
-  """
+  """What prepares each method that runs here; a line for each that does not."""
   methods: dict[str, Callable[[Lists], RankMethod]] = {
       name: functools.partial(jitted, soft_rank, with_gradient, trace=trace)
       for name, trace in forms.items()}
@@ -217,11 +199,7 @@ def _pool_adjacent_violators(
 
 
 def _find_torchsort() -> Callable[[Lists], RankMethod]:
-  """Makes torchsort ready; on the accelerator if JAX is on one.
-
-  Raises:
-    ImportError: if it is not there, or not built for the accelerator.
-  """
+  """Makes torchsort ready, where JAX runs; ImportError if it does not there."""
   import torch
   import torchsort
 

@@ -13,13 +13,9 @@ MAX_ITEMS = 2**31 - 1
 
 
 class Suite(Protocol):
-  """A module that measures something at some sizes.
+  """A module that measures something at some sizes."""
 
-  Attributes:
-    SIZES: the sizes that are measured by default.
-  """
-
-  SIZES: tuple[Any, ...]
+  SIZES: tuple[Any, ...]  # measured by default
 
   def parse_size(self, text: str) -> Any:
     """A size from the text of a flag; raises UserError if it is none."""
@@ -36,14 +32,6 @@ class Suite(Protocol):
 
 def parse_counts(text: str, num_counts: int, expected: str) -> tuple[int, ...]:
   """Reads positive integers that an `x` separates.
-
-  Args:
-    text: value of the flag.
-    num_counts: how many integers there must be.
-    expected: what is accepted, in words.
-
-  Raises:
-    UserError: if the text is something else.
 
   Example:
     >>> parse_counts("128x1000", 2, "lists x items")

@@ -30,15 +30,10 @@ Forms = Mapping[str, Callable[[], contextlib.AbstractContextManager]]
 
 
 class Timing(NamedTuple):
-  """Seconds of one call.
+  """Seconds of one call."""
 
-  Attributes:
-    samples: seconds, each the mean of some calls in a row.
-    calls: number of calls of each sample.
-  """
-
-  samples: list[float]
-  calls: int
+  samples: list[float]  # each the mean of some calls in a row
+  calls: int  # of each sample
 
   @property
   def median(self) -> float:
@@ -65,25 +60,15 @@ class Table(NamedTuple):
 class Clock:
   """Times calls in turn, and skips those that take too long.
 
-  Attributes:
-    limit_seconds: calls that take longer are not timed.
+  A sample is as many calls as take `sample_seconds`, so that the resolution of
+  the system's clock does not matter. A pause comes before it: idle threads of
+  the method before keep spinning for a while.
   """
 
   def __init__(
       self, repeats: int, seed: int, *, limit_seconds: float = 10.0,
       sample_seconds: float = 0.01, pause_seconds: float = 0.02,
   ):
-    """Prepares.
-
-    Args:
-      repeats: samples of each call.
-      seed: seed of their order.
-      limit_seconds: calls that take longer are not timed.
-      sample_seconds: a sample is as many calls as take this long, so that the
-        resolution of the system's clock does not matter.
-      pause_seconds: pause before a sample; idle threads of the method before
-        keep spinning for a while.
-    """
     self.limit_seconds = limit_seconds
     self._sample_seconds, self._pause_seconds = sample_seconds, pause_seconds
     self._repeats, self._rng = repeats, np.random.default_rng(seed)
@@ -100,13 +85,6 @@ class Clock:
 
     A temporary load then affects all of them. Each round draws a new order, so
     that no call always follows the same other one.
-
-    Args:
-      calls: what is timed; each ends with its result ready.
-      num_items: number of items that a call works on.
-
-    Returns:
-      The timings, without those of calls that took too long.
     """
     counts = {}
     for key, call in calls.items():

@@ -37,21 +37,13 @@ class Outputs(NamedTuple):
 
 
 class TwinTraining(NamedTuple):
-  """How the network is trained.
+  """How the network is trained."""
 
-  Attributes:
-    objective_weights: `[M]`.
-    unit: `[M]` of `Calibration`.
-    relative_strength: strength of the soft rank, in mean gaps of scores.
-    learning_rate: first learning rate of Adam, which falls by a cosine.
-    num_steps: steps until it is 0.
-  """
-
-  objective_weights: torch.Tensor
-  unit: torch.Tensor
-  relative_strength: float
-  learning_rate: float
-  num_steps: int
+  objective_weights: torch.Tensor  # [M]
+  unit: torch.Tensor  # [M] of `Calibration`
+  relative_strength: float  # of the soft rank, in std(scores) / N
+  learning_rate: float  # of Adam, at first; falls by a cosine
+  num_steps: int  # steps until it is 0
 
 
 def rows_of(rows: ranker_lib.Rows) -> Rows:
@@ -73,13 +65,6 @@ class Twin(nn.Module):
       self, config: network.HarmonRankConfig,
       vocabulary_sizes: tuple[int, ...], params: dict[str, Any]
   ):
-    """A twin with the same parameters.
-
-    Args:
-      config: the aligned head, all branches.
-      vocabulary_sizes: of the categorical profile columns.
-      params: of `ranker.Ranker`.
-    """
     super().__init__()
     state = state_of(params)
     objectives, size = config.num_objectives, config.token_size

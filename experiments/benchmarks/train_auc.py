@@ -41,23 +41,7 @@ def run(
     workdir: pathlib.Path, config: config_lib.Config = TRAINED,
     forms: timing_lib.Forms | None = None,
 ) -> dict[str, Any]:
-  """Times a step of every method at every batch size.
-
-  Args:
-    sizes: batch sizes; `SIZES` if not given.
-    repeats: samples of each time.
-    seed: seed of the parameters, the rows and the order of samples.
-    workdir: where the embedded log is kept.
-    config: the training whose step is timed.
-    forms: forms of this library; all that run here if not given.
-
-  Returns:
-    What goes into `benchmark.json`: `measurements`, `left_out` in words, and
-    `agreement`, the largest differences between the twins, or None.
-
-  Raises:
-    UserError: if the twins do not compute the same.
-  """
+  """Times a step of every method at every batch size."""
   sizes = sorted(sizes or SIZES)
   config = dataclasses.replace(config, seed=seed)
   inputs = inputs_lib.read_inputs(config, workdir)
@@ -104,19 +88,11 @@ def _measurement(
 
 
 class Training(NamedTuple):
-  """A training at its first step.
-
-  Attributes:
-    params: parameters of the network.
-    state: what a step takes and returns; has the parameters.
-    update: jitted, from state and rows to the next state and what was
-      measured, the `loss` among it.
-    platt: the calibration that the training starts from.
-  """
+  """A training at its first step."""
 
   params: dict[str, Any]
-  state: Any
-  update: Any
+  state: Any  # has the parameters
+  update: Any  # jitted: (state, rows) to the next state and its measures
   platt: calibration.Calibration
 
 
@@ -164,15 +140,6 @@ def take_first_steps(steps: dict[str, Callable[[], Any]]) -> list[str]:
   """Takes the first step of each, from the same parameters on the same rows.
 
   Methods that fail to compile are removed from `steps`.
-
-  Args:
-    steps: by method; the first is of this library. Each returns its loss.
-
-  Returns:
-    A line for each method that was removed.
-
-  Raises:
-    UserError: if losses differ.
   """
   left_out = []
   ours: float | None = None
@@ -204,18 +171,12 @@ def check_agreement(differences: Mapping[str, float]) -> None:
 
 
 class Twins:
-  """The same training here and in PyTorch."""
+  """The same training here and in PyTorch; ImportError where it cannot be."""
 
   def __init__(
       self, config: config_lib.Config, inputs: inputs_lib.Inputs,
       platt: calibration.Calibration,
   ):
-    """Prepares PyTorch.
-
-    Raises:
-      ImportError: if it or torchsort is not installed, or JAX does not run on
-        the CPU.
-    """
     if jax.default_backend() != "cpu":
       raise ImportError("the comparison is made on CPU cores only")
     import torch
@@ -248,11 +209,9 @@ class Twins:
   def differences(
       self, params: dict[str, Any], rows: ranker_lib.Rows, seed: int
   ) -> dict[str, float]:
-    """Compares both networks near parameters, where none of them is 0.
+    """Of both networks near parameters, where none of these is 0.
 
-    Returns:
-      The largest differences of `logits`, `log_score` and `loss`, and the
-      norm of the difference of the `gradient`, a share of its norm.
+    That of the gradient is a share of its norm.
     """
     rng = np.random.default_rng(seed)
     params = jax.tree.map(

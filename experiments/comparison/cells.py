@@ -27,24 +27,16 @@ _MIN_STEPS = 50
 
 
 class Cell(NamedTuple):
-  """What a method makes of one block: S seeds, N test rows, M objectives.
+  """What a method makes of one block: S seeds, N test rows, M objectives."""
 
-  Attributes:
-    scores: `[S, N]` float32 of test rows; formulas have one seed.
-    validation: `[S]` what the networks were chosen by: the sum of AUCs of
-      validation rows, within lists where a network trains on them.
-    calibration_error: `[S, M]`, of methods that give probabilities.
-    learning_rate: chosen.
-    seconds: of training, including the search for the learning rate.
-    left_out: `[S, N]`, of an average: the same without one of the seeds.
-  """
-
-  scores: np.ndarray
+  scores: np.ndarray  # [S, N] float32 of test rows; formulas have one seed
+  # [S] sums of AUCs of validation rows (within lists where a network trains
+  # on them), by which the networks were chosen.
   validation: np.ndarray | None = None
-  calibration_error: np.ndarray | None = None
+  calibration_error: np.ndarray | None = None  # [S, M], of probabilities
   learning_rate: float | None = None
-  seconds: float | None = None
-  left_out: np.ndarray | None = None
+  seconds: float | None = None  # of training, the search for the rate included
+  left_out: np.ndarray | None = None  # [S, N], an average without each seed
 
 
 def write_cell(path: pathlib.Path, cell: Cell) -> None:
@@ -78,18 +70,7 @@ def run_block(
     config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
     condition: studies.Condition, number: int,
 ) -> dict[str, Cell]:
-  """The cell of every method on one block, in the order of the tables.
-
-  Args:
-    config: what the comparison depends on.
-    workdir: where cells are kept.
-    inputs: methods and blocks.
-    condition: under which methods are trained.
-    number: of the block.
-
-  Raises:
-    UserError: if a training diverges.
-  """
+  """The cell of every method on one block, in the order of the tables."""
   block = inputs.blocks[number]
   train = block.train._replace(labels=thinned(
       block.train.labels, condition.thinning, config.seed, number))
@@ -121,16 +102,10 @@ def run_block(
 def thinned(
     labels: np.ndarray, thinning: int, seed: int, number: int = 0
 ) -> np.ndarray:
-  """Labels with one positive of `thinning` left, and the others made 0.
+  """Labels `[N, M]` with one positive of `thinning` left, the others made 0.
 
   Each block draws anew: few positives are left of a rare objective, and which
   ones these are decides more than the method.
-
-  Args:
-    labels: `[N, M]` bool or float.
-    thinning: 1 leaves the labels as they are.
-    seed: of the draw.
-    number: of the block.
   """
   if thinning == 1:
     return labels
@@ -200,14 +175,6 @@ def _fit_seeds(
 
   Every stack has as many members as there are rates, so that all share one
   compilation; the last one repeats seeds to fill it.
-
-  Args:
-    config: which rates and seeds.
-    fit: from seeds and rates to a trained stack.
-
-  Returns:
-    The rate, and stacks that hold the seeds in order, with the members of
-    this rate alone.
   """
   rates = np.asarray(config.learning_rates, np.float32)
   seeds = config.seed + np.arange(config.num_seeds)

@@ -10,10 +10,11 @@ import numpy as np
 
 from experiments.comparison import studies
 from experiments.comparison import tables as tables_lib
-from experiments.runs import html as page
+from experiments.runs import html as html_lib
 
 REFERENCE = "closed_form"
-_KINDS = {"ours": page.OURS, "baseline": page.RIVAL, "ablation": "#d9742b"}
+_KINDS = {"ours": html_lib.OURS, "baseline": html_lib.RIVAL,
+          "ablation": "#d9742b"}
 _COLORS = ("#d9742b", "#8a5fbf", "#2a8a4a", "#8a8a8a", "#b03050", "#20a0b0",
            "#a08020", "#404040")
 # A value is drawn at the edge of a figure if it lies below the best by more
@@ -25,18 +26,10 @@ _Numbers = Sequence[float] | np.ndarray
 
 
 class _Panel(NamedTuple):
-  """A condition, judged by the labels or by the truth.
-
-  Attributes:
-    title: the condition, where there are several, and how it is judged.
-    how: it is judged; empty where the truth is not known.
-    table: of the condition.
-    overall: sums among all rows.
-    within_users: sums within users, or None without users.
-  """
+  """A condition, judged by the labels or by the truth."""
 
   title: str
-  how: str
+  how: str  # it is judged; empty where the truth is not known
   table: tables_lib.Table
   overall: tables_lib.Sums
   within_users: tables_lib.Sums | None
@@ -152,7 +145,7 @@ def condition_figure(record: tables_lib.Record) -> mpl_figure.Figure:
   names = [name for name in _compared(record) if name in studies.METHODS]
   # The default is blue in all figures.
   others = iter(_COLORS * len(names))
-  colors = [page.OURS if name == studies.DEFAULT_NETWORK else next(others)
+  colors = [html_lib.OURS if name == studies.DEFAULT_NETWORK else next(others)
             for name in names]
   panels = _condition_panels(record)
   wide = 2 if tables[0].within_users else 1
@@ -163,7 +156,7 @@ def condition_figure(record: tables_lib.Record) -> mpl_figure.Figure:
     lines = np.stack([_line(name, tables, sums) for name in names])
     _draw_lines(axes, lines, names, colors)
     ends = [int(np.flatnonzero(np.isfinite(line[:, 0]))[-1]) for line in lines]
-    page.numbered_points(
+    html_lib.numbered_points(
         axes, ends, [line[end, 0] for line, end in zip(
             lines, ends, strict=True)],
         names, colors=colors, bold=studies.DEFAULT_NETWORK,
@@ -299,7 +292,7 @@ def _draw_plane(
   axes.set_ylim(low[1] - margin[1], high[1] + margin[1])
   axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
   axes.grid(alpha=0.25, lw=0.5)
-  page.numbered_points(
+  html_lib.numbered_points(
       axes, drawn[:, 0].tolist(), drawn[:, 1].tolist(), list(texts.values()),
       colors=colors, bold=texts.get(studies.DEFAULT))
 
@@ -347,4 +340,4 @@ def _draw_bars(
 
 
 def _condition_color(number: int) -> str:
-  return (page.OURS, *_COLORS)[number % (len(_COLORS) + 1)]
+  return (html_lib.OURS, *_COLORS)[number % (len(_COLORS) + 1)]

@@ -16,21 +16,13 @@ from harmonrank_jax.data import splits
 
 
 class Block(NamedTuple):
-  """Rows of one split.
+  """Rows of one split."""
 
-  Attributes:
-    vocabulary_sizes: of the categorical profile columns.
-    train: rows to train on.
-    validation: rows to choose by.
-    test: rows to measure on.
-    truth: `[N, M]` true probabilities of the test rows, or None.
-  """
-
-  vocabulary_sizes: tuple[int, ...]
+  vocabulary_sizes: tuple[int, ...]  # of the categorical profile columns
   train: features_lib.Batch
   validation: features_lib.Batch
   test: features_lib.Batch
-  truth: np.ndarray | None
+  truth: np.ndarray | None  # [N, M] true probabilities of the test rows
 
   @property
   def num_rows(self) -> tuple[int, int, int]:
@@ -40,33 +32,16 @@ class Block(NamedTuple):
 
 
 class Inputs(NamedTuple):
-  """What is compared, on which rows.
-
-  Attributes:
-    schema: roles of the columns.
-    study: the methods that were asked for, under the conditions that the data
-      has columns for.
-    left_out: the other conditions of the study.
-    blocks: at least one.
-  """
+  """What is compared, on which rows."""
 
   schema: schema_lib.Schema
-  study: studies.Study
-  left_out: tuple[studies.Condition, ...]
-  blocks: list[Block]
+  study: studies.Study  # what was asked for, as far as there are columns for it
+  left_out: tuple[studies.Condition, ...]  # the other conditions
+  blocks: list[Block]  # at least one
 
 
 def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
-  """Opens, checks, splits and reads the data.
-
-  Args:
-    config: what the comparison depends on.
-    workdir: where the embedded log is written.
-
-  Raises:
-    UserError: if the configuration does not fit the data.
-    DataError: if the data is not what it should be.
-  """
+  """Opens, checks, splits and reads the data."""
   if config.blocks > 1 and config.eval_data:
     raise errors.UserError(
         "--blocks cuts --data by time and takes no --eval_data; name a folder "
@@ -118,12 +93,7 @@ def _read_block(
 def fitting_study(
     config: Config, schema: schema_lib.Schema
 ) -> tuple[studies.Study, tuple[studies.Condition, ...]]:
-  """The study that the columns allow, and the conditions that they do not.
-
-  Raises:
-    UserError: if the columns allow no condition that the study is about, or a
-      name is unknown.
-  """
+  """The study that the columns allow, and the conditions that they do not."""
   if config.without is not None and config.without not in schema.names:
     raise errors.UserError(
         f"--without={config.without} is no objective"

@@ -11,12 +11,12 @@ from experiments.comparison import studies
 from experiments.comparison import tables as tables_lib
 from experiments.comparison import text
 from experiments.runs import console
-from experiments.runs import html as page
+from experiments.runs import html as html_lib
 
 
 def write_report(workdir: pathlib.Path, record: tables_lib.Record) -> None:
   """Writes `report.html` of a comparison."""
-  page.write_page(workdir / "report.html", "Methods in comparison", [
+  html_lib.write_page(workdir / "report.html", "Methods in comparison", [
       "<h1>Methods in comparison</h1>", *_lead(record),
       *_lead_section(record), *_condition_section(record),
       *_plane_section(record), *_calibration_section(record),
@@ -56,7 +56,7 @@ def _lead_section(record: tables_lib.Record) -> list[str]:
       f"{record.tables[0].clusters}, the same for all, and over seeds. "
       f"{_sentence_of_strongest(record)}{_sentence_of_ceiling(record)} Values "
       "far to the left stand at the edge as numbers.</p>",
-      page.svg(figures.lead_figure(record))]
+      html_lib.svg(figures.lead_figure(record))]
 
 
 def _condition_section(record: tables_lib.Record) -> list[str]:
@@ -67,7 +67,7 @@ def _condition_section(record: tables_lib.Record) -> list[str]:
       f"<p>How far networks are ahead of {figures.REFERENCE} of the same "
       "condition; bars are standard errors over seeds. A network without a "
       "point has too many pairs to train on.</p>",
-      page.svg(figures.condition_figure(record))]
+      html_lib.svg(figures.condition_figure(record))]
 
 
 def _plane_section(record: tables_lib.Record) -> list[str]:
@@ -79,7 +79,7 @@ def _plane_section(record: tables_lib.Record) -> list[str]:
       "each user. One may rise while the other falls. Bars are standard "
       "errors over seeds; methods far from the others stand at the edge, with "
       "their values in the key.</p>",
-      page.svg(figures.plane_figure(record))]
+      html_lib.svg(figures.plane_figure(record))]
 
 
 def _calibration_section(record: tables_lib.Record) -> list[str]:
@@ -91,7 +91,7 @@ def _calibration_section(record: tables_lib.Record) -> list[str]:
       "<p>Expected calibration error, mean over objectives, of the methods "
       "that give probabilities: how far these are from the rates of rows of "
       "similar probability.</p>",
-      page.svg(figures.calibration_figure(record))]
+      html_lib.svg(figures.calibration_figure(record))]
 
 
 def _number_sections(record: tables_lib.Record) -> list[str]:
@@ -109,7 +109,7 @@ def _table(table: tables_lib.Table) -> str:
     rate, seconds = table.learning_rate[k], table.seconds[k]
     rows.append([*row, f"{rate:.2g}" if np.isfinite(rate) else "-",
                  console.number(seconds, 1)])
-  return page.html_table(
+  return html_lib.html_table(
       [*text.columns(table), "learning rate", "seconds to train"], rows)
 
 

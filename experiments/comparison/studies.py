@@ -21,19 +21,14 @@ _MAX_PAIRS = 4096**2
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A network to train.
+  """A network to train."""
 
-  Attributes:
-    kind: "baseline", a method of others; "ours", one of this project; or
-      "ablation", the default with one part taken out.
-    head: as in `HarmonRankConfig`.
-    loss: one of `objectives.LOSSES`.
-    switches: other fields of its `HarmonRankConfig`, as pairs.
-  """
-
+  # "baseline", a method of others; "ours"; or "ablation", the default with one
+  # part taken out.
   kind: str
-  head: str
-  loss: str
+  head: str  # as in `HarmonRankConfig`
+  loss: str  # one of `objectives.LOSSES`
+  # Other fields of its `HarmonRankConfig`, as pairs.
   switches: tuple[tuple[str, Any], ...] = ()
 
   def network(self, num_objectives: int) -> network.HarmonRankConfig:
@@ -68,19 +63,12 @@ METHODS = _methods()
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
-  """How methods are trained before they are compared.
+  """How methods are trained before they are compared."""
 
-  Attributes:
-    name: of its folder, and in tables.
-    thinning: one positive label of this many is left in the training rows.
-    batch_size: rows of a step; None = the batch size of the configuration.
-    lists: "batch", "user" or "request": what is ranked against what.
-  """
-
-  name: str
-  thinning: int = 1
-  batch_size: int | None = None
-  lists: str = "batch"
+  name: str  # of its folder, and in tables
+  thinning: int = 1  # One of this many positives is left to train on.
+  batch_size: int | None = None  # None = that of the configuration
+  lists: str = "batch"  # or "user" or "request": within what rows are ranked
 
 
 @dataclasses.dataclass(frozen=True)

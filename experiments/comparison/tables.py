@@ -29,22 +29,13 @@ class Lead(NamedTuple):
 
 
 class Sums(NamedTuple):
-  """Sums over objectives of one kind of AUC, of K methods.
+  """Sums over objectives of one kind of AUC, of K methods."""
 
-  Attributes:
-    total: `[K]`.
-    error: `[K]` standard errors over seeds; of averages by the jackknife.
-    strongest: number of the baseline with the largest sum.
-    leads: `[K]` of leads over the strongest baseline.
-    rivals: for each baseline, what the default is ahead of it; empty where
-      the default is not among the methods.
-  """
-
-  total: np.ndarray
-  error: np.ndarray
-  strongest: int
-  leads: list[Lead]
-  rivals: dict[str, Lead]
+  total: np.ndarray  # [K]
+  error: np.ndarray  # [K] standard errors over seeds
+  strongest: int  # number of the baseline with the largest sum
+  leads: list[Lead]  # K, over the strongest baseline
+  rivals: dict[str, Lead]  # of the default over each baseline; may be empty
 
 
 class Table(NamedTuple):
@@ -52,44 +43,26 @@ class Table(NamedTuple):
 
   AUCs are means over seeds and blocks; `_error` is the standard error over
   seeds (NaN for one seed). NaN stands for what is undefined.
-
-  Attributes:
-    condition: under which methods were trained.
-    objectives: names.
-    without: the objective that `without_one` leaves out, or None.
-    names: of the methods.
-    auc: `[K, M]`.
-    auc_error: `[K, M]`.
-    overall: sums of these.
-    without_one: the same without one objective, or None.
-    within_users: sums of the AUCs within users, or None without users.
-    by_truth: sums of AUCs by the probabilities that labels are drawn with,
-      where these are known (see `bootstrap.bootstrap_auc`); else None. They do
-      not depend on which labels happened to be drawn.
-    within_by_truth: the same within users.
-    calibration_error: `[K]` mean over objectives; NaN without probabilities.
-    validation: `[K]` sum of AUCs of validation rows; NaN for formulas.
-    learning_rate: `[K]` mean over blocks; NaN for formulas.
-    seconds: `[K]` of training, all blocks; NaN for formulas.
-    clusters: "users" or "rows", what was resampled.
   """
 
-  condition: studies.Condition
+  condition: studies.Condition  # under which methods were trained
   objectives: tuple[str, ...]
-  without: str | None
-  names: tuple[str, ...]
-  auc: np.ndarray
-  auc_error: np.ndarray
+  without: str | None  # the objective that `without_one` leaves out
+  names: tuple[str, ...]  # of the methods
+  auc: np.ndarray  # [K, M]
+  auc_error: np.ndarray  # [K, M]
   overall: Sums
   without_one: Sums | None
   within_users: Sums | None
+  # By the probabilities that labels are drawn with, where these are known:
+  # they do not depend on which labels happened to be drawn.
   by_truth: Sums | None
   within_by_truth: Sums | None
-  calibration_error: np.ndarray
-  validation: np.ndarray
-  learning_rate: np.ndarray
-  seconds: np.ndarray
-  clusters: str
+  calibration_error: np.ndarray  # [K]; NaN without probabilities
+  validation: np.ndarray  # [K] sum of AUCs; NaN for formulas, as below
+  learning_rate: np.ndarray  # [K] mean over blocks
+  seconds: np.ndarray  # [K] of training, all blocks
+  clusters: str  # "users" or "rows", what was resampled
 
   def kind(self, k: int) -> str:
     """Of a method, by its number."""
@@ -97,21 +70,13 @@ class Table(NamedTuple):
 
 
 class Record(NamedTuple):
-  """All that is shown of a comparison.
+  """All that is shown of a comparison."""
 
-  Attributes:
-    config: JSON-able, by flag.
-    objectives: names.
-    rows: per block, rows to train, validate and test.
-    tables: per condition, at least one.
-    left_out: names of conditions that the data has no column for.
-  """
-
-  config: dict[str, Any]
+  config: dict[str, Any]  # JSON-able, by flag
   objectives: tuple[str, ...]
-  rows: Sequence[tuple[int, int, int]]
-  tables: Sequence[Table]
-  left_out: tuple[str, ...] = ()
+  rows: Sequence[tuple[int, int, int]]  # per block: train, validation, test
+  tables: Sequence[Table]  # per condition, at least one
+  left_out: tuple[str, ...] = ()  # conditions that the data has no column for
 
   def label(self, table: Table) -> str:
     """The condition of a table in words; empty if there is only one."""
@@ -125,23 +90,12 @@ def evaluate(
     schema: schema_lib.Schema,
     cells: Sequence[dict[str, Cell]],
     tests: Sequence[features_lib.Batch],
-    truths: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],  # [N, M] chances of labels; empty if unknown
     *,
     without: str | None,
     seed: int,
 ) -> Table:
-  """Compares the methods of one condition.
-
-  Args:
-    condition: under which methods were trained.
-    schema: roles of the columns.
-    cells: per block, name to what a method made of it.
-    tests: per block, the rows.
-    truths: per block, the probabilities `[N, M]` that labels are drawn with;
-      empty if they are not known.
-    without: objective to leave out of a second sum, or None.
-    seed: of the resamples.
-  """
+  """Compares the methods of one condition; sequences are of blocks."""
   scores = _scores_of(
       cells, [test.user if schema.user else None for test in tests], seed)
   labels = [test.labels for test in tests]
@@ -188,25 +142,15 @@ def _mean_of_blocks(
 
 
 class _Scores(NamedTuple):
-  """Scores of the test rows by S seeds of K methods.
+  """Scores of the test rows by S seeds of K methods."""
 
-  Attributes:
-    names: of the methods.
-    owner: `[S]` number of the method of each seed.
-    scores: per block, `[S, N]`.
-    left_owner: `[T]` number of the average of each that leaves out a seed.
-    left_out: per block, `[T, N]` scores of these; empty if T is 0.
-    users: per block, `[N]`, or None to resample rows.
-    seed: of the resamples.
-  """
-
-  names: tuple[str, ...]
-  owner: np.ndarray
-  scores: list[np.ndarray]
-  left_owner: np.ndarray
-  left_out: list[np.ndarray]
-  users: Sequence[np.ndarray | None]
-  seed: int
+  names: tuple[str, ...]  # of the methods
+  owner: np.ndarray  # [S] number of the method of each seed
+  scores: list[np.ndarray]  # per block, [S, N]
+  left_owner: np.ndarray  # [T] number of the average without one seed
+  left_out: list[np.ndarray]  # per block, [T, N]; empty if T is 0
+  users: Sequence[np.ndarray | None]  # per block, [N]; None resamples rows
+  seed: int  # of the resamples
 
   def measure(
       self, bootstrap_fn: Callable[..., tuple[np.ndarray, np.ndarray]],
@@ -250,23 +194,14 @@ def _scores_of(
 
 
 class _Measured(NamedTuple):
-  """AUCs of one kind.
+  """AUCs of one kind."""
 
-  Attributes:
-    names: of K methods.
-    owner: `[S]` number of the method of each seed.
-    auc: `[S, M]`.
-    replicates: `[R, S, M]` the same on resamples.
-    left_owner: `[T]` number of the average of each that leaves out a seed.
-    left_out: `[T, M]` AUCs of these.
-  """
-
-  names: tuple[str, ...]
-  owner: np.ndarray
-  auc: np.ndarray
-  replicates: np.ndarray
-  left_owner: np.ndarray
-  left_out: np.ndarray
+  names: tuple[str, ...]  # of K methods
+  owner: np.ndarray  # [S] number of the method of each seed
+  auc: np.ndarray  # [S, M]
+  replicates: np.ndarray  # [R, S, M] the same on resamples
+  left_owner: np.ndarray  # [T] number of the average without one seed
+  left_out: np.ndarray  # [T, M] AUCs of these
 
   def of_objectives(self, kept: np.ndarray) -> "_Measured":
     """The same of some objectives."""

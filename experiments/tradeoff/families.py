@@ -32,18 +32,11 @@ _STACK_SIZE = 8
 
 
 class Family(NamedTuple):
-  """A way to rank for any weights.
+  """A way to rank for any weights."""
 
-  Attributes:
-    scores: `[K, N]` scores of the test rows at each vector of weights.
-    terms: `[N, M]` summands of the score, which is `terms @ weights`; None
-      where the score is no such sum.
-    seconds: seconds of training; None where nothing is trained.
-  """
-
-  scores: np.ndarray
-  terms: np.ndarray | None
-  seconds: float | None
+  scores: np.ndarray  # [K, N] of the test rows at each vector of weights
+  terms: np.ndarray | None  # [N, M], if the score is `terms @ weights`
+  seconds: float | None  # of training, where something is trained
 
 
 class Trainer:
@@ -56,18 +49,6 @@ class Trainer:
       score: Callable[..., np.ndarray] = stacks.score,
       tune: Callable[..., dict[str, np.ndarray]] = baselines.formula_scores,
   ):
-    """Prepares the training.
-
-    Args:
-      workdir: where arrays are saved.
-      inputs: rows and model, of the aligned head.
-      test: held-out rows.
-      learning_rate: learning rate of all networks.
-      seed: seed of all networks and of the tuning.
-      fit: trains a stack, as `stacks.fit`.
-      score: scores rows by a stack, as `stacks.score`.
-      tune: tunes sums and products, as `baselines.formula_scores`.
-    """
     self._workdir, self._inputs, self._test = workdir, inputs, test
     self._learning_rate, self._seed = learning_rate, seed
     self._fit, self._score, self._tune = fit, score, tune
@@ -80,18 +61,7 @@ class Trainer:
   def families(
       self, weights: np.ndarray, truth: np.ndarray | None
   ) -> dict[str, Family]:
-    """Trains or computes every family.
-
-    Args:
-      weights: `[K, M]`; the nonzero weights of the first row are equal.
-      truth: `[N, M]` true probabilities of the test rows, if they are known.
-
-    Returns:
-      The families by name, those that are trained first.
-
-    Raises:
-      UserError: if a training diverges, or a file in the workdir is broken.
-    """
+    """Every family by its name; nonzero weights of the first row are equal."""
     # Equal weights are 1 each, as in a training by train_auc.
     weights = weights * np.count_nonzero(weights[0])
     result = {ONE: self._one_network(weights),

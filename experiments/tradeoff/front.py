@@ -27,72 +27,40 @@ class Tradeoff(NamedTuple):
   """F families at K vectors of weights for M objectives; errors by bootstrap.
 
   An interval is a value with the ends of its 95 % interval.
-
-  Attributes:
-    names: names of the objectives.
-    weights: `[K, M]`; the first row is equal weights.
-    families: names of the families.
-    auc: `[F, K, M]` on test rows.
-    auc_error: `[F, K, M]` standard error.
-    volume: `[F, 3]` interval of the dominated share of the cube from
-      `REFERENCE` to 1.
-    ratio: `[F, 3]` paired interval of the volume's ratio to that of separate
-      networks.
-    num_asked: number of vectors of weights of the larger front of the one
-      network.
-    asked_volume: `[3]` interval of the volume of that front.
-    asked_ratio: `[3]` interval of its ratio to that of separate networks.
-    value: `[F]` mean of `sum_m w_m AUC_m` over the weights.
-    lead: `[F, 3]` paired interval of the value less that of separate networks.
-    seconds: seconds of training by family, where a family is trained.
-    num_rows: number of test rows.
-    clusters: "users" or "rows", the unit of the resampling.
-    by_truth: the same by the probabilities that labels are drawn with, where
-      they are known: without the chance of few positives.
   """
 
-  names: tuple[str, ...]
-  weights: np.ndarray
+  names: tuple[str, ...]  # of the objectives
+  weights: np.ndarray  # [K, M]; the first row is equal weights
   families: tuple[str, ...]
-  auc: np.ndarray
-  auc_error: np.ndarray
-  volume: np.ndarray
-  ratio: np.ndarray
+  auc: np.ndarray  # [F, K, M] on test rows
+  auc_error: np.ndarray  # [F, K, M] standard errors
+  volume: np.ndarray  # [F, 3] dominated share of the cube from REFERENCE to 1
+  ratio: np.ndarray  # [F, 3] of volumes to that of separate networks, paired
+  # The larger front of the one network, at this many vectors of weights.
   num_asked: int
-  asked_volume: np.ndarray
-  asked_ratio: np.ndarray
-  value: np.ndarray
-  lead: np.ndarray
-  seconds: dict[str, float]
+  asked_volume: np.ndarray  # [3]
+  asked_ratio: np.ndarray  # [3]
+  value: np.ndarray  # [F] mean over the weights of sum_m w_m AUC_m
+  lead: np.ndarray  # [F, 3] of values over separate networks, paired
+  seconds: dict[str, float]  # of training, by family
   num_rows: int
-  clusters: str
+  clusters: str  # "users" or "rows", what is resampled
+  # The same by the probabilities that labels are drawn with, where they are
+  # known: without the chance of few positives.
   by_truth: "Tradeoff | None" = None
 
 
 def measure_fronts(
     families: dict[str, families_lib.Family],
-    weights: np.ndarray,
-    labels: np.ndarray,
-    users: np.ndarray | None,
+    weights: np.ndarray,  # [K, M]
+    labels: np.ndarray,  # [N, M], each objective of more than one class
+    users: np.ndarray | None,  # [N]; None resamples rows
     *,
     names: Sequence[str],
-    truth: np.ndarray | None = None,
+    truth: np.ndarray | None = None,  # [N, M] chances of the labels
     seed: int,
 ) -> Tradeoff:
-  """Measures AUCs and volumes, bootstrapped over users.
-
-  Args:
-    families: by name, the one network and separate networks among them.
-    weights: `[K, M]`.
-    labels: `[N, M]`, each objective of more than one class.
-    users: `[N]` integers, or None to resample rows.
-    names: names of the M objectives.
-    truth: `[N, M]` probabilities that labels are drawn with, if known.
-    seed: seed of the resamples.
-
-  Returns:
-    The measures of every family.
-  """
+  """Measures AUCs and volumes, bootstrapped over users."""
   result = _by_labels(families, weights, labels, users, names=names, seed=seed)
   if truth is None:
     return result
@@ -196,16 +164,7 @@ def pairs_in_conflict(tradeoff: Tradeoff) -> list[tuple[int, int]]:
 def front_of_pair(
     tradeoff: Tradeoff, family: int, pair: tuple[int, int]
 ) -> np.ndarray:
-  """`[J, 2]` AUCs of a family that no other of its points beats in both.
-
-  Args:
-    tradeoff: what was measured.
-    family: place of the family.
-    pair: places of two objectives.
-
-  Returns:
-    The points, sorted by the AUC of the first objective.
-  """
+  """`[J, 2]` AUCs of a family that no other of its points beats in both."""
   points = tradeoff.auc[family][:, pair]
   best = points[np.asarray(front.pareto_mask(points))]
   return best[np.argsort(best[:, 0])]

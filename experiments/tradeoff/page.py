@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.runs import html as page
+from experiments.runs import html as html_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import front as front_lib
@@ -29,35 +29,21 @@ _PLACE_OF_DATA = "DATA_OF_THE_PAGE"
 
 
 class Sample(NamedTuple):
-  """Rows drawn from a test.
+  """Rows drawn from a test."""
 
-  Attributes:
-    rows: `[n]` places.
-    weights: `[n]` inverse chances of the rows: weighted sums over the sample
-      are near the sums over all rows.
-  """
-
-  rows: np.ndarray
-  weights: np.ndarray
+  rows: np.ndarray  # [n] places
+  weights: np.ndarray  # [n] inverse chances of the rows
 
 
 def draw(
     scores: np.ndarray, labels: np.ndarray, max_rows: int = _MAX_ROWS
 ) -> Sample:
-  """Draws rows from which AUCs are estimated.
+  """Draws rows by `[N]` scores and `[N, M]` labels, to estimate AUCs from.
 
   The chance of a row grows with its share of the positives of each objective,
   so that every positive of a rare objective is drawn. Rows with the same labels
   are drawn evenly along the scores: the AUC of the sample is then near that of
   all rows, for these scores and for similar ones.
-
-  Args:
-    scores: `[N]` scores along which rows are drawn.
-    labels: `[N, M]` bool, or non-negative values; no column is 0.
-    max_rows: size of the sample; all rows if there are no more.
-
-  Returns:
-    The drawn rows, in their order, and their weights.
   """
   values = labels.astype(np.float64)
   num_rows = len(values)
@@ -82,15 +68,7 @@ def write(
     path: pathlib.Path, tradeoff: front_lib.Tradeoff,
     terms: dict[str, np.ndarray], labels: np.ndarray,
 ) -> None:
-  """Writes the page, one file.
-
-  Args:
-    path: path of the file.
-    tradeoff: the measures whose points are shown.
-    terms: `[N, M]` by family, the non-negative summands of a score by
-      objective. Those of the one network and of the closed form are used.
-    labels: `[N, M]` of the test rows.
-  """
+  """Writes the page, one file; terms and labels are `[N, M]`."""
   sample = draw(terms[families_lib.ONE].sum(axis=1), labels)
   rounded = lambda values: np.round(values.astype(np.float64), 4)
   largest = labels.max(axis=0).astype(np.float64)
@@ -112,7 +90,7 @@ def write(
   data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
   body = (importlib.resources.files("experiments.tradeoff") / "page.html"
           ).read_text().rstrip("\n")
-  page.write_page(path, "Trade-off", [body.replace(_PLACE_OF_DATA, data)])
+  html_lib.write_page(path, "Trade-off", [body.replace(_PLACE_OF_DATA, data)])
 
 
 def _levels(terms: np.ndarray) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.runs import console
-from experiments.runs import html as page
+from experiments.runs import html as html_lib
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import front as front_lib
 from experiments.tradeoff import results
 
-COLORS = {families_lib.ONE: page.OURS, families_lib.SEPARATE: "#d9742b",
-          families_lib.CLOSED_FORM: page.RIVAL, "tuned sum": "#b9a44c",
-          "tuned product": "#9a6fb0", families_lib.CEILING: page.TRUTH}
+COLORS = {families_lib.ONE: html_lib.OURS, families_lib.SEPARATE: "#d9742b",
+          families_lib.CLOSED_FORM: html_lib.RIVAL, "tuned sum": "#b9a44c",
+          "tuned product": "#9a6fb0", families_lib.CEILING: html_lib.TRUTH}
 # Panels of two objectives.
 _MAX_PANELS = 6
 
@@ -45,7 +45,7 @@ def write_report(
       "objectives; what it reaches in the others is not seen, so few points "
       "stand on the line, the front of the two. Rings are at equal weights."
       f"{of_all}</p>",
-      page.svg(_front_figure(tradeoff, pairs[:_MAX_PANELS])),
+      html_lib.svg(_front_figure(tradeoff, pairs[:_MAX_PANELS])),
       "<h2>Hypervolume and training time</h2>",
       "<p>The share of the cube of AUCs from "
       f"{front_lib.REFERENCE} to 1 that lies below some point of a front, "
@@ -53,22 +53,22 @@ def write_report(
       "compared on the same resamples: the ratio is better known than the "
       "volumes. Training is that of all networks of a family, with "
       "compilation.</p>",
-      page.svg(_volume_figure(tradeoff)),
+      html_lib.svg(_volume_figure(tradeoff)),
       "<h2>Numbers</h2>",
       "<p>The weighted AUC is the mean, over all weights, of what is "
       "maximised.</p>",
-      page.html_table(["", *results.HEADER], [
+      html_lib.html_table(["", *results.HEADER], [
           [name, *results.cells(tradeoff, f)]
           for f, name in enumerate(tradeoff.families)]),
       "<h2>AUC at equal weights</h2>",
       "<p>± standard errors.</p>",
-      page.html_table(["", *tradeoff.names], [
+      html_lib.html_table(["", *tradeoff.names], [
           [name, *map(console.with_error, tradeoff.auc[f, 0],
                       tradeoff.auc_error[f, 0])]
           for f, name in enumerate(tradeoff.families)]),
       "<h2>Configuration</h2>",
       f"<pre>{html.escape(json.dumps(summary['config'], indent=2))}</pre>"]
-  page.write_page(workdir / "report.html", "Trade-off", parts)
+  html_lib.write_page(workdir / "report.html", "Trade-off", parts)
 
 
 def _front_figure(

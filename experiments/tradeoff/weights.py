@@ -17,14 +17,6 @@ def simplex_weights(
   The first vector is equal weights. Then follow each objective alone, halves
   of two objectives in a random order, and uniform draws for the rest.
 
-  Args:
-    num_objectives: M, at least 2.
-    num_weights: K, more than M.
-    seed: seed of the order and of the draws.
-
-  Returns:
-    `[K, M]` float32, no two rows equal.
-
   Example:
     >>> simplex_weights(2, 3, seed=0)
     array([[0.5, 0.5],
@@ -45,15 +37,7 @@ def simplex_weights(
 def swept_objectives(
     schema: schema_lib.Schema, labels: np.ndarray
 ) -> list[int]:
-  """Places of the objectives that have an AUC on test rows.
-
-  Args:
-    schema: names the objectives.
-    labels: `[N, M]` of the test rows.
-
-  Raises:
-    UserError: if there are fewer than two.
-  """
+  """Places of the objectives that have an AUC on test rows."""
   swept = [m for m, column in enumerate(labels.T)
            if (column != column[0]).any()]
   logs.warn_of_one_class(schema, labels, "test")
@@ -70,20 +54,7 @@ def swept_objectives(
 def swept_weights(
     swept: Sequence[int], *, num_objectives: int, num_weights: int, seed: int
 ) -> np.ndarray:
-  """`simplex_weights` of the swept objectives, 0 for the others.
-
-  Args:
-    swept: places of the objectives that are swept.
-    num_objectives: M, of all objectives.
-    num_weights: K.
-    seed: seed of the draws.
-
-  Returns:
-    `[K, M]` float32.
-
-  Raises:
-    UserError: if there are too few vectors for each objective alone.
-  """
+  """`simplex_weights` of the swept objectives, 0 for the others."""
   if num_weights <= len(swept):
     raise errors.UserError(
         f"--num_weights={num_weights}: {len(swept)} objectives need at "
