@@ -6,7 +6,9 @@ the environment costs nothing, here and there.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -20,7 +22,6 @@ import numpy as np
 
 from experiments.benchmarks import policy_peer
 from experiments.benchmarks import policy_problems as problems
-from experiments.benchmarks import policy_tables
 from experiments.benchmarks import suite
 from experiments.benchmarks import timing as timing_lib
 from experiments.reranker import world as home_page
@@ -37,10 +38,10 @@ SIZES: tuple[int, ...] = (64, 256, 1024)
 # The largest share of users whose days may differ between forms of the
 # library: where rounding decides a pick, the rest of a day is another one.
 _MOST_OTHER_DAYS = 0.2
-_OURS, _THEIRS = policy_tables.OURS, policy_tables.THEIRS
+_SIMULATE, _TRAIN, _LEARNER = ("simulate", "train", "learner")
+_OURS, _THEIRS = "harmonrank", policy_peer.PEER
 
 parse_size = suite.parse_batch_size
-tables = policy_tables.tables
 
 
 def run(
@@ -56,26 +57,26 @@ def run(
   clock = timing_lib.Clock(repeats, seed)
   params = problems.make_params(shape, seed)
   # Compiling is timed first, before much has been traced.
-  trained = _announced(policy_tables.TRAIN, lambda: time_training(
-      shape, params, clock, seed, form=next(iter(forms)), learners=learners))
-  learned, agreement, left_out = _announced(
-      policy_tables.LEARNER,
-      lambda: time_learners(shape, clock, seed, learners=learners))
-  simulated = [
-      m for batch in sorted(sizes or SIZES)
-      for m in _announced(
-          f"{policy_tables.SIMULATE} {batch:,} users", functools.partial(
-              _simulate, batch, shape, params, clock, seed, forms=forms))]
+  with _announced(_TRAIN):
+    trained = time_training(shape, params, clock, seed, form=next(iter(forms)),
+                            learners=learners)
+  with _announced(_LEARNER):
+    learned, agreement, left_out = time_learners(
+        shape, clock, seed, learners=learners)
+  simulated = []
+  for batch in sorted(sizes or SIZES):
+    with _announced(f"{_SIMULATE} {batch:,} users"):
+      simulated += _simulate(batch, shape, params, clock, seed, forms=forms)
   return {"measurements": simulated + trained + learned, "left_out": left_out,
           "agreement": agreement, "shape": shape._asdict()}
 
 
-def _announced(name: str, part: Callable[[], Any]) -> Any:
-  """The result of a part, whose seconds are printed."""
+@contextlib.contextmanager
+def _announced(name: str) -> Iterator[None]:
+  """Prints the seconds of a part."""
   began = time.perf_counter()
-  result = part()
+  yield
   print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
-  return result
 
 
 class _Metered:
@@ -99,11 +100,9 @@ def _measurement(
     part: str, task: str, method: str, steps: int, timing: timing_lib.Timing,
     call: _Metered, **more: Any
 ) -> dict[str, Any]:
-  low, high = timing.quartiles
   return {"part": part, "task": task, "method": method, "steps": steps,
-          "steps_per_second": steps / timing.median,
-          "quartiles_steps_per_second": [steps / high, steps / low],
-          **timing.to_json(), "median_cpu_seconds": call.median, **more}
+          **timing.rates(steps, "steps"), **timing.to_json(),
+          "median_cpu_seconds": call.median, **more}
 
 
 def _simulate(
@@ -124,17 +123,17 @@ def _simulate(
 
   calls, seconds, outcomes = {}, {}, {}
   for name, trace in forms.items():
-    if clock.is_worth_it((policy_tables.SIMULATE, name), slates):
+    if clock.is_worth_it((_SIMULATE, name), slates):
       with trace():
         executable, seconds[name] = timing_lib.compiled(days, *args)
       outcomes[name] = jax.device_get(executable(*args))
-      calls[policy_tables.SIMULATE, name] = _Metered(functools.partial(
+      calls[_SIMULATE, name] = _Metered(functools.partial(
           _finish, executable, *args))
   same = same_days(outcomes)
   return [
       _measurement(
-          policy_tables.SIMULATE, f"{batch:,} users", name, slates, timing,
-          calls[policy_tables.SIMULATE, name], batch=batch,
+          _SIMULATE, f"{batch:,} users", name, slates, timing,
+          calls[_SIMULATE, name], batch=batch,
           user_steps_per_second=(
               float(np.sum(outcomes[name].windows)) / timing.median),
           same_days=same[name], compile_seconds=seconds[name])
@@ -228,7 +227,7 @@ def time_training(
   for name, timing in clock.interleaved(calls, rows).items():
     config = configs[name][1]
     result.append(_measurement(
-        policy_tables.TRAIN, name, form, rows, timing, calls[name],
+        _TRAIN, name, form, rows, timing, calls[name],
         compile_seconds=updates[name].compile_seconds,
         actor_steps=float(np.mean(updates[name].actor_steps)),
         most_actor_steps=config.num_epochs * config.num_minibatches))
@@ -267,6 +266,84 @@ def time_learners(
   left_out += [f"{name} is left out: an update takes more than "
                f"{clock.limit_seconds:g} s."
                for name in calls if name not in timings]
-  return [_measurement(policy_tables.LEARNER, task, name, rows, timing,
+  return [_measurement(_LEARNER, task, name, rows, timing,
                        calls[name], **more.get(name, {}))
           for name, timing in timings.items()], agreement, left_out
+
+
+def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
+  """What was measured as tables; the first is the summary."""
+  measured = content["measurements"]
+  of_part = lambda part: [m for m in measured if m["part"] == part]
+  rate = lambda value: f"{value:,.0f}"
+  seconds = lambda m: (timing_lib.number(m["compile_seconds"])
+                       if "compile_seconds" in m else "-")
+
+  def row(m):
+    low, high = (rate(x) for x in m["quartiles_steps_per_second"])
+    return [named(m), rate(m["steps_per_second"]), f"[{low}, {high}]",
+            timing_lib.number(1e3 * m["median_seconds"]),
+            timing_lib.number(1e3 * m["median_cpu_seconds"]), seconds(m)]
+
+  return [
+      timing_lib.Table(
+          "Slates of simulated days, and steps of PPO",
+          ["", "per second", "quartiles", "milliseconds of a call",
+           "of the CPU, all threads", "seconds to compile"],
+          [row(m) for m in measured], note(content)),
+      timing_lib.Table(
+          "Simulated days", ["", "slates per second", "user-steps per second",
+                             "days that are those of the first form"],
+          [[named(m), rate(m["steps_per_second"]),
+            rate(m["user_steps_per_second"]), f"{100 * m['same_days']:.4g} %"]
+           for m in of_part(_SIMULATE)]),
+      timing_lib.Table(
+          "Updates of PPO on the page",
+          ["", "user-steps per second", "seconds to compile",
+           "steps of the actor, mean"],
+          [[named(m), rate(m["steps_per_second"]), seconds(m),
+            f"{m['actor_steps']:.4g} of {m['most_actor_steps']}"]
+           for m in of_part(_TRAIN)])]
+
+
+def named(m: dict[str, Any]) -> str:
+  """The name of a measurement: its part, task and method."""
+  return f"{m['part']}, {m['task']}: {m['method']}"
+
+
+def note(content: dict[str, Any]) -> str:
+  """What is counted, how the two learners differ, and the ratios."""
+  shape = problems.Shape(**content["shape"])
+  lines = [
+      f"A page of {shape.slots} slots, {shape.categories} categories and "
+      f"{shape.candidates} candidates; medians of the samples. Simulation: "
+      "a slate is made in each of a user's "
+      f"{simulator_lib.NUM_WINDOWS} windows, and counted; those before a "
+      "user's day has begun are made at its end, and are no user-steps. "
+      f"Training: an update of {shape.envs} environments x {shape.steps} "
+      "windows, all of them user-steps, rollout and learning; the actor stops "
+      "early where its divergence says so. Learner: an update where the "
+      "environment replays arrays of "
+      f"{shape.observation} numbers, actions of {shape.action}, the same "
+      "networks, epochs, minibatches and clipping, no stop."]
+  learned = {m["method"]: m for m in content["measurements"]
+             if m["part"] == _LEARNER}
+  rivals = [name for name in learned if name.startswith(_THEIRS)]
+  if rivals and content["agreement"]:
+    largest = timing_lib.number(max(content["agreement"].values()))
+    lines.append(
+        f"What differs there: {_THEIRS} steps in a loop of the host, with one "
+        "value, one optimiser for both networks and advantages normalised by "
+        f"minibatch; this library compiles the whole update, its critic has "
+        f"{shape.rewards + 1} values and an optimiser of its own. "
+        "Observations, rewards and, of the same values, advantages agree to "
+        f"{largest}.")
+  for rival in rivals:
+    if _OURS in learned:
+      ratio, of_cpu = (
+          timing_lib.number(learned[rival][key] / max(
+              learned[_OURS][key], 1e-9))
+          for key in ("median_seconds", "median_cpu_seconds"))
+      lines.append(f"{_OURS} is {ratio} times as fast as {rival}, which takes "
+                   f"{of_cpu} times the CPU seconds.")
+  return " ".join(lines)

@@ -1,6 +1,6 @@
 """The tables and the verdict of the suite `slates`."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 from typing import Any
@@ -17,7 +17,11 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
   measured = content["measurements"]
   tasks = list(dict.fromkeys(m["task"] for m in measured))
   header = ["", *tasks]
-  rows = lambda cell, key="median_seconds": _rows(measured, tasks, cell, key)
+  floors = {m["method"] for m in measured if "same_slots" not in m}
+  ordered = sorted(measured, key=lambda m: (
+      m["method"] in floors, not m["method"].startswith("harmonrank")))
+  rows = lambda cell, key="median_seconds": timing_lib.rows(
+      ordered, tasks, lambda m: m["task"], cell, key)
   note = ("Requests x candidates of each x picks of each (flow pool: "
           "categories x candidates x picks of all), in milliseconds, median of "
           "the samples; in brackets the share of slots with the item that "
@@ -28,7 +32,7 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
       *_latency_tables(content["latencies"]),
       timing_lib.Table(
           "Slates, milliseconds with quartiles", header,
-          rows(_time_with_quartiles)),
+          rows(lambda m: f"{_time(m)} {timing_lib.quartiles(m)}")),
       timing_lib.Table(
           "How many times as fast; how many times as long as reading",
           header, _ratios(measured, tasks)),
@@ -68,37 +72,14 @@ def _latency_tables(
         f"{m['calls']:,}"] for m in latencies])]
 
 
-def _rows(
-    measured: Sequence[dict[str, Any]], tasks: Sequence[str],
-    cell: Callable[[dict[str, Any]], str], key: str,
-) -> list[list[str]]:
-  """A row for each method that was measured with a key; floors come last."""
-  by_cell = _by_cell(measured)
-  floors = {m["method"] for m in measured if "same_slots" not in m}
-  methods = sorted(
-      dict.fromkeys(m["method"] for m in measured), key=lambda method: (
-          method in floors, not method.startswith("harmonrank")))
-  result = []
-  for method in methods:
-    cells = [by_cell.get((method, task), {}) for task in tasks]
-    if any(key in m for m in cells):
-      result.append([method, *(cell(m) if key in m else "-" for m in cells)])
-  return result
-
-
 def _by_cell(measured: Sequence[dict[str, Any]]) -> ByCell:
   return {(m["method"], m["task"]): m for m in measured}
 
 
-def _time(m: dict[str, Any]) -> str:
+def _time(m: Mapping[str, Any]) -> str:
   """Milliseconds, and the share of right picks where there are picks."""
-  text = timing_lib.number(1e3 * m["median_seconds"])
+  text = timing_lib.milliseconds(m)
   return f"{text} ({_share(m['same_slots'])})" if "same_slots" in m else text
-
-
-def _time_with_quartiles(m: dict[str, Any]) -> str:
-  low, high = (timing_lib.number(1e3 * x) for x in m["quartiles_seconds"])
-  return f"{_time(m)} [{low}, {high}]"
 
 
 def _share(value: float) -> str:

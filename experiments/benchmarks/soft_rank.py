@@ -1,9 +1,10 @@
 """The soft rank, forward and backward, beside other ways to compute it."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import functools
+import math
 import os
 import pathlib
 import resource
@@ -157,28 +158,41 @@ def _peak_resident() -> int:
 
 def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
   """What was measured as tables; the first is the summary."""
-  measurements = content["measurements"]
-  cells = _Cells(measurements)
+  measured = content["measurements"]
+  # One list first.
+  sizes = sorted({(m["batch"], m["n"]) for m in measured},
+                 key=lambda size: (size[0] > 1, size))
+  header = ["", *(f"{batch} x {size:,}" for batch, size in sizes)]
+  whole = {m["method"] for m in measured if "rank_error" in m}
+  named = [m if m["method"] in whole else
+           m | {"method": f"{m['method']} (floor)"} for m in measured]
+
+  def rows(work, cell, key="median_seconds"):
+    # Floors do the same whatever the work.
+    return timing_lib.rows(
+        [m for m in named if m["work"] == work or m["method"] not in whole],
+        sizes, lambda m: (m["batch"], m["n"]), cell, key)
+
   note = ("Milliseconds, median of the samples; in brackets the largest error "
           "of a rank. Quartiles are typically "
-          f"{100 * _spread(measurements):.0f} % of the median apart. "
-          f"{verdict(measurements)}").strip()
+          f"{100 * _spread(measured):.0f} % of the median apart. "
+          f"{verdict(measured)}").strip()
   titles = {BOTH: "Soft rank, forward and backward",
             FORWARD: "Soft rank, forward"}
-  result = [timing_lib.Table(
-      titles[BOTH], cells.header, cells.rows(BOTH, _time), note)]
+  result = [timing_lib.Table(titles[BOTH], header, rows(BOTH, _time), note)]
   result += [
-      timing_lib.Table(f"{title}, with quartiles", cells.header,
-                       cells.rows(work, _time_with_quartiles))
+      timing_lib.Table(
+          f"{title}, with quartiles", header,
+          rows(work, lambda m: f"{_time(m)} {timing_lib.quartiles(m)}"))
       for work, title in titles.items()]
   for key, title in (
       ("gradient_error", "Error of the gradient, a share of its norm"),
       ("compile_seconds", "Seconds to compile, forward and both")):
-    shown = cells.rows(BOTH, functools.partial(_number_at, key))
-    result.append(timing_lib.Table(
-        title, cells.header, [row for row in shown if set(row[1:]) != {"-"}]))
+    number_at = lambda m, key=key: timing_lib.number(m[key]) if m[key] else "-"
+    result.append(timing_lib.Table(title, header, [
+        row for row in rows(BOTH, number_at, key) if set(row[1:]) != {"-"}]))
   if content["peak_memory_bytes"]:
-    batch, size = max(cells.sizes, key=lambda size: size[0] * size[1])
+    batch, size = max(sizes, key=math.prod)
     result.append(timing_lib.Table(
         "Memory, forward and backward", ["", f"GB at {batch} x {size:,}"],
         [[method, timing_lib.number(count / 1e9)]
@@ -186,47 +200,12 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
   return result
 
 
-class _Cells:
-  """Measurements arranged by method and size."""
-
-  def __init__(self, measurements: Sequence[dict[str, Any]]):
-    self._by_cell = {(m["method"], m["work"], m["batch"], m["n"]): m
-                     for m in measurements}
-    self._methods = list(dict.fromkeys(m["method"] for m in measurements))
-    self._whole = {m["method"] for m in measurements if "rank_error" in m}
-    self.sizes = list(dict.fromkeys((m["batch"], m["n"]) for m in measurements))
-    self.sizes.sort(key=lambda size: (size[0] > 1, size))
-    self.header = ["", *(f"{batch} x {size:,}" for batch, size in self.sizes)]
-
-  def rows(
-      self, work: str, cell: Callable[[dict[str, Any]], str]
-  ) -> list[list[str]]:
-    """A row for each method; floors do the same whatever the work."""
-    result = []
-    for method in self._methods:
-      is_whole = method in self._whole
-      kind = work if is_whole else FORWARD
-      row = [self._by_cell.get((method, kind, *size)) for size in self.sizes]
-      result.append([method if is_whole else f"{method} (floor)",
-                     *("-" if m is None else cell(m) for m in row)])
-    return result
-
-
-def _number_at(key: str, m: dict[str, Any]) -> str:
-  return timing_lib.number(m[key]) if m.get(key) else "-"
-
-
-def _time(m: dict[str, Any]) -> str:
+def _time(m: Mapping[str, Any]) -> str:
   """Milliseconds, and the error of the ranks where there is one."""
-  time_text = timing_lib.number(1e3 * m["median_seconds"])
+  text = timing_lib.milliseconds(m)
   if m.get("rank_error") is None:
-    return time_text
-  return f"{time_text} ({timing_lib.number(m['rank_error'])})"
-
-
-def _time_with_quartiles(m: dict[str, Any]) -> str:
-  low, high = (timing_lib.number(1e3 * x) for x in m["quartiles_seconds"])
-  return f"{_time(m)} [{low}, {high}]"
+    return text
+  return f"{text} ({timing_lib.number(m['rank_error'])})"
 
 
 def _spread(measurements: Sequence[dict[str, Any]]) -> float:

@@ -1,6 +1,7 @@
 """Ways to compute the soft rank: this library's, its peers', and floors."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import functools
 from typing import Any
@@ -51,12 +52,11 @@ def reference(lists: Lists) -> tuple[np.ndarray, np.ndarray]:
   """Ranks and gradient `[B, N]` in float64, by SciPy's isotonic regression."""
   ranks = np.empty(lists.scores.shape)
   gradient = np.empty(lists.scores.shape)
-  for row in range(len(ranks)):
-    order, z, fit = _scipy_fit(lists, row)
-    ranks[row, order] = z - fit.x
+  for row, order, values, blocks in _scipy_fits(lists):
+    ranks[row, order] = values
     cotangent = lists.cotangent[row, order].astype(np.float64)
-    sizes = np.diff(fit.blocks)
-    means = np.add.reduceat(cotangent, fit.blocks[:-1]) / sizes
+    sizes = np.diff(blocks)
+    means = np.add.reduceat(cotangent, blocks[:-1]) / sizes
     gradient[row, order] = (
         cotangent - np.repeat(means, sizes)) / lists.strength[row]
   return ranks, gradient
@@ -65,17 +65,18 @@ def reference(lists: Lists) -> tuple[np.ndarray, np.ndarray]:
 def _scipy_ranks(lists: Lists) -> np.ndarray:
   """The ranks of `reference`."""
   ranks = np.empty(lists.scores.shape)
-  for row in range(len(ranks)):
-    order, z, fit = _scipy_fit(lists, row)
-    ranks[row, order] = z - fit.x
+  for row, order, values, _ in _scipy_fits(lists):
+    ranks[row, order] = values
   return ranks
 
 
-def _scipy_fit(lists: Lists, row: int) -> tuple[np.ndarray, Any, Any]:
-  """Order, scaled scores and isotonic fit of a list."""
-  order = np.argsort(lists.scores[row])
-  z = lists.scores[row, order].astype(np.float64) / lists.strength[row]
-  return order, z, optimize.isotonic_regression(z - np.arange(1, len(z) + 1))
+def _scipy_fits(lists: Lists) -> Iterator[tuple[int, Any, Any, Any]]:
+  """Row, order, ranks in this order and blocks of each list."""
+  for row, scores in enumerate(lists.scores):
+    order = np.argsort(scores)
+    z = scores[order].astype(np.float64) / lists.strength[row]
+    fit = optimize.isotonic_regression(z - np.arange(1, len(z) + 1))
+    yield row, order, z - fit.x, fit.blocks
 
 
 def find_methods(

@@ -43,6 +43,12 @@ class Timing(NamedTuple):
   def quartiles(self) -> list[float]:
     return np.quantile(self.samples, (0.25, 0.75)).tolist()
 
+  def rates(self, count: int, of: str) -> dict[str, Any]:
+    """How many of something are done in a second, if a call does `count`."""
+    low, high = self.quartiles
+    return {f"{of}_per_second": count / self.median,
+            f"quartiles_{of}_per_second": [count / high, count / low]}
+
   def to_json(self) -> dict[str, Any]:
     return {"median_seconds": self.median, "quartiles_seconds": self.quartiles,
             "samples_seconds": self.samples, "calls_per_sample": self.calls}
@@ -140,6 +146,31 @@ def number(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-") if value else "0"
   digits = 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
   return f"{value:,.{digits}f}"
+
+
+def milliseconds(measured: Mapping[str, Any]) -> str:
+  """The median of a measurement as text."""
+  return number(1e3 * measured["median_seconds"])
+
+
+def quartiles(measured: Mapping[str, Any]) -> str:
+  """Its quartiles in milliseconds, in brackets."""
+  low, high = (number(1e3 * x) for x in measured["quartiles_seconds"])
+  return f"[{low}, {high}]"
+
+
+def rows(
+    measurements: Iterable[Mapping[str, Any]], columns: Iterable[Hashable],
+    column_of: Callable[[Mapping[str, Any]], Hashable],
+    cell: Callable[[Mapping[str, Any]], str], key: str = "median_seconds",
+) -> list[list[str]]:
+  """A row for each method with the key in some column; a dash in the others."""
+  by_method: dict[str, dict[Hashable, str]] = {}
+  for m in measurements:
+    if key in m:
+      by_method.setdefault(m["method"], {})[column_of(m)] = cell(m)
+  return [[method, *(cells.get(column, "-") for column in columns)]
+          for method, cells in by_method.items()]
 
 
 def num_cores() -> int:

@@ -69,22 +69,14 @@ def run(
     steps = {name: step for name, step in steps.items()
              if clock.is_worth_it(name, size)}
     left_out += take_first_steps(steps)
-    measurements += [_measurement(size, name, timing) for name, timing
-                     in clock.interleaved(steps, size).items()]
+    measurements += [
+        {"batch_size": size, "method": name,
+         **timing.rates(size, "examples"), **timing.to_json()}
+        for name, timing in clock.interleaved(steps, size).items()]
     print(f"batch {size:,}: {len(steps)} methods, "
           f"{time.perf_counter() - began:.1f} s", flush=True)
   return {"measurements": measurements,
           "left_out": list(dict.fromkeys(left_out)), "agreement": agreement}
-
-
-def _measurement(
-    size: int, name: str, timing: timing_lib.Timing
-) -> dict[str, Any]:
-  low, high = timing.quartiles
-  return {"batch_size": size, "method": name,
-          "examples_per_second": size / timing.median,
-          "quartiles_examples_per_second": [size / high, size / low],
-          **timing.to_json()}
 
 
 class Training(NamedTuple):
@@ -249,22 +241,11 @@ class Twins:
 
 def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
   """What was measured as tables; the first is the summary."""
-  by_cell = {(m["method"], m["batch_size"]): m
-             for m in content["measurements"]}
-  methods = list(dict.fromkeys(method for method, _ in by_cell))
-  sizes = sorted({size for _, size in by_cell})
+  measured = content["measurements"]
+  sizes = sorted({m["batch_size"] for m in measured})
   header = ["", *(f"batch {size:,}" for size in sizes)]
-
-  def rows(cell):
-    return [[method, *(cell(by_cell[method, size])
-                       if (method, size) in by_cell else "-" for size in sizes)]
-            for method in methods]
-
-  def milliseconds(m):
-    low, high = (timing_lib.number(1e3 * x) for x in m["quartiles_seconds"])
-    return (f"{timing_lib.number(1e3 * m['median_seconds'])} "
-            f"[{low}, {high}]")
-
+  rows = lambda cell: timing_lib.rows(
+      measured, sizes, lambda m: m["batch_size"], cell)
   note = ("Medians of the samples. A step: forward, backward and optimiser, "
           "rows at hand.")
   if content["agreement"]:
@@ -276,5 +257,6 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
           "Training, examples per second", header,
           rows(lambda m: f"{m['examples_per_second']:,.0f}"), note),
       timing_lib.Table(
-          "Milliseconds of a step, with quartiles", header,
-          rows(milliseconds))]
+          "Milliseconds of a step, with quartiles", header, rows(
+              lambda m: f"{timing_lib.milliseconds(m)} "
+                        f"{timing_lib.quartiles(m)}"))]

@@ -10,7 +10,6 @@ import pytest
 from experiments.benchmarks import policy
 from experiments.benchmarks import policy_peer
 from experiments.benchmarks import policy_problems as problems
-from experiments.benchmarks import policy_tables
 from experiments.benchmarks import timing as timing_lib
 from experiments.runs import errors
 from harmonrank_jax.reranker import rollout
@@ -94,7 +93,7 @@ def test_slates_and_user_steps_are_counted(acted):
   assert json.loads((workdir / "benchmark.json").read_text()) == content
   assert content["shape"] == TINY._asdict() and not content["left_out"]
   ours = small.OURS
-  named = {policy_tables.named(m): m for m in content["measurements"]}
+  named = {policy.named(m): m for m in content["measurements"]}
   assert list(named) == [
       f"simulate, 3 users: {ours}",
       f"train, modern, category and knob: {ours}",
@@ -127,7 +126,7 @@ def test_the_report_of_policies_is_one_file_with_every_measurement(acted):
   assert "src=" not in page and "href=\"http" not in page
   assert "What differs there" in page and "times as fast as" in page
   for m in content["measurements"]:
-    assert policy_tables.named(m) in page
+    assert policy.named(m) in page
   table, days, updates = policy.tables(content)
   assert len(table.rows) == 5 and table.rows[-1][-1] == "-"
   assert days.rows[0][-1] == "100 %" and updates.rows[0][-1] == "3 of 16"
