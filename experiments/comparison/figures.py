@@ -1,6 +1,7 @@
 """The figures of the report of a comparison of methods."""
 
 from collections.abc import Sequence
+import itertools
 from typing import NamedTuple
 
 from matplotlib import axes as mpl_axes
@@ -153,13 +154,15 @@ def condition_figure(record: tables_lib.Record) -> mpl_figure.Figure:
   figure = mpl_figure.Figure(figsize=(10, 4.2 * high))
   grid = figure.subplots(high, wide, squeeze=False)
   for axes, (title, sums) in zip(grid.flat, panels, strict=True):
-    lines = np.stack([_line(name, tables, sums) for name in names])
-    _draw_lines(axes, lines, names, colors)
-    ends = [int(np.flatnonzero(np.isfinite(line[:, 0]))[-1]) for line in lines]
+    values, errors = np.stack([
+        (table.of(names, each.total) - table.of([REFERENCE], each.total),
+         table.of(names, each.error))
+        for table, each in zip(tables, sums, strict=True)], axis=-1)
+    _draw_lines(axes, values, errors, names, colors)
+    ends = [int(np.flatnonzero(np.isfinite(line))[-1]) for line in values]
     html_lib.numbered_points(
-        axes, ends, [line[end, 0] for line, end in zip(
-            lines, ends, strict=True)],
-        names, colors=colors, bold=studies.DEFAULT_NETWORK,
+        axes, ends, values[range(len(names)), ends].tolist(), names,
+        colors=colors, bold=studies.DEFAULT_NETWORK,
         has_key=axes is grid[0, -1])
     axes.set_xticks(range(len(tables)), list(map(record.label, tables)))
     axes.set_xlim(-0.2, len(tables) - 0.8)
@@ -183,32 +186,18 @@ def _condition_panels(
   return result
 
 
-def _line(
-    name: str, tables: Sequence[tables_lib.Table],
-    sums: Sequence[tables_lib.Sums],
-) -> np.ndarray:
-  """`[C, 2]` lead of a method over the reference, and its standard error."""
-  line = np.full((len(tables), 2), np.nan)
-  for c, (table, each) in enumerate(zip(tables, sums, strict=True)):
-    if name in table.names:
-      k, reference = map(table.names.index, (name, REFERENCE))
-      line[c] = each.total[k] - each.total[reference], each.error[k]
-  return line
-
-
 def _draw_lines(
-    axes: mpl_axes.Axes, lines: np.ndarray, names: Sequence[str],
-    colors: Sequence[str],
+    axes: mpl_axes.Axes, values: np.ndarray, errors: np.ndarray,
+    names: Sequence[str], colors: Sequence[str],
 ) -> None:
-  """Draws `[K, C, 2]` values and errors; far values below, as numbers."""
-  values, errors = lines[..., 0], np.nan_to_num(lines[..., 1])
-  known = np.isfinite(values)
-  low = min(_floor(values[known], lines[..., 1][known]), 0.0)
+  """Draws `[K, C]` values and errors; far values below, as numbers."""
+  known, errors = np.isfinite(values), np.nan_to_num(errors)
+  low = min(_floor(values[known], errors[known]), 0.0)
   high = max(float(np.max((values + errors)[known])), 0.0)
   margin = 0.05 * (high - low) or 1.0
   for k, name in enumerate(names):
     axes.errorbar(
-        np.arange(lines.shape[1]), values[k], yerr=errors[k], fmt="o-", ms=3.5,
+        np.arange(values.shape[1]), values[k], yerr=errors[k], fmt="o-", ms=3.5,
         lw=1.8 if name == studies.DEFAULT_NETWORK else 1.1, elinewidth=0.8,
         color=colors[k])
   is_far = known & (values < low)
@@ -246,21 +235,6 @@ def plane_figure(record: tables_lib.Record) -> mpl_figure.Figure:
   return figure
 
 
-def _plane_points(
-    panel: _Panel, names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-  """`[K, 2]` sums and standard errors; NaN for methods a panel lacks."""
-  assert panel.within_users  # There is no figure without.
-  sums = (panel.overall, panel.within_users)
-  values, errors = (np.full((len(names), 2), np.nan) for _ in range(2))
-  for k, name in enumerate(names):
-    if name in panel.table.names:
-      place = panel.table.names.index(name)
-      values[k] = [each.total[place] for each in sums]
-      errors[k] = [each.error[place] for each in sums]
-  return values, errors
-
-
 def _draw_plane(
     axes: mpl_axes.Axes, panel: _Panel, names: Sequence[str]
 ) -> None:
@@ -268,11 +242,14 @@ def _draw_plane(
 
   All panels number the methods alike.
   """
-  values, errors = _plane_points(panel, names)
+  assert panel.within_users  # There is no figure without.
+  sums = (panel.overall, panel.within_users)
+  values = np.stack([panel.table.of(names, x.total) for x in sums], axis=1)
+  errors = np.nan_to_num(np.stack(
+      [panel.table.of(names, x.error) for x in sums], axis=1))
   known = np.isfinite(values[:, 0])
   low = np.array([_floor(values[known, side], errors[known, side])
                   for side in range(2)])
-  errors = np.nan_to_num(errors)
   high = np.max((values + errors)[known], axis=0)
   drawn = np.maximum(values, low)
   colors = [_KINDS[studies.kind_of(name)] for name in names]
@@ -300,23 +277,27 @@ def _draw_plane(
 def calibration_figure(record: tables_lib.Record) -> mpl_figure.Figure:
   """Bars for each method, one for each condition."""
   tables = record.tables
-  errors = {
-      name: [table.calibration_error[table.names.index(name)]
-             if name in table.names else np.nan for table in tables]
-      for name in _compared(record)}
-  errors = {name: values for name, values in errors.items()
-            if np.isfinite(values).any()}
+  names = _compared(record)
+  errors = np.stack(
+      [table.of(names, table.calibration_error) for table in tables])
+  is_known = np.isfinite(errors).any(axis=0)
+  names, errors = list(itertools.compress(names, is_known)), errors[:, is_known]
   height = 0.8 / len(tables)
   figure = mpl_figure.Figure(figsize=(
-      10, 1.0 + len(errors) * (0.14 + 0.16 * len(tables))))
+      10, 1.0 + len(names) * (0.14 + 0.16 * len(tables))))
   axes = figure.subplots()
-  middles = np.arange(len(errors))[::-1]
-  for c in range(len(tables)):
+  middles = np.arange(len(names))[::-1]
+  for c, values in enumerate(errors):
     color = (_condition_color(c) if len(tables) > 1 else
-             [_KINDS[studies.kind_of(name)] for name in errors])
-    _draw_bars(axes, middles + 0.4 - height * (c + 0.5),
-               [values[c] for values in errors.values()], 0.9 * height, color)
-  axes.set_yticks(middles, list(errors))
+             [_KINDS[studies.kind_of(name)] for name in names])
+    places = middles + 0.4 - height * (c + 0.5)
+    axes.barh(places, values, 0.9 * height, color=color)
+    for place, value in zip(places, values, strict=True):
+      if np.isfinite(value):
+        axes.annotate(f"{value:.4f}", (value, place), xytext=(3, 0),
+                      textcoords="offset points", va="center",
+                      fontsize=_FONT_SIZE - 1)
+  axes.set_yticks(middles, names)
   axes.set_xlabel("expected calibration error")
   axes.margins(x=0.08)
   axes.set_xlim(0)
@@ -324,19 +305,6 @@ def calibration_figure(record: tables_lib.Record) -> mpl_figure.Figure:
     _legend(figure, axes, {record.label(table): _condition_color(c)
                            for c, table in enumerate(tables)})
   return figure
-
-
-def _draw_bars(
-    axes: mpl_axes.Axes, places: np.ndarray, values: Sequence[float],
-    height: float, color: str | list[str],
-) -> None:
-  """Bars with their values at the ends."""
-  axes.barh(places, values, height, color=color)
-  for place, value in zip(places, values, strict=True):
-    if np.isfinite(value):
-      axes.annotate(f"{value:.4f}", (value, place), xytext=(3, 0),
-                    textcoords="offset points", va="center",
-                    fontsize=_FONT_SIZE - 1)
 
 
 def _condition_color(number: int) -> str:

@@ -64,6 +64,11 @@ class Table(NamedTuple):
   seconds: np.ndarray  # [K] of training, all blocks
   clusters: str  # "users" or "rows", what was resampled
 
+  def of(self, names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """`[K]` values of the methods named; NaN for those that are not here."""
+    known = dict(zip(self.names, values, strict=True))
+    return np.asarray([known.get(name, np.nan) for name in names])
+
   def kind(self, k: int) -> str:
     """Of a method, by its number."""
     return studies.kind_of(self.names[k])
@@ -96,30 +101,31 @@ def evaluate(
     seed: int,
 ) -> Table:
   """Compares the methods of one condition; sequences are of blocks."""
-  scores = _scores_of(
+  scores = _Scores(
       cells, [test.user if schema.user else None for test in tests], seed)
   labels = [test.labels for test in tests]
   overall = scores.measure(bootstrap.bootstrap_auc, labels)
   kept = np.asarray([name != without for name in schema.names])
   within_users = by_truth = within_by_truth = None
   if schema.user:
-    within_users = scores.measure(bootstrap.bootstrap_group_auc, labels).sums()
+    within_users = scores.sums(scores.measure(
+        bootstrap.bootstrap_group_auc, labels))
   if truths:
     # Sums have the same terms: an objective of one class is in none of them.
     chances = [truth * (column.any(axis=0) & ~column.all(axis=0))
                for truth, column in zip(truths, labels, strict=True)]
-    by_truth = scores.measure(
-        bootstrap.bootstrap_auc, chances, are_probabilities=True).sums()
+    by_truth = scores.sums(scores.measure(
+        bootstrap.bootstrap_auc, chances, are_probabilities=True))
     if schema.user:
-      within_by_truth = scores.measure(
-          bootstrap.bootstrap_group_auc, chances,
-          are_probabilities=True).sums()
+      within_by_truth = scores.sums(scores.measure(
+          bootstrap.bootstrap_group_auc, chances, are_probabilities=True))
   return Table(
       condition, schema.names, without, scores.names,
       auc=_mean_of_seeds(overall.auc, scores.owner),
       auc_error=_seed_error(overall.auc, scores.owner),
-      overall=overall.sums(), without_one=(
-          overall.of_objectives(kept).sums() if without else None),
+      overall=scores.sums(overall), without_one=(
+          scores.sums(_Aucs(*(x[..., kept] for x in overall)))
+          if without else None),
       within_users=within_users, by_truth=by_truth,
       within_by_truth=within_by_truth,
       calibration_error=_mean_of_blocks(cells, "calibration_error"),
@@ -141,85 +147,61 @@ def _mean_of_blocks(
       for name in cells[0]])
 
 
-class _Scores(NamedTuple):
-  """Scores of the test rows by S seeds of K methods."""
+class _Aucs(NamedTuple):
+  """AUCs of one kind of S seeds of methods."""
 
-  names: tuple[str, ...]  # of the methods
-  owner: np.ndarray  # [S] number of the method of each seed
-  scores: list[np.ndarray]  # per block, [S, N]
-  left_owner: np.ndarray  # [T] number of the average without one seed
-  left_out: list[np.ndarray]  # per block, [T, N]; empty if T is 0
-  users: Sequence[np.ndarray | None]  # per block, [N]; None resamples rows
-  seed: int  # of the resamples
+  auc: np.ndarray  # [S, M]
+  replicates: np.ndarray  # [R, S, M] the same on resamples
+  left_out: np.ndarray  # [T, M] of the averages without one seed
+
+
+class _Scores:
+  """Scores of the test rows by the seeds of K methods, block by block."""
+
+  def __init__(
+      self, cells: Sequence[dict[str, Cell]],
+      users: Sequence[np.ndarray | None], seed: int,
+  ):
+    self.names, self._users, self._seed = tuple(cells[0]), users, seed
+    first = cells[0].values()
+    # Numbers of the methods: [S] of each seed, [T] of each average without one.
+    self.owner, self._left_owner = (
+        np.repeat(np.arange(len(first)), [len(x) for x in scores])
+        for scores in ([cell.scores for cell in first],
+                       [_without_seeds(cell) for cell in first]))
+    self._scores = [np.concatenate([block[name].scores for name in self.names])
+                    for block in cells]
+    self._left_out = [np.concatenate(
+        [_without_seeds(block[name]) for name in self.names])
+                      for block in cells if len(self._left_owner)]
 
   def measure(
       self, bootstrap_fn: Callable[..., tuple[np.ndarray, np.ndarray]],
       labels: Sequence[np.ndarray], **kwargs: Any,
-  ) -> "_Measured":
+  ) -> _Aucs:
     """AUCs of one kind, by labels `[N, M]` of each block."""
     def aucs(scores: list[np.ndarray], num_replicates: int):
       parts = [bootstrap.Part(*part) for part in zip(
-          scores, labels, self.users, strict=True)]
+          scores, labels, self._users, strict=True)]
       return bootstrap_fn(
-          parts, seed=self.seed, num_replicates=num_replicates, **kwargs)
+          parts, seed=self._seed, num_replicates=num_replicates, **kwargs)
 
-    auc, replicates = aucs(self.scores, _REPLICATES)
-    left_out = (aucs(self.left_out, 0)[0] if self.left_out else
+    auc, replicates = aucs(self._scores, _REPLICATES)
+    left_out = (aucs(self._left_out, 0)[0] if self._left_out else
                 np.empty((0, auc.shape[1])))
-    return _Measured(self.names, self.owner, auc, replicates,
-                     self.left_owner, left_out)
+    return _Aucs(auc, replicates, left_out)
 
-
-def _scores_of(
-    cells: Sequence[dict[str, Cell]],
-    users: Sequence[np.ndarray | None], seed: int,
-) -> _Scores:
-  """Joins the scores of the cells of each block."""
-  names = tuple(cells[0])
-  owner = np.repeat(
-      np.arange(len(names)), [len(cell.scores) for cell in cells[0].values()])
-  averages = {k: len(cell.left_out)
-              for k, cell in enumerate(cells[0].values())
-              if cell.left_out is not None}
-  left_owner = np.repeat(
-      np.asarray(list(averages), int), list(averages.values()))
-  left_out = [
-      np.concatenate([block[names[k]].left_out for k in averages])
-      for block in cells if averages]
-  return _Scores(
-      names, owner,
-      [np.concatenate([block[name].scores for name in names])
-       for block in cells],
-      left_owner, left_out, users, seed)
-
-
-class _Measured(NamedTuple):
-  """AUCs of one kind."""
-
-  names: tuple[str, ...]  # of K methods
-  owner: np.ndarray  # [S] number of the method of each seed
-  auc: np.ndarray  # [S, M]
-  replicates: np.ndarray  # [R, S, M] the same on resamples
-  left_owner: np.ndarray  # [T] number of the average without one seed
-  left_out: np.ndarray  # [T, M] AUCs of these
-
-  def of_objectives(self, kept: np.ndarray) -> "_Measured":
-    """The same of some objectives."""
-    return self._replace(
-        auc=self.auc[:, kept], replicates=self.replicates[..., kept],
-        left_out=self.left_out[:, kept])
-
-  def sums(self) -> Sums:
+  def sums(self, aucs: _Aucs) -> Sums:
     """Sums over objectives, with leads over baselines."""
     names = self.names
-    seeds = np.nansum(self.auc, axis=1, keepdims=True)
+    seeds = np.nansum(aucs.auc, axis=1, keepdims=True)
     total = _mean_of_seeds(seeds, self.owner)[:, 0]
     error = _seed_error(seeds, self.owner)[:, 0]
-    left_out = np.nansum(self.left_out, axis=1)
-    for k in np.unique(self.left_owner):
-      error[k] = _jackknife_error(left_out[self.left_owner == k])
+    left_out = np.nansum(aucs.left_out, axis=1)
+    for k in np.unique(self._left_owner):
+      error[k] = _jackknife_error(left_out[self._left_owner == k])
     drawn = _mean_of_seeds(  # [K, R]
-        np.nansum(self.replicates, axis=2).T, self.owner)
+        np.nansum(aucs.replicates, axis=2).T, self.owner)
     of_seeds = np.nan_to_num(error)
 
     def lead(one: int, other: int) -> Lead:
@@ -240,6 +222,11 @@ class _Measured(NamedTuple):
       rivals = {names[k]: lead(ours, k) for k in baselines}
     return Sums(total, error, strongest,
                 [lead(k, strongest) for k in range(len(names))], rivals)
+
+
+def _without_seeds(cell: Cell) -> np.ndarray:
+  """`[S, N]` of an average, `[0, N]` of other methods."""
+  return cell.scores[:0] if cell.left_out is None else cell.left_out
 
 
 def _jackknife_error(values: np.ndarray) -> float:
