@@ -19,7 +19,6 @@ from typing import Any
 from experiments.benchmarks import policy
 from experiments.benchmarks import slates
 from experiments.benchmarks import soft_rank
-from experiments.benchmarks import suite as suite_lib
 from experiments.benchmarks import timing as timing_lib
 from experiments.benchmarks import train_auc
 from experiments.runs import configs
@@ -28,7 +27,7 @@ from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 
-SUITES: dict[str, suite_lib.Suite] = {
+SUITES: dict[str, timing_lib.Suite] = {
     "soft_rank": soft_rank, "train_auc": train_auc, "slates": slates,
     "policy": policy}
 
@@ -50,7 +49,7 @@ class Config(configs.SeedConfig):
 
 def measure(
     config: Config, workdir: str | pathlib.Path, *,
-    suites: Mapping[str, suite_lib.Suite] = SUITES,
+    suites: Mapping[str, timing_lib.Suite] = SUITES,
 ) -> dict[str, Any]:
   """Measures; writes, shows and returns the content of `benchmark.json`."""
   from experiments.benchmarks import report  # Slow to import.

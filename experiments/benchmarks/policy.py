@@ -22,7 +22,6 @@ import numpy as np
 
 from experiments.benchmarks import policy_peer
 from experiments.benchmarks import policy_problems as problems
-from experiments.benchmarks import suite
 from experiments.benchmarks import timing as timing_lib
 from experiments.reranker import world as home_page
 from experiments.runs import errors
@@ -41,7 +40,7 @@ _MOST_OTHER_DAYS = 0.2
 _SIMULATE, _TRAIN, _LEARNER = ("simulate", "train", "learner")
 _OURS, _THEIRS = "harmonrank", policy_peer.PEER
 
-parse_size = suite.parse_batch_size
+parse_size = timing_lib.parse_batch_size
 
 
 def run(

@@ -1,6 +1,7 @@
 """Slates by a DPP, and the flow pool, beside other ways to select them."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import json
@@ -19,10 +20,7 @@ import numpy as np
 
 from experiments.benchmarks import slates_methods as methods_lib
 from experiments.benchmarks import slates_problems as problems
-from experiments.benchmarks import slates_tables
-from experiments.benchmarks import suite
 from experiments.benchmarks import timing as timing_lib
-from experiments.runs import workdir as workdir_lib
 
 # Requests, candidates of each, picks.
 SIZES: tuple[tuple[int, int, int], ...] = (
@@ -38,19 +36,19 @@ _TURNS, _CALLS = 20, 100
 _LEARNED_BYTES = 31 * 2**20
 
 Sizes = Sequence[tuple[int, int, int]]
-
-tables = slates_tables.tables
+# Measurements by method and task.
+ByCell = dict[tuple[str, str], dict[str, Any]]
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
   """Reads requests x candidates of each x picks."""
   expected = ("requests x candidates of each x picks, of which at most "
               f"{problems.NUM_FEATURES}, as in 256x500x20")
-  requests, candidates, picks = suite.parse_counts(text, 3, expected)
+  requests, candidates, picks = timing_lib.parse_counts(text, 3, expected)
   # Beyond the dimensions of the features rounding would decide the picks.
   if (picks > min(candidates, problems.NUM_FEATURES)
-      or requests * candidates * problems.NUM_FEATURES > suite.MAX_ITEMS):
-    raise suite.size_error(text, expected)
+      or requests * candidates * problems.NUM_FEATURES > timing_lib.MAX_ITEMS):
+    raise timing_lib.size_error(text, expected)
   return requests, candidates, picks
 
 
@@ -78,18 +76,14 @@ def run(
             "signal.signal(signal.SIGINT, signal.SIG_DFL); "
             "os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); "
             "from experiments.benchmarks import slates as b; "
-            f"b.write({str(path)!r}, {sizes!r}, {flow!r}, repeats={repeats}, "
-            f"seed={seed})")
+            "from experiments.runs import workdir; import pathlib; "
+            f"workdir.write_json(pathlib.Path({str(path)!r}), b.run_here("
+            f"{sizes!r}, {flow!r}, repeats={repeats}, seed={seed}))")
     subprocess.run(
         [sys.executable, "-c", code], check=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu",
              "PYTHONPATH": os.pathsep.join(sys.path)})
     return json.loads(path.read_text())
-
-
-def write(path: str, *args: Any, **kwargs: Any) -> None:
-  """Writes what `run_here` returns."""
-  workdir_lib.write_json(pathlib.Path(path), run_here(*args, **kwargs))
 
 
 def run_here(
@@ -140,15 +134,14 @@ def _tasks(
     for pool in ("own", "shared") if size[0] > 1 else ("own",):
       shape = dict(zip(("requests", "candidates", "picks"), size, strict=True))
       tasks.append(_Task(
-          slates_tables.named(size)
-          + (", shared pool" if pool == "shared" else ""),
+          named(size) + ", shared pool" * (pool == "shared"),
           {**shape, "pool": pool}, math.prod(size),
           functools.partial(problems.make_problem, *size, seed,
                             shared=pool == "shared")))
   if flow:
     categories, candidates, picks = flow
     tasks.append(_Task(
-        f"flow pool, {slates_tables.named(flow)}",
+        f"flow pool, {named(flow)}",
         {"categories": categories, "candidates": candidates, "picks": picks,
          "pool": "flow"}, candidates * picks // categories,
         functools.partial(problems.make_flow_problem, *flow, seed)))
@@ -209,11 +202,150 @@ def latencies(
       taken = [timing_lib.seconds_of(call) for _ in range(calls)]
       if turn >= 0:  # The first turn warms up.
         seconds[names[k]] += taken
+  return [{
+      "method": name, "size": list(size), "calls": len(taken),
+      "p50_seconds": np.quantile(taken, 0.5),
+      "p99_seconds": np.quantile(taken, 0.99), "longest_seconds": max(taken)}
+          for name, taken in seconds.items()]
+
+
+def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
+  """What was measured as tables; the first is the summary."""
+  measured = content["measurements"]
+  tasks = list(dict.fromkeys(m["task"] for m in measured))
+  header = ["", *tasks]
+  floors = {m["method"] for m in measured if "same_slots" not in m}
+  ordered = sorted(measured, key=lambda m: (
+      m["method"] in floors, not m["method"].startswith("harmonrank")))
+  rows = lambda cell, key="median_seconds": timing_lib.rows(
+      ordered, tasks, lambda m: m["task"], cell, key)
+  note = ("Requests x candidates of each x picks of each (flow pool: "
+          "categories x candidates x picks of all), in milliseconds, median of "
+          "the samples; in brackets the share of slots with the item that "
+          f"float64 selects. {verdict(content)}")
+  return [
+      timing_lib.Table(
+          f"Slates, on {_processors(content)}", header, rows(_time), note),
+      *([_latency_table(content["latencies"])] if content["latencies"] else []),
+      timing_lib.Table(
+          "Slates, milliseconds with quartiles", header,
+          rows(lambda m: f"{_time(m)} {timing_lib.quartiles(m)}")),
+      timing_lib.Table(
+          "How many times as fast; how many times as long as reading",
+          header, _ratios(measured, tasks)),
+      timing_lib.Table(
+          "Slates that are wholly those of float64", header,
+          rows(lambda m: _share(m["same_slates"]), "same_slates")),
+      timing_lib.Table(
+          "Seconds to compile", header,
+          rows(lambda m: timing_lib.number(m["compile_seconds"]),
+               "compile_seconds"))]
+
+
+def named(size: Sequence[int]) -> str:
+  """A size as text."""
+  return " x ".join(f"{count:,}" for count in size)
+
+
+def _processors(content: dict[str, Any]) -> str:
+  cores = "one core" if content["cores"] == 1 else f"{content['cores']} cores"
+  if content["machine"]["backend"] == "cpu":
+    return f"{cores} of the CPU"
+  return f"{content['machine']['device']} and {cores} of the CPU"
+
+
+def _latency_table(measured: Sequence[dict[str, Any]]) -> timing_lib.Table:
+  """The calls of one request."""
+  return timing_lib.Table(
+      f"One request after the other, {named(measured[0]['size'])}, "
+      "milliseconds of a call", ["", "p50", "p99", "longest", "calls"],
+      [[m["method"], *(timing_lib.number(1e3 * m[f"{key}_seconds"])
+                       for key in ("p50", "p99", "longest")),
+        f"{m['calls']:,}"] for m in measured])
+
+
+def _time(m: Mapping[str, Any]) -> str:
+  """Milliseconds, and the share of right picks where there are picks."""
+  text = timing_lib.milliseconds(m)
+  return f"{text} ({_share(m['same_slots'])})" if "same_slots" in m else text
+
+
+def _share(value: float) -> str:
+  """A share in percent, rounded down: only all is 100 %."""
+  return f"{math.floor(1e4 * value) / 100:g} %"
+
+
+def _ratios(
+    measured: Sequence[dict[str, Any]], tasks: Sequence[str]
+) -> list[list[str]]:
+  """Times of others as shares of ours, and ours as a share of reading."""
+  by_cell = {(m["method"], m["task"]): m for m in measured}
   result = []
-  for name in names:
-    half, most = np.quantile(seconds[name], (0.5, 0.99))
-    result.append({
-        "method": name, "size": list(size), "calls": len(seconds[name]),
-        "p50_seconds": half, "p99_seconds": most,
-        "longest_seconds": max(seconds[name])})
+  for form in timing_lib.forms_among(measured):
+    for rival in (*methods_lib.PEERS, methods_lib.padded_name(form)):
+      ratios = [_ratio(by_cell, rival, form, task) for task in tasks]
+      if any(ratios):
+        result.append([f"{form}: {rival}", *map(_times, ratios)])
+    result.append([f"{form}: reading", *(
+        _times(_of_reading(by_cell, form, task)) for task in tasks)])
   return result
+
+
+def _ratio(
+    by_cell: ByCell, slow: str, fast: str, task: str
+) -> float | None:
+  if (slow, task) not in by_cell or (fast, task) not in by_cell:
+    return None
+  return (by_cell[slow, task]["median_seconds"]
+          / by_cell[fast, task]["median_seconds"])
+
+
+def _of_reading(by_cell: ByCell, method: str, task: str) -> float | None:
+  """The time of a method as a share of the faster way to read."""
+  shares = [_ratio(by_cell, method, name, task) for name, at in by_cell
+            if at == task and "same_slots" not in by_cell[name, at]]
+  return max((share for share in shares if share), default=None)
+
+
+def _times(ratio: float | None) -> str:
+  return "-" if ratio is None else f"{timing_lib.number(ratio)}x"
+
+
+def verdict(content: dict[str, Any]) -> str:
+  """This library's speed beside its peers and mere reading, in words."""
+  measured = content["measurements"]
+  by_cell = {(m["method"], m["task"]): m for m in measured}
+  slates = dict.fromkeys(m["task"] for m in measured if m["pool"] != "flow")
+  flows = dict.fromkeys(m["task"] for m in measured if m["pool"] == "flow")
+  forms = timing_lib.forms_among(measured)
+  lines = []
+  for form in forms:
+    for rivals, tasks, what in (
+        (methods_lib.PEERS, slates, "slates"),
+        ((methods_lib.padded_name(form), methods_lib.PYVERSITY), flows,
+         "the flow pool")):
+      said = [_range([_ratio(by_cell, rival, form, task) for task in tasks],
+                     f"times as fast as {rival}") for rival in rivals]
+      said.append(_range([_of_reading(by_cell, form, task) for task in tasks],
+                         "times as long as reading all for each pick"))
+      if any(said):
+        lines.append(f"{form}, {what}: {', '.join(filter(None, said))}.")
+  lines += [f"{m['method']}, one request of {named(m['size'])}: p99 "
+            f"{timing_lib.number(1e3 * m['p99_seconds'])} ms."
+            for m in content["latencies"] if m["method"] in forms]
+  wrong = sorted({m["method"] for m in measured if m.get("same_slots", 1) < 1
+                  and m["method"].startswith("harmonrank")})
+  if wrong:
+    lines.append(
+        f"Not all picks of {', '.join(wrong)} are those of float64: a defect, "
+        "or a tie.")
+  return " ".join(lines)
+
+
+def _range(ratios: Sequence[float | None], text: str) -> str:
+  """The least and the largest ratio, in words; empty if none is known."""
+  known = [ratio for ratio in ratios if ratio is not None]
+  if not known:
+    return ""
+  low, high = timing_lib.number(min(known)), timing_lib.number(max(known))
+  return f"{low} {text}" if low == high else f"{low} to {high} {text}"

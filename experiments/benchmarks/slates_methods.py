@@ -42,13 +42,11 @@ def find_methods(
 ) -> tuple[dict[str, Prepare], list[str]]:
   """What prepares each method that runs here; a line for each that does not."""
   methods: dict[str, Prepare] = {
-      name: functools.partial(harmonrank, trace=trace)
-      for name, trace in forms.items()}
-  for name, trace in forms.items():
-    methods[f"{name}, prefilter"] = functools.partial(
-        _prefiltered, trace=trace)
-  for name, trace in forms.items():
-    methods[padded_name(name)] = functools.partial(_padded, trace=trace)
+      named(form): functools.partial(prepare, trace=trace)
+      for named, prepare in ((str, harmonrank),
+                             ("{}, prefilter".format, _prefiltered),
+                             (padded_name, _padded))
+      for form, trace in forms.items()}
   methods[TEXTBOOK] = functools.partial(_textbook, dtype=np.float64)
   methods[TEXTBOOK_FLOAT32] = functools.partial(_textbook, dtype=np.float32)
   methods["textbook, jitted"] = _jitted_textbook

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import soft_rank_methods as methods_lib
-from experiments.benchmarks import suite
 from experiments.benchmarks import timing as timing_lib
 
 SIZES: tuple[tuple[int, int], ...] = (
@@ -32,9 +31,9 @@ _MANY_ITEMS = 1_000_000
 def parse_size(text: str) -> tuple[int, int]:
   """Reads lists x items of each."""
   expected = "lists x items of each, as in 128x1000"
-  batch, size = suite.parse_counts(text, 2, expected)
-  if batch * size > suite.MAX_ITEMS:
-    raise suite.size_error(text, expected)
+  batch, size = timing_lib.parse_counts(text, 2, expected)
+  if batch * size > timing_lib.MAX_ITEMS:
+    raise timing_lib.size_error(text, expected)
   return batch, size
 
 

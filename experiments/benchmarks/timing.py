@@ -1,24 +1,30 @@
-"""How a benchmark measures: what runs, on what, and how it is timed."""
+"""How a benchmark measures: suites, their sizes, clock, machine and tables."""
 
 from collections.abc import Callable
 from collections.abc import Hashable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 import contextlib
 from importlib import metadata
 import math
 import os
+import pathlib
 import platform
 import time
 from typing import Any
 from typing import NamedTuple
+from typing import Protocol
 from typing import TypeVar
 
 import jax
 import numpy as np
 
+from experiments.runs import errors
 from harmonrank_jax import native
 
+# Items are counted in int32.
+MAX_ITEMS = 2**31 - 1
 _PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "torchsort",
              "pyversity", "stable-baselines3", "gymnasium")
 # Methods of this library: its only form, or one of two.
@@ -61,6 +67,49 @@ class Table(NamedTuple):
   header: list[str]
   rows: list[list[str]]
   note: str = ""
+
+
+class Suite(Protocol):
+  """A module that measures something at some sizes."""
+
+  SIZES: tuple[Any, ...]  # measured by default
+
+  def parse_size(self, text: str) -> Any:
+    """A size from the text of a flag; raises UserError if it is none."""
+
+  def run(
+      self, sizes: Sequence[Any] | None, *, repeats: int, seed: int,
+      workdir: pathlib.Path,
+  ) -> dict[str, Any]:
+    """Measures; what it returns goes into `benchmark.json`."""
+
+  def tables(self, content: dict[str, Any]) -> list[Table]:
+    """The content of `benchmark.json` as tables; the first is the summary."""
+
+
+def parse_counts(text: str, num_counts: int, expected: str) -> tuple[int, ...]:
+  """Reads positive integers that an `x` separates.
+
+  Example:
+    >>> parse_counts("128x1000", 2, "lists x items")
+    (128, 1000)
+  """
+  parts = text.split("x")
+  if len(parts) == num_counts and all(part.isdecimal() for part in parts):
+    counts = tuple(map(int, parts))
+    if min(counts) >= 1 and max(counts) <= MAX_ITEMS:
+      return counts
+  raise size_error(text, expected)
+
+
+def parse_batch_size(text: str) -> int:
+  """Reads the rows, or the users, of one batch."""
+  return parse_counts(text, 1, "a batch size, as in 4096")[0]
+
+
+def size_error(text: str, expected: str) -> errors.UserError:
+  """The error of a size that is not what is expected."""
+  return errors.UserError(f"--sizes={text}: expected {expected}.")
 
 
 class Clock:

@@ -19,16 +19,6 @@ from harmonrank_jax.ensemble import network
 from harmonrank_jax.ensemble import ranker as ranker_lib
 
 
-class Rows(NamedTuple):
-  """`ranker.Rows` as tensors."""
-
-  labels: torch.Tensor  # [N, M] bool
-  scores: torch.Tensor  # [N, M] float32
-  has_score: torch.Tensor  # [N, M] bool
-  categorical: torch.Tensor  # [N, C] int64
-  numeric: torch.Tensor  # [N, Q] float32
-
-
 class Outputs(NamedTuple):
   """Outputs of the network for N rows."""
 
@@ -46,12 +36,12 @@ class TwinTraining(NamedTuple):
   num_steps: int  # steps until it is 0
 
 
-def rows_of(rows: ranker_lib.Rows) -> Rows:
+def rows_of(rows: ranker_lib.Rows) -> ranker_lib.Rows:
   """The rows of JAX as tensors."""
   tensor = lambda array: torch.from_numpy(np.array(array))
-  return Rows(tensor(rows.labels), tensor(rows.scores),
-              tensor(rows.has_score), tensor(rows.categorical).long(),
-              tensor(rows.numeric))
+  return ranker_lib.Rows(
+      tensor(rows.labels), tensor(rows.scores), tensor(rows.has_score),
+      tensor(rows.categorical).long(), tensor(rows.numeric))
 
 
 class Twin(nn.Module):
@@ -83,7 +73,9 @@ class Twin(nn.Module):
     self.gain = nn.Parameter(torch.zeros(objectives))
     self.load_state_dict(state)
 
-  def forward(self, rows: Rows, objective_weights: torch.Tensor) -> Outputs:
+  def forward(
+      self, rows: ranker_lib.Rows, objective_weights: torch.Tensor
+  ) -> Outputs:
     """Scores rows."""
     profile = torch.cat([rows.numeric, *(
         embedding(rows.categorical[:, column])
@@ -237,7 +229,8 @@ def loss_of(
 
 
 def make_step(
-    twin: Twin, rows: Rows, training: TwinTraining, *, compile_network: bool
+    twin: Twin, rows: ranker_lib.Rows, training: TwinTraining, *,
+    compile_network: bool,
 ) -> Callable[[], torch.Tensor]:
   """A step of training on the same rows, with the loss before it.
 

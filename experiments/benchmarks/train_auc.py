@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks import suite
 from experiments.benchmarks import timing as timing_lib
 from experiments.ranker import config as config_lib
 from experiments.ranker import inputs as inputs_lib
@@ -33,7 +32,7 @@ _TOLERANCE = 1e-4
 _TOLERANCES = {"logits": _TOLERANCE, "log_score": _TOLERANCE,
                "loss": _TOLERANCE, "gradient": 1e-3}
 
-parse_size = suite.parse_batch_size
+parse_size = timing_lib.parse_batch_size
 
 
 def run(

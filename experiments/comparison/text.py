@@ -1,5 +1,6 @@
 """A comparison in words and numbers: for the terminal, Markdown and JSON."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -61,35 +62,39 @@ def _kinds(table: tables_lib.Table) -> dict[str, tables_lib.Sums]:
 
 def columns(table: tables_lib.Table) -> list[str]:
   """Heads of the columns of a table."""
-  return ["", *table.objectives, "sum",
-          *([f"without {table.without}"] if table.without_one else []),
-          *(["within users"] if table.within_users else []),
-          "ECE", "lead over the strongest baseline",
-          *(["sum by truth", "lead by truth"] if table.by_truth else []),
-          *(["within users by truth"] if table.within_by_truth else [])]
+  return [head for head, _ in _columns(table)]
 
 
 def table_rows(table: tables_lib.Table) -> list[list[str]]:
   """Cells of a table, the strongest method first, the ceiling last."""
-  order = sorted(range(len(table.names)), key=lambda k: (
+  rows = list(zip(*(cells for _, cells in _columns(table)), strict=True))
+  order = sorted(range(len(rows)), key=lambda k: (
       table.kind(k) == "ceiling", -table.overall.total[k]))
-  return [_row(table, k) for k in order]
+  return [list(rows[k]) for k in order]
 
 
-def _row(table: tables_lib.Table, k: int) -> list[str]:
-  row = [table.names[k], *map(console.number, table.auc[k]),
-         _sum_text(table.overall, k)]
+def _columns(table: tables_lib.Table) -> list[tuple[str, Iterable[str]]]:
+  """Heads, and the cells of all methods below."""
+  every = range(len(table.names))
+  numbers = lambda values: map(console.number, values)
+  totals = lambda sums: [_sum_text(sums, k) for k in every]
+  leads = lambda sums: [_lead_text(sums, k) for k in every]
+  result = [("", table.names),
+            *zip(table.objectives, map(numbers, table.auc.T), strict=True),
+            ("sum", totals(table.overall))]
   if table.without_one:
-    row.append(console.number(table.without_one.total[k]))
+    result.append((f"without {table.without}",
+                   numbers(table.without_one.total)))
   if table.within_users:
-    row.append(_sum_text(table.within_users, k))
-  row += [console.number(table.calibration_error[k]),
-          _lead_text(table.overall, k)]
+    result.append(("within users", totals(table.within_users)))
+  result += [("ECE", numbers(table.calibration_error)),
+             ("lead over the strongest baseline", leads(table.overall))]
   if table.by_truth:
-    row += [_sum_text(table.by_truth, k), _lead_text(table.by_truth, k)]
+    result += [("sum by truth", totals(table.by_truth)),
+               ("lead by truth", leads(table.by_truth))]
   if table.within_by_truth:
-    row.append(_sum_text(table.within_by_truth, k))
-  return row
+    result.append(("within users by truth", totals(table.within_by_truth)))
+  return result
 
 
 def _sum_text(sums: tables_lib.Sums, k: int) -> str:

@@ -9,7 +9,6 @@ import pytest
 from experiments.benchmarks import slates
 from experiments.benchmarks import slates_methods as methods_lib
 from experiments.benchmarks import slates_problems as problems
-from experiments.benchmarks import slates_tables
 from experiments.benchmarks import timing as timing_lib
 from experiments.runs import errors
 import harmonrank_jax as hr
@@ -83,7 +82,7 @@ def test_the_title_tells_the_processors(selected):
 
 def test_a_pick_that_is_not_that_of_float64_is_said(selected):
   _, content = selected
-  assert "a defect" not in slates_tables.verdict(content)
+  assert "a defect" not in slates.verdict(content)
   ours = small.OURS
   wrong = [m | {"same_slots": 0.99999} if m["method"] == ours else m
            for m in content["measurements"]]
