@@ -13,6 +13,8 @@ import numpy as np
 from experiments.benchmarks import timing as timing_lib
 from experiments.runs import html as html_lib
 
+Measured = Sequence[dict[str, Any]]
+
 
 def write_report(
     workdir: pathlib.Path, content: dict[str, Any],
@@ -41,7 +43,7 @@ def write_report(
 class _Methods:
   """Colours and labels of methods; ours are blue, floors black or grey."""
 
-  def __init__(self, measured: Sequence[dict[str, Any]]):
+  def __init__(self, measured: Measured):
     self.names = list(dict.fromkeys(m["method"] for m in measured))
     self._whole = {m["method"] for m in measured
                    if "rank_error" in m or "work" not in m}
@@ -56,9 +58,7 @@ class _Methods:
   def is_floor(self, name: str) -> bool:
     return name not in self._whole
 
-  def shown(
-      self, name: str, measured: Sequence[dict[str, Any]]
-  ) -> list[dict[str, Any]]:
+  def shown(self, name: str, measured: Measured) -> list[dict[str, Any]]:
     """Measurements of a method: of all its work, or of a floor."""
     return [m for m in measured if m["method"] == name and (
         self.is_floor(name) or m.get("work") != "forward")]
@@ -67,7 +67,7 @@ class _Methods:
     return f"{name} (floor)" if self.is_floor(name) else name
 
 
-def _soft_rank_parts(measured: Sequence[dict[str, Any]]) -> list[str]:
+def _soft_rank_parts(measured: Measured) -> list[str]:
   single = [m for m in measured if m["batch"] == 1]
   batched = [m for m in measured if m["batch"] > 1]
   parts = []
@@ -81,7 +81,7 @@ def _soft_rank_parts(measured: Sequence[dict[str, Any]]) -> list[str]:
   return parts
 
 
-def _time_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+def _time_figure(measured: Measured) -> mpl_figure.Figure:
   """Time, and error in ranks, against the length of the list."""
   methods = _Methods(measured)
   figure = mpl_figure.Figure(figsize=(10, 4.6))
@@ -111,12 +111,11 @@ def _time_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   return figure
 
 
-def _batch_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+def _batch_figure(measured: Measured) -> mpl_figure.Figure:
   """A panel for each size, a line in it for each method."""
   methods = _Methods(measured)
   sizes = list(dict.fromkeys((m["batch"], m["n"]) for m in measured))
-  figure = mpl_figure.Figure(figsize=(
-      10, 1.0 + 0.26 * len(methods.names)))
+  figure = mpl_figure.Figure(figsize=(10, 1.0 + 0.26 * len(methods.names)))
   grid = figure.subplots(1, len(sizes), squeeze=False, sharey=True)
   places = np.arange(len(methods.names))[::-1]
   for (batch, size), axes in zip(sizes, grid.flat, strict=True):
@@ -135,7 +134,7 @@ def _batch_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   return figure
 
 
-def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+def _selection_figure(measured: Measured) -> mpl_figure.Figure:
   """A panel for each task, a line in it for each method."""
   names = list(dict.fromkeys(m["method"] for m in measured))
   tasks = list(dict.fromkeys(m["task"] for m in measured))
@@ -144,8 +143,7 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
       name in reading, not name.startswith("harmonrank")))
   columns = min(4, len(tasks))
   count = -(-len(tasks) // columns)
-  figure = mpl_figure.Figure(figsize=(
-      10, count * (0.9 + 0.22 * len(names))))
+  figure = mpl_figure.Figure(figsize=(10, count * (0.9 + 0.22 * len(names))))
   grid = figure.subplots(count, columns, squeeze=False, sharey=True)
   places = np.arange(len(names))[::-1]
   for axes in grid.flat[len(tasks):]:
@@ -172,7 +170,7 @@ def _selection_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   return figure
 
 
-def _throughput_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+def _throughput_figure(measured: Measured) -> mpl_figure.Figure:
   """Examples per second against the batch size."""
   methods = _Methods(measured)
   figure = mpl_figure.Figure(figsize=(8, 4))
@@ -197,7 +195,7 @@ def _throughput_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
   return figure
 
 
-def _rates_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
+def _rates_figure(measured: Measured) -> mpl_figure.Figure:
   """A panel for each part of the suite, a line in it for each measurement."""
   labels = {"simulate": "slates per second", "train": "user-steps per second",
             "learner": "steps per second"}
@@ -225,7 +223,7 @@ def _rates_figure(measured: Sequence[dict[str, Any]]) -> mpl_figure.Figure:
 
 
 # The figures of each suite, with their titles.
-_FIGURES: dict[str, Callable[[Sequence[dict[str, Any]]], list[str]]] = {
+_FIGURES: dict[str, Callable[[Measured], list[str]]] = {
     "soft_rank": _soft_rank_parts,
     "train_auc": lambda measured: [html_lib.svg(_throughput_figure(measured))],
     "slates": lambda measured: [html_lib.svg(_selection_figure(measured))],

@@ -37,28 +37,21 @@ class Method:
         num_objectives, head=self.head, **dict(self.switches))
 
 
-def _methods() -> dict[str, Method]:
-  result = {}
-  for loss in objectives.LOSSES:
-    is_ours = loss == "soft_auc"
-    result[f"score_{loss}"] = Method(
-        "ours" if is_ours else "baseline", "score", loss)
-  result["mixture_of_experts"] = Method(
-      "baseline", "score", "balanced_bce",
-      (("fusion", "mixture_of_experts"),))
-  for loss in objectives.LOSSES:
-    result[f"aligned_{loss}"] = Method("ours", "aligned", loss)
-  for part in ("relation_aware", "relation_agnostic", "self_attention"):
-    result[f"without_{part}"] = Method(
+METHODS = {
+    **{f"score_{loss}": Method(
+        "ours" if loss == "soft_auc" else "baseline", "score", loss)
+       for loss in objectives.LOSSES},
+    "mixture_of_experts": Method(
+        "baseline", "score", "balanced_bce",
+        (("fusion", "mixture_of_experts"),)),
+    # The default trains on cross-entropy and the rank loss: without the rank
+    # loss, "bce" is what is left of it.
+    **{f"aligned_{loss}": Method(
+        "ablation" if loss == "bce" else "ours", "aligned", loss)
+       for loss in objectives.LOSSES},
+    **{f"without_{part}": Method(
         "ablation", "aligned", "soft_auc", ((part, False),))
-  # The default trains on cross-entropy and the rank loss: without the rank
-  # loss, this is what is left of it.
-  result["aligned_bce"] = dataclasses.replace(
-      result["aligned_bce"], kind="ablation")
-  return result
-
-
-METHODS = _methods()
+       for part in ("relation_aware", "relation_agnostic", "self_attention")}}
 
 
 @dataclasses.dataclass(frozen=True)

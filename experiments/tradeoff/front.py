@@ -59,22 +59,9 @@ def measure_fronts(
     names: Sequence[str],
     truth: np.ndarray | None = None,  # [N, M] chances of the labels
     seed: int,
+    are_probabilities: bool = False,  # of the labels themselves
 ) -> Tradeoff:
   """Measures AUCs and volumes, bootstrapped over users."""
-  result = _by_labels(families, weights, labels, users, names=names, seed=seed)
-  if truth is None:
-    return result
-  return result._replace(by_truth=_by_labels(
-      families, weights, truth, users, names=names, seed=seed,
-      are_probabilities=True))
-
-
-def _by_labels(
-    families: dict[str, families_lib.Family], weights: np.ndarray,
-    labels: np.ndarray, users: np.ndarray | None, *, names: Sequence[str],
-    seed: int, are_probabilities: bool = False,
-) -> Tradeoff:
-  """`measure_fronts` by labels, or by the probabilities of labels."""
   asked = _asked_scores(families, weights, seed)
   points = _resampled_auc(
       [*(family.scores for family in families.values()), asked], labels, users,
@@ -97,7 +84,10 @@ def _by_labels(
       value[0], _interval(value - value[:, rival:rival + 1]),
       {name: family.seconds for name, family in families.items()
        if family.seconds is not None},
-      len(labels), "rows" if users is None else "users")
+      len(labels), "rows" if users is None else "users",
+      None if truth is None else measure_fronts(
+          families, weights, truth, users, names=names, seed=seed,
+          are_probabilities=True))
 
 
 def _asked_scores(

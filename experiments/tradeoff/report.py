@@ -26,12 +26,8 @@ def write_report(
     summary: dict[str, Any],
 ) -> None:
   """Writes `report.html` of a sweep."""
-  pairs = front_lib.pairs_in_conflict(tradeoff)
-  of_all = "" if len(pairs) <= _MAX_PANELS else (
-      f" Of {len(pairs)} pairs of objectives, those that give up most for each "
-      "other.")
   left_out = summary["left_out"]
-  parts = [
+  html_lib.write_page(workdir / "report.html", "Trade-off", [
       "<h1>The trade-off between objectives</h1>",
       f"<p class=lead>{html.escape(results.verdict(tradeoff))} To move "
       'along the front, open <a href="tradeoff.html">tradeoff.html</a>.</p>',
@@ -40,12 +36,28 @@ def write_report(
       f"{tradeoff.num_rows:,} held-out rows.</p>",
       f"<p>Without an AUC there, and left out: "
       f"{html.escape(', '.join(left_out))}.</p>" if left_out else "",
+      *_front_section(tradeoff), *_volume_section(tradeoff),
+      *_number_sections(tradeoff),
+      "<h2>Configuration</h2>",
+      f"<pre>{html.escape(json.dumps(summary['config'], indent=2))}</pre>"])
+
+
+def _front_section(tradeoff: front_lib.Tradeoff) -> list[str]:
+  pairs = front_lib.pairs_in_conflict(tradeoff)
+  of_all = "" if len(pairs) <= _MAX_PANELS else (
+      f" Of {len(pairs)} pairs of objectives, those that give up most for each "
+      "other.")
+  return [
       "<h2>Fronts</h2>",
       "<p>A point is what one vector of weights reaches in two of the "
       "objectives; what it reaches in the others is not seen, so few points "
       "stand on the line, the front of the two. Rings are at equal weights."
       f"{of_all}</p>",
-      html_lib.svg(_front_figure(tradeoff, pairs[:_MAX_PANELS])),
+      html_lib.svg(_front_figure(tradeoff, pairs[:_MAX_PANELS]))]
+
+
+def _volume_section(tradeoff: front_lib.Tradeoff) -> list[str]:
+  return [
       "<h2>Hypervolume and training time</h2>",
       "<p>The share of the cube of AUCs from "
       f"{front_lib.REFERENCE} to 1 that lies below some point of a front, "
@@ -53,7 +65,11 @@ def write_report(
       "compared on the same resamples: the ratio is better known than the "
       "volumes. Training is that of all networks of a family, with "
       "compilation.</p>",
-      html_lib.svg(_volume_figure(tradeoff)),
+      html_lib.svg(_volume_figure(tradeoff))]
+
+
+def _number_sections(tradeoff: front_lib.Tradeoff) -> list[str]:
+  return [
       "<h2>Numbers</h2>",
       "<p>The weighted AUC is the mean, over all weights, of what is "
       "maximised.</p>",
@@ -65,10 +81,7 @@ def write_report(
       html_lib.html_table(["", *tradeoff.names], [
           [name, *map(console.with_error, tradeoff.auc[f, 0],
                       tradeoff.auc_error[f, 0])]
-          for f, name in enumerate(tradeoff.families)]),
-      "<h2>Configuration</h2>",
-      f"<pre>{html.escape(json.dumps(summary['config'], indent=2))}</pre>"]
-  html_lib.write_page(workdir / "report.html", "Trade-off", parts)
+          for f, name in enumerate(tradeoff.families)])]
 
 
 def _front_figure(
