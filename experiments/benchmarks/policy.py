@@ -78,30 +78,13 @@ def _announced(name: str) -> Iterator[None]:
   print(f"{name}: {time.perf_counter() - began:.1f} s", flush=True)
 
 
-class _Metered:
-  """A call that records its CPU time, that of all threads."""
-
-  def __init__(self, call: Callable[[], Any]):
-    self._call = call
-    self._seconds: list[float] = []
-
-  def __call__(self) -> None:
-    began = time.process_time()
-    self._call()
-    self._seconds.append(time.process_time() - began)
-
-  @property
-  def median(self) -> float:
-    return float(np.median(self._seconds))
-
-
 def _measurement(
     part: str, task: str, method: str, steps: int, timing: timing_lib.Timing,
-    call: _Metered, **more: Any
+    **more: Any
 ) -> dict[str, Any]:
   return {"part": part, "task": task, "method": method, "steps": steps,
           **timing.rates(steps, "steps"), **timing.to_json(),
-          "median_cpu_seconds": call.median, **more}
+          "median_cpu_seconds": float(np.median(timing.cpu_samples)), **more}
 
 
 def _simulate(
@@ -126,13 +109,11 @@ def _simulate(
       with trace():
         executable, seconds[name] = timing_lib.compiled(days, *args)
       outcomes[name] = jax.device_get(executable(*args))
-      calls[_SIMULATE, name] = _Metered(functools.partial(
-          _finish, executable, *args))
+      calls[_SIMULATE, name] = functools.partial(_finish, executable, *args)
   same = same_days(outcomes)
   return [
       _measurement(
-          _SIMULATE, f"{batch:,} users", name, slates, timing,
-          calls[_SIMULATE, name], batch=batch,
+          _SIMULATE, f"{batch:,} users", name, slates, timing, batch=batch,
           user_steps_per_second=(
               float(np.sum(outcomes[name].windows)) / timing.median),
           same_days=same[name], compile_seconds=seconds[name])
@@ -213,20 +194,19 @@ def time_training(
       lambda x: jnp.broadcast_to(x, (shape.envs, *x.shape)), tree)
   params = params._replace(
       response=worlds(params.response), arrivals=worlds(params.arrivals))
-  updates = {}
-  for name, (page, config) in configs.items():
-    updates[name] = learners.updates(
-        page, dataclasses.replace(
-            config, num_envs=shape.envs, num_steps=shape.steps),
-        params, problems.settings(page), seed=seed,
-        params_axes=home_page.WORLD_AXES)
+  updates = {
+      name: learners.updates(
+          page, dataclasses.replace(
+              config, num_envs=shape.envs, num_steps=shape.steps),
+          params, problems.settings(page), seed=seed,
+          params_axes=home_page.WORLD_AXES)
+      for name, (page, config) in configs.items()}
   rows = shape.envs * shape.steps
-  calls = {name: _Metered(update) for name, update in updates.items()}
   result = []
-  for name, timing in clock.interleaved(calls, rows).items():
+  for name, timing in clock.interleaved(updates, rows).items():
     config = configs[name][1]
     result.append(_measurement(
-        _TRAIN, name, form, rows, timing, calls[name],
+        _TRAIN, name, form, rows, timing,
         compile_seconds=updates[name].compile_seconds,
         actor_steps=float(np.mean(updates[name].actor_steps)),
         most_actor_steps=config.num_epochs * config.num_minibatches))
@@ -243,7 +223,7 @@ def time_learners(
   ours = learners.updates(
       replay, config, shown, problems.settings(replay), seed=seed,
       params_axes=0)
-  calls = {_OURS: _Metered(ours)}
+  calls = {_OURS: ours}
   agreement, left_out = None, []
   try:
     peer = learners.peer(np.asarray(shown), replay, config, seed)
@@ -257,7 +237,7 @@ def time_learners(
     for threads in learners.threads:
       if threads <= timing_lib.num_cores():
         calls[f"{_THEIRS}, {threads} thread{'s' * (threads > 1)}"] = (
-            _Metered(functools.partial(peer.update, threads)))
+            functools.partial(peer.update, threads))
   rows = shape.envs * shape.steps
   task = f"{shape.envs} x {shape.steps} steps"
   more = {_OURS: {"compile_seconds": ours.compile_seconds}}
@@ -266,7 +246,7 @@ def time_learners(
                f"{clock.limit_seconds:g} s."
                for name in calls if name not in timings]
   return [_measurement(_LEARNER, task, name, rows, timing,
-                       calls[name], **more.get(name, {}))
+                       **more.get(name, {}))
           for name, timing in timings.items()], agreement, left_out
 
 

@@ -40,6 +40,7 @@ class Timing(NamedTuple):
 
   samples: list[float]  # each the mean of some calls in a row
   calls: int  # of each sample
+  cpu_samples: list[float]  # of all threads
 
   @property
   def median(self) -> float:
@@ -150,12 +151,15 @@ class Clock:
         counts[key] = max(
             1, math.ceil(self._sample_seconds / max(seconds, 1e-9)))
     keys = list(counts)
-    samples: dict[Key, list[float]] = {key: [] for key in keys}
+    timings = {key: Timing([], counts[key], []) for key in keys}
     for _ in range(self._repeats):
       for k in self._rng.permutation(len(keys)):
         time.sleep(self._pause_seconds)
-        samples[keys[k]].append(seconds_of(calls[keys[k]], counts[keys[k]]))
-    return {key: Timing(samples[key], counts[key]) for key in keys}
+        timing, began = timings[keys[k]], time.process_time()
+        timing.samples.append(seconds_of(calls[keys[k]], timing.calls))
+        timing.cpu_samples.append(
+            (time.process_time() - began) / timing.calls)
+    return timings
 
 
 def seconds_of(call: Callable[[], Any], count: int = 1) -> float:

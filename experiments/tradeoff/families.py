@@ -64,11 +64,17 @@ class Trainer:
     """Every family by its name; nonzero weights of the first row are equal."""
     # Equal weights are 1 each, as in a training by train_auc.
     weights = weights * np.count_nonzero(weights[0])
-    result = {ONE: self._one_network(weights),
-              SEPARATE: self._separate_networks(weights),
-              CLOSED_FORM: self._closed_form(weights), **self._tuned(weights)}
+    result = {
+        ONE: self._one_network(weights),
+        SEPARATE: self._separate_networks(weights),
+        CLOSED_FORM: _formula(weights, lambda each: calibration.platt_score(
+            self._platt, jnp.asarray(self._test.scores), each,
+            where=jnp.asarray(self._test.has_score))),
+        **self._tuned(weights)}
     if truth is not None:
-      result[CEILING] = self._ceiling(weights, truth)
+      result[CEILING] = _formula(
+          weights, lambda each: calibration.closed_form_score(
+              jnp.asarray(truth), self._platt.base_rate, each))
     return result
 
   def _one_network(self, weights: np.ndarray) -> Family:
@@ -97,21 +103,6 @@ class Trainer:
       seconds += stack.seconds
     return Family(np.concatenate(scores), None, seconds)
 
-  def _closed_form(self, weights: np.ndarray) -> Family:
-    """The formula on calibrated scores, which is linear in the weights."""
-    return _linear(weights, jax.vmap(
-        lambda each: calibration.platt_score(
-            self._platt, jnp.asarray(self._test.scores), each,
-            where=jnp.asarray(self._test.has_score)))(
-                jnp.eye(weights.shape[1])))
-
-  def _ceiling(self, weights: np.ndarray, truth: np.ndarray) -> Family:
-    """The same formula on the true probabilities."""
-    return _linear(weights, jax.vmap(
-        lambda each: calibration.closed_form_score(
-            jnp.asarray(truth), self._platt.base_rate, each))(
-                jnp.eye(weights.shape[1])))
-
   def _tuned(self, weights: np.ndarray) -> dict[str, Family]:
     """Weighted sums and products, tuned for each row of weights."""
     inputs = self._inputs
@@ -136,23 +127,17 @@ class Trainer:
         lambda x: x[:2], ranker_lib.rows_of(self._inputs.sample))
     like = jax.eval_shape(
         lambda: ranker.init(jax.random.key(0), few, self._platt))
-    paths, structure = jax.tree.flatten_with_path(like)
-    keys = [jax.tree_util.keystr(path) for path, _ in paths]
-
-    def train():
-      stack = self._trained(name, ranker, weights)
-      leaves = map(np.asarray, jax.tree.leaves(stack.params))
-      return {**dict(zip(keys, leaves, strict=True)), "value": stack.value,
-              "step": stack.step, "seconds": np.float64(stack.seconds)}
-
-    content = _saved(self._workdir / f"{name}.npz", train)
-    return stacks.Stack(
-        jax.tree.unflatten(structure, [content[key] for key in keys]),
-        content["value"], content["step"], float(content["seconds"]))
+    content = _saved(self._workdir / f"{name}.npz",
+                     lambda: self._trained(name, ranker, weights))
+    params = jax.tree.map_with_path(
+        lambda path, _: content[jax.tree_util.keystr(path)], like)
+    return stacks.Stack(params, content["value"], content["step"],
+                        float(content["seconds"]))
 
   def _trained(
       self, name: str, ranker: ranker_lib.Ranker, weights: np.ndarray
-  ) -> stacks.Stack:
+  ) -> dict[str, Any]:
+    """The arrays of a stack by name."""
     inputs, count = self._inputs, len(weights)
     print(f"{name}: training {count} for {inputs.num_steps:,} steps",
           flush=True)
@@ -166,7 +151,17 @@ class Trainer:
       raise errors.UserError(
           f"{name} diverges at --learning_rate={self._learning_rate:g}; "
           "name a smaller one.")
-    return stack
+    params = jax.tree.leaves_with_path(stack.params)
+    return {**{jax.tree_util.keystr(path): np.asarray(x) for path, x in params},
+            "value": stack.value, "step": stack.step,
+            "seconds": np.float64(stack.seconds)}
+
+
+def _formula(
+    weights: np.ndarray, score_fn: Callable[[jax.Array], jax.Array]
+) -> Family:
+  """A formula that is linear in the weights."""
+  return _linear(weights, jax.vmap(score_fn)(jnp.eye(weights.shape[1])))
 
 
 def _linear(
