@@ -24,7 +24,7 @@ from experiments.comparison import inputs as inputs_lib
 from experiments.comparison import studies
 from experiments.comparison import tables
 from experiments.comparison import text
-from experiments.comparison.config import Config
+from experiments.comparison.studies import Config
 from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib

@@ -90,8 +90,6 @@ def _vec_env(shown: np.ndarray, replay: problems.Replay) -> Any:
   infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
 
   class Replayed(vec_env.VecEnv):
-    """Returns rows of arrays."""
-
     def __init__(self):
       super().__init__(
           num_envs, spaces.Box(-np.inf, np.inf, (size,), np.float32),
@@ -147,11 +145,9 @@ def collect(
 def check_same_update(
     seen: Seen, ours: trajectory.Trajectory, config: ppo_config.PpoConfig
 ) -> dict[str, float]:
-  """The largest differences of the peer's first update; UserError if large.
-
-  The last step of the peer ends all episodes.
-  """
+  """The largest differences of the peer's first update; UserError if large."""
   column = lambda x: jnp.asarray(x)[..., None]
+  # The last step of the peer ends all episodes.
   following = np.concatenate([seen.value[1:], np.zeros_like(seen.value[:1])])
   advantages, _ = gae.vector_gae(
       column(seen.reward), column(seen.value), column(following),

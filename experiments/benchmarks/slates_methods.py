@@ -245,10 +245,7 @@ def pyversity_scale(relevance: np.ndarray) -> float:
 
 
 def _reading(problem: problems.AnyProblem) -> SlateMethod:
-  """Reads all features once for each request and pick: a floor.
-
-  Only methods that skip features, by bounds or a cache, can be faster.
-  """
+  """Reads all features for each pick: only what skips some can be faster."""
   if (not isinstance(problem, problems.FlowProblem)
       and problem.features.ndim == 2):
     features, directions = problem.features, _directions(problem)

@@ -61,10 +61,7 @@ def make_problem(
 def make_flow_problem(
     num_categories: int, num_candidates: int, num_selected: int, seed: int
 ) -> FlowProblem:
-  """Draws categories, each a fifth smaller than the one before.
-
-  Quotas are proportional to the sizes.
-  """
+  """Draws categories, each a fifth smaller than the one before, and quotas."""
   rng = np.random.default_rng(seed)
   sizes = hr.diversity.allocate_quotas(
       _SHRINKAGE ** jnp.arange(num_categories), total=num_candidates)

@@ -171,10 +171,7 @@ def seconds_of(call: Callable[[], Any], count: int = 1) -> float:
 
 
 def forms() -> Forms:
-  """The forms of this library that run here, and contexts to trace them in.
-
-  The first is the one that is used by default.
-  """
+  """The forms that run here, the default first, and contexts to trace them."""
   if jax.default_backend() == "cpu" and native.available():
     return {NATIVE: contextlib.nullcontext, PURE: native.disabled}
   return {ONLY: contextlib.nullcontext}

@@ -171,10 +171,7 @@ class _Attention(nn.Module):
 
 
 def state_of(params: dict[str, Any]) -> dict[str, torch.Tensor]:
-  """A tree like the parameters of `ranker.Ranker` as a state of the twin.
-
-  The map is linear, so it serves gradients as well.
-  """
+  """A tree like the parameters of `ranker.Ranker`, or gradients, as a state."""
   result = {}
 
   def add(path, name, array):
@@ -232,16 +229,14 @@ def make_step(
     twin: Twin, rows: ranker_lib.Rows, training: TwinTraining, *,
     compile_network: bool,
 ) -> Callable[[], torch.Tensor]:
-  """A step of training on the same rows, with the loss before it.
-
-  torch.compile takes the network, but not torchsort.
-  """
+  """A step of training on the same rows, with the loss before it."""
   parameters = list(twin.parameters())
   optimizer = torch.optim.Adam(
       parameters, lr=training.learning_rate, fused=True)
   schedule = torch.optim.lr_scheduler.LambdaLR(
       optimizer, lambda step: 0.5 * (
           1 + math.cos(math.pi * min(step / training.num_steps, 1))))
+  # torchsort does not compile.
   forward = torch.compile(twin, dynamic=False) if compile_network else twin
 
   def step():

@@ -128,10 +128,7 @@ def _step(
 
 
 def take_first_steps(steps: dict[str, Callable[[], Any]]) -> list[str]:
-  """Takes the first step of each, from the same parameters on the same rows.
-
-  Methods that fail to compile are removed from `steps`.
-  """
+  """Takes the first, same step of each; removes those that do not compile."""
   left_out = []
   ours: float | None = None
   for name, step in list(steps.items()):
@@ -200,10 +197,7 @@ class Twins:
   def differences(
       self, params: dict[str, Any], rows: ranker_lib.Rows, seed: int
   ) -> dict[str, float]:
-    """Of both networks near parameters, where none of these is 0.
-
-    That of the gradient is a share of its norm.
-    """
+    """Of both networks near parameters, where none of these is 0."""
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda x: x + 0.1 * np.abs(rng.standard_normal(x.shape, np.float32)),

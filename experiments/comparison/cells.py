@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments.comparison import inputs as inputs_lib
 from experiments.comparison import studies
-from experiments.comparison.config import Config
 from experiments.ranker import stacks
 from experiments.runs import errors
 from harmonrank_jax.data import files
@@ -47,7 +46,6 @@ def write_cell(path: pathlib.Path, cell: Cell) -> None:
 
 
 def read_cell(path: pathlib.Path) -> Cell:
-  """Reads a cell."""
   with np.load(path) as content:
     values: dict[str, Any] = {
         name: value if value.ndim else float(value)
@@ -67,7 +65,7 @@ def average(cell: Cell) -> Cell:
 
 
 def run_block(
-    config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
+    config: studies.Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
     condition: studies.Condition, number: int,
 ) -> dict[str, Cell]:
   """The cell of every method on one block, in the order of the tables."""
@@ -133,7 +131,7 @@ def _formulas(
 
 
 def _train(
-    config: Config, name: str, lists: str, batch_size: int,
+    config: studies.Config, name: str, lists: str, batch_size: int,
     block: inputs_lib.Block, platt: calibration.Calibration, capacity: int,
 ) -> Cell:
   """Trains all seeds of a network and scores the test rows."""
@@ -169,7 +167,8 @@ def _train(
 
 
 def _fit_seeds(
-    config: Config, fit: Callable[[np.ndarray, np.ndarray], stacks.Stack]
+    config: studies.Config,
+    fit: Callable[[np.ndarray, np.ndarray], stacks.Stack],
 ) -> tuple[float, list[stacks.Stack]]:
   """Chooses the learning rate with the first seeds, then trains the others.
 

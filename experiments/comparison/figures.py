@@ -238,10 +238,7 @@ def plane_figure(record: tables_lib.Record) -> mpl_figure.Figure:
 def _draw_plane(
     axes: mpl_axes.Axes, panel: _Panel, names: Sequence[str]
 ) -> None:
-  """Numbered points with error bars; far ones at the edge, values in the key.
-
-  All panels number the methods alike.
-  """
+  """Numbered points with error bars; far ones at the edge, told by the key."""
   assert panel.within_users  # There is no figure without.
   sums = (panel.overall, panel.within_users)
   values = np.stack([panel.table.of(names, x.total) for x in sums], axis=1)

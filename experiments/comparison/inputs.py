@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.comparison import studies
-from experiments.comparison.config import Config
 from experiments.runs import errors
 from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
@@ -40,7 +39,7 @@ class Inputs(NamedTuple):
   blocks: list[Block]  # at least one
 
 
-def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
+def read_inputs(config: studies.Config, workdir: pathlib.Path) -> Inputs:
   """Opens, checks, splits and reads the data."""
   if config.blocks > 1 and config.eval_data:
     raise errors.UserError(
@@ -68,9 +67,9 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
 
 
 def _read_block(
-    config: Config, log: parquet.ParquetLog, test_log: parquet.ParquetLog,
-    schema: schema_lib.Schema, split: splits.Split,
-    features: features_lib.Features,
+    config: studies.Config, log: parquet.ParquetLog,
+    test_log: parquet.ParquetLog, schema: schema_lib.Schema,
+    split: splits.Split, features: features_lib.Features,
 ) -> Block:
   """The rows of one split, and the truth of its test rows where it is known."""
   is_embedded = config.data is None and config.eval_data is None
@@ -91,7 +90,7 @@ def _read_block(
 
 
 def fitting_study(
-    config: Config, schema: schema_lib.Schema
+    config: studies.Config, schema: schema_lib.Schema
 ) -> tuple[studies.Study, tuple[studies.Condition, ...]]:
   """The study that the columns allow, and the conditions that they do not."""
   if config.without is not None and config.without not in schema.names:

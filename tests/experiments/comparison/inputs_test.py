@@ -3,12 +3,12 @@
 import dataclasses
 
 from experiments.comparison import inputs as inputs_lib
-from experiments.comparison.config import Config
+from experiments.comparison import studies
 from tests.experiments import rows as rows_lib
 
 
 def test_conditions_that_the_columns_do_not_allow_are_left_out():
-  config = Config(study="lists", methods=("score_soft_auc",))
+  config = studies.Config(study="lists", methods=("score_soft_auc",))
   schema = dataclasses.replace(rows_lib.SCHEMA, request=None)
   study, left_out = inputs_lib.fitting_study(config, schema)
   assert [condition.name for condition in study.conditions] == [
