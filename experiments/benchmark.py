@@ -43,8 +43,7 @@ class Config(configs.SeedConfig):
       "1x1000,128x1000; batch sizes for train_auc; requests x candidates x "
       "picks for slates, as in 256x500x20; users of a simulated batch for "
       "policy.")
-  repeats: int = flags.field(
-      11, "Samples of each time.", low=3, high=100_000)
+  repeats: int = flags.field(11, "Samples of each time.", low=3, high=100_000)
 
 
 def measure(

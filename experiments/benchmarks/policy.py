@@ -45,8 +45,7 @@ parse_size = timing_lib.parse_batch_size
 
 def run(
     sizes: Sequence[int] | None = None, *, repeats: int, seed: int,
-    workdir: pathlib.Path | None = None,
-    shape: problems.Shape | None = None,
+    workdir: pathlib.Path | None = None, shape: problems.Shape | None = None,
     forms: timing_lib.Forms | None = None, learners: "Learners | None" = None,
 ) -> dict[str, Any]:
   """Times every part."""
@@ -151,8 +150,7 @@ class Updates:
     """Initialises and compiles."""
     learning = ppo.Ppo(environment, config, params_axes=params_axes)
     self._args = env_params, settings
-    self._learner = jax.jit(learning.init)(
-        jax.random.key(seed), *self._args)
+    self._learner = jax.jit(learning.init)(jax.random.key(seed), *self._args)
     jax.block_until_ready(self._learner)
     # Functions that other learners have traced are traced again.
     jax.clear_caches()

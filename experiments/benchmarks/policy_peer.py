@@ -33,11 +33,8 @@ class Peer:
   """The learner of stable-baselines3; ImportError where it cannot be."""
 
   def __init__(
-      self,
-      shown: np.ndarray,  # [E, L, O]
-      replay: problems.Replay,
-      config: ppo_config.PpoConfig,
-      seed: int,
+      self, shown: np.ndarray,  # [E, L, O]
+      replay: problems.Replay, config: ppo_config.PpoConfig, seed: int,
   ):
     if jax.default_backend() != "cpu":
       raise ImportError("the comparison is made on CPU cores only")

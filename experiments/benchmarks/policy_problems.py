@@ -101,8 +101,7 @@ def make_replay(shape: Shape, seed: int) -> tuple[Replay, jax.Array]:
   rng = np.random.default_rng(seed)
   return (Replay(shape.observation, shape.action, shape.rewards),
           jnp.asarray(rng.standard_normal(
-              (shape.envs, shape.steps // 2, shape.observation)),
-              jnp.float32))
+              (shape.envs, shape.steps // 2, shape.observation)), jnp.float32))
 
 
 def learner_config(replay: Replay, shape: Shape) -> ppo_config.PpoConfig:

@@ -1,6 +1,7 @@
 """Slates by a DPP, and the flow pool, beside other ways to select them."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
@@ -30,14 +31,13 @@ SIZES: tuple[tuple[int, int, int], ...] = (
 FLOW = (16, 7731, 256)
 # Calls of one request that are timed one by one: turns, and calls in a turn.
 _TURNS, _CALLS = 20, 100
-
 # glibc's malloc raises its threshold for returning memory to the system when
 # an array of this size is freed; it ignores arrays of 32 MiB or more.
 _LEARNED_BYTES = 31 * 2**20
 
 Sizes = Sequence[tuple[int, int, int]]
-# Measurements by method and task.
-ByCell = dict[tuple[str, str], dict[str, Any]]
+Seconds = dict[tuple[str, str], float]  # by method and task
+_READING = "reading"
 
 
 def parse_size(text: str) -> tuple[int, int, int]:
@@ -149,8 +149,7 @@ def _tasks(
 
 
 def time_methods(
-    problem: problems.AnyProblem,
-    methods: dict[str, methods_lib.Prepare],
+    problem: problems.AnyProblem, methods: dict[str, methods_lib.Prepare],
     clock: timing_lib.Clock,
 ) -> list[dict[str, Any]]:
   """Measurements of one task, a dict for each method."""
@@ -232,7 +231,7 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
           rows(lambda m: f"{_time(m)} {timing_lib.quartiles(m)}")),
       timing_lib.Table(
           "How many times as fast; how many times as long as reading",
-          header, _ratios(measured, tasks)),
+          header, _ratio_rows(measured, tasks)),
       timing_lib.Table(
           "Slates that are wholly those of float64", header,
           rows(lambda m: _share(m["same_slates"]), "same_slates")),
@@ -275,36 +274,39 @@ def _share(value: float) -> str:
   return f"{math.floor(1e4 * value) / 100:g} %"
 
 
-def _ratios(
+def _ratio_rows(
     measured: Sequence[dict[str, Any]], tasks: Sequence[str]
 ) -> list[list[str]]:
   """Times of others as shares of ours, and ours as a share of reading."""
-  by_cell = {(m["method"], m["task"]): m for m in measured}
+  seconds = _seconds(measured)
   result = []
   for form in timing_lib.forms_among(measured):
     for rival in (*methods_lib.PEERS, methods_lib.padded_name(form)):
-      ratios = [_ratio(by_cell, rival, form, task) for task in tasks]
+      ratios = _ratios(seconds, rival, form, tasks)
       if any(ratios):
         result.append([f"{form}: {rival}", *map(_times, ratios)])
-    result.append([f"{form}: reading", *(
-        _times(_of_reading(by_cell, form, task)) for task in tasks)])
+    result.append([f"{form}: reading", *map(
+        _times, _ratios(seconds, form, _READING, tasks))])
   return result
 
 
-def _ratio(
-    by_cell: ByCell, slow: str, fast: str, task: str
-) -> float | None:
-  if (slow, task) not in by_cell or (fast, task) not in by_cell:
-    return None
-  return (by_cell[slow, task]["median_seconds"]
-          / by_cell[fast, task]["median_seconds"])
+def _seconds(measured: Sequence[dict[str, Any]]) -> Seconds:
+  """The medians; `_READING` is the faster way to read."""
+  result = {(m["method"], m["task"]): m["median_seconds"] for m in measured}
+  for m in measured:
+    if "same_slots" not in m:
+      at = _READING, m["task"]
+      result[at] = min(m["median_seconds"], result.get(at, math.inf))
+  return result
 
 
-def _of_reading(by_cell: ByCell, method: str, task: str) -> float | None:
-  """The time of a method as a share of the faster way to read."""
-  shares = [_ratio(by_cell, method, name, task) for name, at in by_cell
-            if at == task and "same_slots" not in by_cell[name, at]]
-  return max((share for share in shares if share), default=None)
+def _ratios(
+    seconds: Seconds, slow: str, fast: str, tasks: Iterable[str]
+) -> list[float | None]:
+  """At each task, where both were measured."""
+  return [seconds[slow, task] / seconds[fast, task]
+          if (slow, task) in seconds and (fast, task) in seconds else None
+          for task in tasks]
 
 
 def _times(ratio: float | None) -> str:
@@ -314,7 +316,7 @@ def _times(ratio: float | None) -> str:
 def verdict(content: dict[str, Any]) -> str:
   """This library's speed beside its peers and mere reading, in words."""
   measured = content["measurements"]
-  by_cell = {(m["method"], m["task"]): m for m in measured}
+  seconds = _seconds(measured)
   slates = dict.fromkeys(m["task"] for m in measured if m["pool"] != "flow")
   flows = dict.fromkeys(m["task"] for m in measured if m["pool"] == "flow")
   forms = timing_lib.forms_among(measured)
@@ -324,9 +326,9 @@ def verdict(content: dict[str, Any]) -> str:
         (methods_lib.PEERS, slates, "slates"),
         ((methods_lib.padded_name(form), methods_lib.PYVERSITY), flows,
          "the flow pool")):
-      said = [_range([_ratio(by_cell, rival, form, task) for task in tasks],
+      said = [_range(_ratios(seconds, rival, form, tasks),
                      f"times as fast as {rival}") for rival in rivals]
-      said.append(_range([_of_reading(by_cell, form, task) for task in tasks],
+      said.append(_range(_ratios(seconds, form, _READING, tasks),
                          "times as long as reading all for each pick"))
       if any(said):
         lines.append(f"{form}, {what}: {', '.join(filter(None, said))}.")

@@ -69,8 +69,7 @@ def padded_name(form: str) -> str:
 def harmonrank(
     problem: problems.AnyProblem, *,
     trace: Callable[[], Any] = contextlib.nullcontext,
-    prefilter: int | None = None,
-    on_host: bool = False,
+    prefilter: int | None = None, on_host: bool = False,
 ) -> SlateMethod:
   """The selection of this library; `on_host` with copies from and to there."""
   if isinstance(problem, problems.FlowProblem):
@@ -121,8 +120,7 @@ def _padded(problem: problems.AnyProblem, *, trace: Any) -> SlateMethod | None:
 
 
 def _jitted(
-    function: Callable[..., jax.Array],
-    arrays: Sequence[Any],
+    function: Callable[..., jax.Array], arrays: Sequence[Any],
     picks: Callable[[np.ndarray], list[np.ndarray]] | None,
     trace: Callable[[], Any] = contextlib.nullcontext,
     on_host: bool = False,

@@ -87,8 +87,7 @@ def time_methods(
     errors = {}
     if ready[name].both:
       ranked = calls[name, work]()
-      errors = _errors(
-          ranked if work == BOTH else (ranked,), expected)
+      errors = _errors(ranked if work == BOTH else (ranked,), expected)
     result.append({
         "method": name, "work": work, **timing.to_json(), **errors,
         "compile_seconds": ready[name].compile_seconds})

@@ -107,8 +107,7 @@ def find_methods(
 
 def jitted(
     forward: Callable[..., Any], both: Callable[..., Any] | None,
-    lists: Lists, *,
-    trace: Callable[[], Any] = contextlib.nullcontext,
+    lists: Lists, *, trace: Callable[[], Any] = contextlib.nullcontext,
 ) -> RankMethod:
   """A method of JAX; a floor takes the scores alone."""
   args = [jnp.asarray(array) for array in lists]
@@ -204,8 +203,7 @@ def _find_torchsort() -> Callable[[Lists], RankMethod]:
   import torch
   import torchsort
 
-  device = torch.device(
-      "cpu" if jax.default_backend() == "cpu" else "cuda")
+  device = torch.device("cpu" if jax.default_backend() == "cpu" else "cuda")
   if device.type == "cuda" and not torch.cuda.is_available():
     raise ImportError("PyTorch sees no accelerator")
   torch.set_num_threads(timing_lib.num_cores())

@@ -157,8 +157,7 @@ class Clock:
         time.sleep(self._pause_seconds)
         timing, began = timings[keys[k]], time.process_time()
         timing.samples.append(seconds_of(calls[keys[k]], timing.calls))
-        timing.cpu_samples.append(
-            (time.process_time() - began) / timing.calls)
+        timing.cpu_samples.append((time.process_time() - began) / timing.calls)
     return timings
 
 

@@ -55,7 +55,7 @@ def run(
                     "requirements-bench.txt, as it says there.")
   if twins:
     agreement = twins.differences(
-        training.params, make_rows(inputs, sizes[0], seed), seed)
+        training.state.params, make_rows(inputs, sizes[0], seed), seed)
     check_agreement(agreement)
   measurements = []
   for size in sizes:
@@ -64,7 +64,7 @@ def run(
     steps = {name: _step(training, rows, trace)
              for name, trace in (forms or timing_lib.forms()).items()}
     if twins:
-      steps |= twins.steps(training.params, rows)
+      steps |= twins.steps(training.state.params, rows)
     steps = {name: step for name, step in steps.items()
              if clock.is_worth_it(name, size)}
     left_out += take_first_steps(steps)
@@ -81,21 +81,18 @@ def run(
 class Training(NamedTuple):
   """A training at its first step."""
 
-  params: dict[str, Any]
   state: Any  # has the parameters
   update: Any  # jitted: (state, rows) to the next state and its measures
   platt: calibration.Calibration
 
 
-def begin(
-    config: config_lib.Config, inputs: inputs_lib.Inputs
-) -> Training:
+def begin(config: config_lib.Config, inputs: inputs_lib.Inputs) -> Training:
   """The training of one network by `train_auc`, at its first step."""
   task = auc_task.AucTask(auc_task.Recipe(**{
       field.name: getattr(config, field.name)
       for field in dataclasses.fields(auc_task.Recipe)}), inputs)
-  state = task.begin(jax.random.key(config.seed))
-  return Training(state.params, state, task.update_one, task.platt)
+  return Training(task.begin(jax.random.key(config.seed)), task.update_one,
+                  task.platt)
 
 
 def make_rows(

@@ -137,8 +137,7 @@ def _train(
   """Trains all seeds of a network and scores the test rows."""
   method, num_rows = studies.METHODS[name], len(block.train.labels)
   worth = np.ones(block.train.labels.shape[1], np.float32)
-  ranker = ranker_lib.Ranker(
-      method.network(len(worth)), block.vocabulary_sizes)
+  ranker = ranker_lib.Ranker(method.network(len(worth)), block.vocabulary_sizes)
   training = stacks.Training(
       method.loss, lists, config.relative_strength, batch_size,
       max(_MIN_STEPS, round(config.passes * num_rows / batch_size)))

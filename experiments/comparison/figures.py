@@ -127,8 +127,7 @@ def _draw_leads(
     else:
       axes.annotate(
           f"← {lead.mean:+.3f}", (0.01, place), va="center",
-          fontsize=_FONT_SIZE, xycoords=axes.get_yaxis_transform(),
-          color=color)
+          fontsize=_FONT_SIZE, xycoords=axes.get_yaxis_transform(), color=color)
 
 
 def _legend(

@@ -18,9 +18,7 @@ def write_report(workdir: pathlib.Path, record: tables_lib.Record) -> None:
   """Writes `report.html` of a comparison."""
   html_lib.write_page(workdir / "report.html", "Methods in comparison", [
       "<h1>Methods in comparison</h1>", *_lead(record),
-      *_lead_section(record), *_condition_section(record),
-      *_plane_section(record), *_calibration_section(record),
-      *_number_sections(record),
+      *_figure_sections(record), *_number_sections(record),
       "<h2>Configuration</h2>",
       f"<pre>{html.escape(json.dumps(record.config, indent=2))}</pre>"])
 
@@ -49,49 +47,37 @@ def _titled(record: tables_lib.Record, table: tables_lib.Table) -> str:
   return f"{label}: " if label else ""
 
 
-def _lead_section(record: tables_lib.Record) -> list[str]:
-  return [
-      "<h2>How far ahead of the strongest baseline</h2>",
-      "<p>Difference of the sums of AUCs, with 95 % intervals by resampling "
-      f"{record.tables[0].clusters}, the same for all, and over seeds. "
-      f"{_sentence_of_strongest(record)}{_sentence_of_ceiling(record)} Values "
-      "far to the left stand at the edge as numbers.</p>",
-      html_lib.svg(figures.lead_figure(record))]
-
-
-def _condition_section(record: tables_lib.Record) -> list[str]:
-  if len(record.tables) == 1:
-    return []
-  return [
-      "<h2>From condition to condition</h2>",
-      f"<p>How far networks are ahead of {figures.REFERENCE} of the same "
-      "condition; bars are standard errors over seeds. A network without a "
-      "point has too many pairs to train on.</p>",
-      html_lib.svg(figures.condition_figure(record))]
-
-
-def _plane_section(record: tables_lib.Record) -> list[str]:
-  if not record.tables[0].within_users:
-    return []
-  return [
-      "<h2>Among all rows and within users</h2>",
-      "<p>To the right, a method ranks all rows better; upwards, the rows of "
-      "each user. One may rise while the other falls. Bars are standard "
-      "errors over seeds; methods far from the others stand at the edge, with "
-      "their values in the key.</p>",
-      html_lib.svg(figures.plane_figure(record))]
-
-
-def _calibration_section(record: tables_lib.Record) -> list[str]:
-  if not any(np.isfinite(table.calibration_error).any()
-             for table in record.tables):
-    return []
-  return [
-      "<h2>Calibration</h2>",
-      "<p>Expected calibration error, mean over objectives, of the methods "
-      "that give probabilities: how far these are from the rates of rows of "
-      "similar probability.</p>",
-      html_lib.svg(figures.calibration_figure(record))]
+def _figure_sections(record: tables_lib.Record) -> list[str]:
+  """The figures that the record has something for, each below its title."""
+  sections = (
+      (figures.lead_figure, True, "How far ahead of the strongest baseline",
+       "Difference of the sums of AUCs, with 95 % intervals by resampling "
+       f"{record.tables[0].clusters}, the same for all, and over seeds. "
+       f"{_sentence_of_strongest(record)}{_sentence_of_ceiling(record)} Values "
+       "far to the left stand at the edge as numbers."),
+      (figures.condition_figure, len(record.tables) > 1,
+       "From condition to condition",
+       f"How far networks are ahead of {figures.REFERENCE} of the same "
+       "condition; bars are standard errors over seeds. A network without a "
+       "point has too many pairs to train on."),
+      (figures.plane_figure, record.tables[0].within_users,
+       "Among all rows and within users",
+       "To the right, a method ranks all rows better; upwards, the rows of "
+       "each user. One may rise while the other falls. Bars are standard "
+       "errors over seeds; methods far from the others stand at the edge, with "
+       "their values in the key."),
+      (figures.calibration_figure,
+       any(np.isfinite(table.calibration_error).any()
+           for table in record.tables), "Calibration",
+       "Expected calibration error, mean over objectives, of the methods "
+       "that give probabilities: how far these are from the rates of rows of "
+       "similar probability."))
+  parts = []
+  for draw, is_known, title, words in sections:
+    if is_known:
+      parts += [f"<h2>{title}</h2>", f"<p>{words}</p>",
+                html_lib.svg(draw(record))]
+  return parts
 
 
 def _number_sections(record: tables_lib.Record) -> list[str]:

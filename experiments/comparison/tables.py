@@ -91,14 +91,11 @@ class Record(NamedTuple):
 
 
 def evaluate(
-    condition: studies.Condition,
-    schema: schema_lib.Schema,
-    cells: Sequence[dict[str, Cell]],
-    tests: Sequence[features_lib.Batch],
+    condition: studies.Condition, schema: schema_lib.Schema,
+    cells: Sequence[dict[str, Cell]], tests: Sequence[features_lib.Batch],
     truths: Sequence[np.ndarray],  # [N, M] chances of labels; empty if unknown
     *,
-    without: str | None,
-    seed: int,
+    without: str | None, seed: int,
 ) -> Table:
   """Compares the methods of one condition; sequences are of blocks."""
   scores = _Scores(
@@ -135,9 +132,7 @@ def evaluate(
       clusters="users" if schema.user else "rows")
 
 
-def _mean_of_blocks(
-    cells: Sequence[dict[str, Cell]], field: str
-) -> np.ndarray:
+def _mean_of_blocks(cells: Sequence[dict[str, Cell]], field: str) -> np.ndarray:
   """`[K]` means of a field of the cells; NaN for methods without it."""
   def mean(value) -> float:
     return np.nan if value is None else float(np.mean(value))

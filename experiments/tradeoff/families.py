@@ -123,8 +123,7 @@ class Trainer:
       self, name: str, ranker: ranker_lib.Ranker, weights: np.ndarray
   ) -> stacks.Stack:
     """A stack with a member for each row of weights, trained or read."""
-    few = jax.tree.map(
-        lambda x: x[:2], ranker_lib.rows_of(self._inputs.sample))
+    few = jax.tree.map(lambda x: x[:2], ranker_lib.rows_of(self._inputs.sample))
     like = jax.eval_shape(
         lambda: ranker.init(jax.random.key(0), few, self._platt))
     content = _saved(self._workdir / f"{name}.npz",

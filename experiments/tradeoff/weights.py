@@ -60,6 +60,5 @@ def swept_weights(
         f"--num_weights={num_weights}: {len(swept)} objectives need at "
         f"least {len(swept) + 1}, each of them alone and all equal.")
   weights = np.zeros((num_weights, num_objectives), np.float32)
-  weights[:, list(swept)] = simplex_weights(
-      len(swept), num_weights, seed=seed)
+  weights[:, list(swept)] = simplex_weights(len(swept), num_weights, seed=seed)
   return weights

@@ -35,7 +35,7 @@ def rows(inputs):
 
 def test_the_twin_computes_the_same(both, rows):
   training, twins = both
-  differences = twins.differences(training.params, rows, 0)
+  differences = twins.differences(training.state.params, rows, 0)
   assert set(differences) == {"logits", "log_score", "loss", "gradient"}
   assert max(differences.values()) < 1e-4
 
@@ -43,7 +43,7 @@ def test_the_twin_computes_the_same(both, rows):
 @pytest.mark.slow
 def test_the_twin_stays_the_same_while_it_is_trained(both, rows):
   training, twins = both
-  step = twins.steps(training.params, rows)[train_auc.EAGER]
+  step = twins.steps(training.state.params, rows)[train_auc.EAGER]
   state, losses = training.state, []
   for _ in range(5):
     state, measured = training.update(state, rows)
