@@ -108,7 +108,8 @@ def _simulate(
       with trace():
         executable, seconds[name] = timing_lib.compiled(days, *args)
       outcomes[name] = jax.device_get(executable(*args))
-      calls[_SIMULATE, name] = functools.partial(_finish, executable, *args)
+      calls[_SIMULATE, name] = lambda run=executable: jax.block_until_ready(
+          run(*args))
   same = same_days(outcomes)
   return [
       _measurement(
@@ -117,10 +118,6 @@ def _simulate(
               float(np.sum(outcomes[name].windows)) / timing.median),
           same_days=same[name], compile_seconds=seconds[name])
       for (_, name), timing in clock.interleaved(calls, slates).items()]
-
-
-def _finish(function: Callable[..., Any], *args: Any) -> None:
-  jax.block_until_ready(function(*args))
 
 
 def same_days(outcomes: dict[str, rollout.Outcome]) -> dict[str, float]:

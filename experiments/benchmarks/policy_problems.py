@@ -75,7 +75,6 @@ class Replay:
   def reset(
       self, key: jax.Array, params: jax.Array
   ) -> tuple[jax.Array, environments.StepResult]:
-    """Begins an episode."""
     del key
     none = jnp.zeros(self.num_costs)
     return jnp.zeros((), jnp.int32), environments.StepResult(

@@ -29,8 +29,6 @@ SIZES: tuple[tuple[int, int, int], ...] = (
     (256, 500, 20))
 # Categories, candidates of all, picks of all.
 FLOW = (16, 7731, 256)
-# Calls of one request that are timed one by one: turns, and calls in a turn.
-_TURNS, _CALLS = 20, 100
 # glibc's malloc raises its threshold for returning memory to the system when
 # an array of this size is freed; it ignores arrays of 32 MiB or more.
 _LEARNED_BYTES = 31 * 2**20
@@ -88,8 +86,8 @@ def run(
 
 def run_here(
     sizes: Sizes, flow: tuple[int, int, int] | None = None, *, repeats: int,
-    seed: int, forms: timing_lib.Forms | None = None, turns: int = _TURNS,
-    calls: int = _CALLS,
+    seed: int, forms: timing_lib.Forms | None = None,
+    turns: int = 20, calls: int = 100,  # of one request, timed one by one
 ) -> dict[str, Any]:
   """`run` in this process; pools of several requests are shared as well."""
   forms = forms or timing_lib.forms()
@@ -242,7 +240,6 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
 
 
 def named(size: Sequence[int]) -> str:
-  """A size as text."""
   return " x ".join(f"{count:,}" for count in size)
 
 

@@ -99,17 +99,14 @@ def _errors(
 ) -> dict[str, Any]:
   """Errors of ranks, and of a gradient if there is one."""
   ranks, gradient = expected
-  result = {"rank_error": np.max(np.abs(_on_host(ranked[0]) - ranks))}
-  if len(ranked) > 1:
+  # Tensors of PyTorch may be elsewhere.
+  arrays = [np.asarray(x.cpu() if hasattr(x, "cpu") else x) for x in ranked]
+  result = {"rank_error": np.max(np.abs(arrays[0] - ranks))}
+  if len(arrays) > 1:
     result["gradient_error"] = (
-        np.linalg.norm(_on_host(ranked[1]) - gradient)
+        np.linalg.norm(arrays[1] - gradient)
         / np.maximum(np.linalg.norm(gradient), 1e-30))
   return result
-
-
-def _on_host(array: Any) -> np.ndarray:
-  """An array of JAX or NumPy, or a tensor of PyTorch, as a NumPy array."""
-  return np.asarray(array.cpu() if hasattr(array, "cpu") else array)
 
 
 def peak_memory(name: str, batch: int, size: int) -> int:
@@ -171,9 +168,11 @@ def tables(content: dict[str, Any]) -> list[timing_lib.Table]:
         [m for m in named if m["work"] == work or m["method"] not in whole],
         sizes, lambda m: (m["batch"], m["n"]), cell, key)
 
+  spread = np.median([np.diff(m["quartiles_seconds"])[0] / m["median_seconds"]
+                      for m in measured])
   note = ("Milliseconds, median of the samples; in brackets the largest error "
           "of a rank. Quartiles are typically "
-          f"{100 * _spread(measured):.0f} % of the median apart. "
+          f"{100 * spread:.0f} % of the median apart. "
           f"{verdict(measured)}").strip()
   titles = {BOTH: "Soft rank, forward and backward",
             FORWARD: "Soft rank, forward"}
@@ -204,13 +203,6 @@ def _time(m: Mapping[str, Any]) -> str:
   if m.get("rank_error") is None:
     return text
   return f"{text} ({timing_lib.number(m['rank_error'])})"
-
-
-def _spread(measurements: Sequence[dict[str, Any]]) -> float:
-  """The typical distance of the quartiles, a share of the median."""
-  return float(np.median([
-      np.diff(m["quartiles_seconds"])[0] / m["median_seconds"]
-      for m in measurements]))
 
 
 def verdict(measurements: Sequence[dict[str, Any]]) -> str:

@@ -76,7 +76,6 @@ class Twin(nn.Module):
   def forward(
       self, rows: ranker_lib.Rows, objective_weights: torch.Tensor
   ) -> Outputs:
-    """Scores rows."""
     profile = torch.cat([rows.numeric, *(
         embedding(rows.categorical[:, column])
         for column, embedding in enumerate(self.embeddings))], dim=-1)
