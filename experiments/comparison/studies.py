@@ -62,9 +62,9 @@ class Condition:
   """How methods are trained before they are compared."""
 
   name: str  # of its folder, and in tables
-  thinning: int = 1  # One of this many positives is left to train on.
+  thinning: int = 1  # one positive of this many is left to train on
   batch_size: int | None = None  # None = that of the configuration
-  lists: str = "batch"  # or "user" or "request": within what rows are ranked
+  lists: str = "batch"  # or "user", "request": what is ranked against what
 
 
 @dataclasses.dataclass(frozen=True)
