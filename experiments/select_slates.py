@@ -45,20 +45,7 @@ from experiments.slates.config import Config
 
 
 def select(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Selects the slates of all requests, compares methods, and writes results.
-
-  Args:
-    config: settings of the run.
-    workdir: where results go; earlier results of the same configuration there
-      are replaced.
-
-  Returns:
-    The content of `summary.json`.
-
-  Raises:
-    UserError: if the configuration does not fit the data or the workdir.
-    DataError: if a file, column or value of the data is invalid.
-  """
+  """Writes slates and a comparison; returns what `summary.json` holds."""
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(config, workdir)
@@ -68,7 +55,7 @@ def select(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         f"{inputs.candidates.num_features} features", flush=True)
   drawn = comparison_lib.draw(
       facts, num_selected=config.num_selected, seed=config.seed)
-  selected = selection.select(
+  selected = selection.write_slates(
       config, inputs, drawn, workdir / "slates.parquet")
   comparison = comparison_lib.compare(
       selected.sample, inputs_lib.relevance(config, selected.sample.scores),
@@ -81,17 +68,13 @@ def publish(
     config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
     selected: selection.Selected, comparison: comparison_lib.Comparison,
 ) -> dict[str, Any]:
-  """Writes the summary, the report and the page; prints the table.
-
-  Returns:
-    The content of `summary.json`.
-  """
+  """Writes and returns the summary; writes the pages, prints the table."""
   from experiments.slates import report  # Slow to import.
 
   record = results.make_record(config, inputs, selected, comparison)
   workdir_lib.write_json(workdir / "summary.json", record.summary)
   report.write_report(workdir / "report.html", record)
-  page.write(workdir / "slates.html", page.make_content(
+  page.write_page(workdir / "slates.html", page.make_content(
       comparison, list(inputs.facts.categories), method=config.method,
       limits=inputs.limits))
   results.print_counts(record.summary)

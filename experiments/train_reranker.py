@@ -33,6 +33,7 @@ from experiments.reranker import limits
 from experiments.reranker import policies
 from experiments.reranker import record as record_lib
 from experiments.reranker import results as results_lib
+from experiments.reranker import training
 from experiments.reranker import world as world_lib
 from experiments.reranker.config import Config
 from experiments.runs import flags
@@ -40,51 +41,34 @@ from experiments.runs import workdir as workdir_lib
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Trains, judges and writes everything there is to see.
-
-  Args:
-    config: what the run depends on.
-    workdir: where it goes; a run of the same configuration there is resumed.
-
-  Returns:
-    The content of `summary.json`.
-
-  Raises:
-    UserError: if the configuration does not fit the data or the workdir.
-    DataError: if the data is not what it should be.
-    StoppedError: on Ctrl-C or SIGTERM, after a checkpoint.
-  """
+  """Trains, judges, writes everything; returns what `summary.json` holds."""
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     config_lib.check(config)
-    world = world_lib.make_world(config, world_lib.read_log(config, workdir))
-  results_lib.say_world(world)
-  limit = limits.make_limit(config, world)
+    fitted = world_lib.fit_log(config, world_lib.read_log(config, workdir))
+  results_lib.say_fit(fitted)
+  limit = limits.make_limit(config, fitted)
   results_lib.say_limit(limit, config.constraint)
-  contenders, trained = policies.make_contenders(
-      config, workdir, world, limit)
-  results = judging.judge(config, world, limit, contenders, trained)
-  return publish(config, workdir, world, limit, results)
+  trained = training.train_all(config, workdir, fitted, limit)
+  contenders = policies.make_contenders(config, fitted, limit, trained)
+  results = judging.judge(config, fitted, limit, contenders, trained)
+  return publish(config, workdir, fitted, limit, results)
 
 
 def publish(
-    config: Config, workdir: pathlib.Path, world: world_lib.World,
+    config: Config, workdir: pathlib.Path, fitted: world_lib.FittedLog,
     limit: limits.Limit, results: judging.Results,
 ) -> dict[str, Any]:
-  """Writes the summary and the report; shows the table.
-
-  Returns:
-    The content of `summary.json`.
-  """
+  """Writes and returns the summary; writes the report, shows the table."""
   from experiments.reranker import report  # Imports matplotlib, which is slow.
 
   summary = workdir_lib.finite({
-      **results_lib.summary(world, limit, results),
+      **results_lib.make_summary(fitted, limit, results),
       "scale": config.scale._asdict(), "config": dataclasses.asdict(config)})
   workdir_lib.write_json(workdir / "summary.json", summary)
-  day = day_lib.simulate_day(world, results.contenders["ppo"])
+  day = day_lib.simulate_day(fitted, results.contenders["ppo"])
   report.write_report(workdir, record_lib.make_record(
-      workdir, world, limit, results, day))
+      workdir, fitted, limit, results, day))
   results_lib.print_table(limit, results)
   print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
   return summary

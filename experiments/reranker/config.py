@@ -12,7 +12,7 @@ from harmonrank_jax.reranker import simulator as simulator_lib
 PRESETS = ("modern", "paper")
 CONSTRAINTS = ("fixed", "ascent", "pi", "pid")
 RELEVANCES = ("pctr", "pctcvr")
-# By the names of the policies that show the calibrated scores unchanged.
+# Calibrations by name; each is also a policy without corrections.
 CALIBRATIONS: dict[str, score_calibration.Calibration] = {
     "uncalibrated": score_calibration.uncalibrated,
     "intercepts": score_calibration.intercepts,
@@ -23,18 +23,11 @@ CALIBRATIONS: dict[str, score_calibration.Calibration] = {
 
 
 class Scale(NamedTuple):
-  """How much is trained and how long it is judged.
+  """How much is trained and how long it is judged."""
 
-  Attributes:
-    num_seeds: of every training, each judged on days of its own.
-    num_updates: of every training.
-    num_days: simulated for each seed and world.
-    users_per_day: of these days.
-  """
-
-  num_seeds: int
-  num_updates: int
-  num_days: int
+  num_seeds: int  # Of every training, each judged on days of its own.
+  num_updates: int  # Of every training.
+  num_days: int  # Simulated for each seed and world.
   users_per_day: int
 
 
@@ -90,8 +83,8 @@ class Config(configs.DataConfig):
       None, "Least mean log det S_Y / K of slates; that of today's "
       "uncalibrated slates if not given.", high=0.0)
   diversity_quantile: float | None = flags.field(
-      None, "Instead: this quantile of the cost of users' days today.", low=0.0,
-      high=1.0)
+      None, "Sets the limit at this quantile of users' daily cost today, "
+      "instead of the mean.", low=0.0, high=1.0)
   multiplier: float = flags.field(
       0.0, "Multiplier of the diversity constraint at the start; throughout, "
       "with --constraint=fixed.", low=0.0, high=100.0)
@@ -137,11 +130,7 @@ class Config(configs.DataConfig):
 
 
 def check(config: Config) -> None:
-  """Checks which flags go together.
-
-  Raises:
-    UserError: if some do not.
-  """
+  """Raises a `UserError` for flags that do not go together."""
   if config.items and not config.data:
     raise errors.UserError("--items needs --data.")
   if not 0 < config.theta < 1:

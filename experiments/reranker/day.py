@@ -26,55 +26,32 @@ _WINDOW_MINUTES = 24 * 60 // rollout.NUM_WINDOWS
 
 
 class Action(NamedTuple):
-  """The mean action at a time of the day.
+  """The mean action at a time of the day."""
 
-  Attributes:
-    corrections: `[K, C]` of log pCTR; None if no user came.
-    theta: as moved by the knob; NaN if no user came.
-  """
-
-  corrections: np.ndarray | None
-  theta: float
+  corrections: np.ndarray | None  # `[K, C]` of log pCTR; None if no user came
+  theta: float  # Moved by the knob; NaN if no user came.
 
 
 class Slate(NamedTuple):
-  """A slate of K positions.
+  """A slate of K positions."""
 
-  Attributes:
-    minutes: since midnight.
-    categories: `[K]` int.
-    where: `[K]` bool, True = an item was shown.
-    clicks: `[K]` bool.
-    diversity: `log det S_Y / K`.
-  """
-
-  minutes: int
-  categories: np.ndarray
-  where: np.ndarray
-  clicks: np.ndarray
-  diversity: float
+  minutes: int  # Since midnight.
+  categories: np.ndarray  # `[K]` int
+  where: np.ndarray  # `[K]` bool, True = an item was shown
+  clicks: np.ndarray  # `[K]` bool
+  diversity: float  # `log det S_Y / K`
 
 
 class Day(NamedTuple):
-  """What ppo does.
+  """What ppo does."""
 
-  Attributes:
-    actions: means over all seeds, by the names of `TIMES`.
-    slates: of a user with a median number of them, under the first seed.
-  """
-
-  actions: dict[str, Action]
-  slates: list[Slate]
+  actions: dict[str, Action]  # Means over all seeds, by `TIMES`.
+  slates: list[Slate]  # Of one user, under the first seed.
 
 
-def simulate_day(world: world_lib.World, ours: policies.Contender) -> Day:
-  """Simulates the day of the same number of users for every seed.
-
-  Args:
-    world: its first response is that of the day.
-    ours: a contender with a policy for each seed.
-  """
-  params = ours.params._replace(response=next(iter(world.responses.values())))
+def simulate_day(fitted: world_lib.FittedLog, ours: policies.Contender) -> Day:
+  """Simulates users' days in the first world judged in, under every seed."""
+  params = ours.params._replace(response=next(iter(fitted.responses.values())))
   simulated = jax.jit(functools.partial(
       _simulated, ours.simulator, ours.action_fn))
   total = np.zeros((len(TIMES), ours.simulator.action_size))

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.reranker import judging
 from experiments.reranker import record as record_lib
+from experiments.runs import console
 from experiments.runs import html as html_lib
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 
@@ -101,13 +102,7 @@ def paired_figure(
     panels: dict[str, dict[str, judging.Interval]],
     colors: dict[str, str],
 ) -> mpl_figure.Figure:
-  """Differences of CTR to ppo.
-
-  Args:
-    panels: intervals by policy, by the kind of world; those of the first
-      panel say the order.
-    colors: by policy.
-  """
+  """Differences of CTR to ppo."""
   names = list(next(iter(panels.values())))
   height = max(len(names), 1)
   figure = mpl_figure.Figure(figsize=(10, 1.1 + 0.28 * height))
@@ -254,13 +249,7 @@ def _draw_diagonals(grid: np.ndarray, most: float) -> None:
 def action_figure(
     corrections: dict[str, np.ndarray | None], categories: Sequence[str]
 ) -> mpl_figure.Figure:
-  """Slot by category, a picture for each time of the day.
-
-  Args:
-    corrections: `[K, C]` of log pCTR by the name of the time; None if no
-      user came.
-    categories: C names.
-  """
+  """Slot by category, a picture for each time of the day."""
   names = list(map(plain, categories))
   figure = mpl_figure.Figure(figsize=(10, max(1.1 + 0.22 * len(names), 2.4)))
   panels = figure.subplots(1, len(corrections), sharey=True)
@@ -354,10 +343,17 @@ def _draw_curve(
   places = np.arange(len(curve.size)) + first
   axes.plot(places, curve.predicted, color=html_lib.OURS, lw=1.4,
             label="predicted")
-  axes.errorbar(places, curve.observed, yerr=1.96 * curve.standard_error,
-                fmt="o", ms=3, elinewidth=0.8, color=_DARK, label="observed")
+  _draw_observed(axes, places, curve.observed,
+                 yerr=console.NORMAL_95 * curve.standard_error)
   axes.set_xlabel(label)
   axes.grid(alpha=0.25, lw=0.5)
+
+
+def _draw_observed(
+    axes: mpl_axes.Axes, x: np.ndarray, y: np.ndarray, **errors: np.ndarray
+) -> None:
+  axes.errorbar(x, y, fmt="o", ms=3, elinewidth=0.8, color=_DARK,
+                label="observed", **errors)
 
 
 def category_figure(
@@ -369,8 +365,8 @@ def category_figure(
   places = np.arange(len(categories))
   axes.plot(curve.predicted, places, "|", ms=11, mew=2, color=html_lib.OURS,
             label="predicted")
-  axes.errorbar(curve.observed, places, xerr=1.96 * curve.standard_error,
-                fmt="o", ms=3, elinewidth=0.8, color=_DARK, label="observed")
+  _draw_observed(axes, curve.observed, places,
+                 xerr=console.NORMAL_95 * curve.standard_error)
   _name_categories(axes, categories)
   axes.set_xlabel("CTR")
   axes.grid(axis="x", alpha=0.25, lw=0.5)

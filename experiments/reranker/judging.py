@@ -4,7 +4,8 @@ All see the same users, requests, candidates and dice, so that differences
 between two policies are paired.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 import statistics
 from typing import Any
@@ -18,7 +19,7 @@ from scipy import stats
 from experiments.reranker import config as config_lib
 from experiments.reranker import limits
 from experiments.reranker import policies
-from experiments.reranker import task as task_lib
+from experiments.reranker import training
 from experiments.reranker import world as world_lib
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
@@ -28,23 +29,14 @@ MOVING, STATIC = slice(0, -1), slice(-1, None)
 
 
 class Days(NamedTuple):
-  """Sums of simulated days: S seeds, worlds, D days, C categories.
+  """Sums of simulated days: S seeds, worlds, D days, C categories."""
 
-  Attributes:
-    clicks: `[S, worlds, D, C]`.
-    exposures: `[S, worlds, D, C]`.
-    reward: `[S, worlds, D, C]`.
-    cost: `[S, worlds, D]`, of diversity.
-    counted: `[S, worlds, D]`, slates.
-    users: `[S, worlds, D]`.
-  """
-
-  clicks: np.ndarray
-  exposures: np.ndarray
-  reward: np.ndarray
-  cost: np.ndarray
-  counted: np.ndarray
-  users: np.ndarray
+  clicks: np.ndarray  # `[S, worlds, D, C]`
+  exposures: np.ndarray  # `[S, worlds, D, C]`
+  reward: np.ndarray  # `[S, worlds, D, C]`
+  cost: np.ndarray  # `[S, worlds, D]`, of diversity
+  counted: np.ndarray  # `[S, worlds, D]`, slates
+  users: np.ndarray  # `[S, worlds, D]`
 
   @property
   def ctr(self) -> np.ndarray:
@@ -70,49 +62,27 @@ class Interval(NamedTuple):
 
 
 class Summary(NamedTuple):
-  """Figures of one policy, over seeds, worlds and days.
-
-  Attributes:
-    ctr: clicks by exposures.
-    ctr_error: standard error over seeds.
-    cumulative_reward: of a user's day.
-    reward_by_category: `[C]`, likewise.
-    diversity: `log det S_Y / K`, of a slate.
-    violation_rate: share of days whose cost is above the threshold by more
-      than what is tolerated.
-    excess: mean cost above the threshold, with its interval.
-    exposure_share: `[C]`.
-  """
+  """Figures of one policy, over seeds, worlds and days."""
 
   ctr: float
-  ctr_error: float
-  cumulative_reward: float
-  reward_by_category: np.ndarray
-  diversity: float
-  violation_rate: float
-  excess: Interval
-  exposure_share: np.ndarray
+  ctr_error: float  # Standard error over seeds.
+  cumulative_reward: float  # A user's day.
+  reward_by_category: np.ndarray  # `[C]`, a user's day
+  diversity: float  # `log det S_Y / K` of a slate
+  violation_rate: float  # Share of days with an excess beyond the tolerance.
+  excess: Interval  # Mean cost above the threshold.
+  exposure_share: np.ndarray  # `[C]`
 
 
 class Results(NamedTuple):
-  """What came of all policies.
-
-  Attributes:
-    days: by the name of the policy.
-    summaries: over the worlds with fatigue and hours.
-    static: likewise, of the world without.
-    paired: CTR of ppo minus that of the others.
-    paired_static: likewise.
-    trained: by the name of what was trained.
-    contenders: by the name of the policy.
-  """
+  """What came of all policies."""
 
   days: dict[str, Days]
-  summaries: dict[str, Summary]
-  static: dict[str, Summary]
-  paired: dict[str, Interval]
+  summaries: dict[str, Summary]  # Over the worlds with fatigue and hours.
+  static: dict[str, Summary]  # In the static world.
+  paired: dict[str, Interval]  # CTR of ppo minus that of the other.
   paired_static: dict[str, Interval]
-  trained: dict[str, task_lib.Trained]
+  trained: dict[str, training.Trained]
   contenders: dict[str, policies.Contender]
 
   @property
@@ -122,43 +92,47 @@ class Results(NamedTuple):
             if contender.simulator.privileged]
 
 
-class Judge:
-  """Simulates contenders, each page and kind of policy compiled once."""
+def judge(
+    config: config_lib.Config, fitted: world_lib.FittedLog,
+    limit: limits.Limit, contenders: dict[str, policies.Contender],
+    trained: dict[str, training.Trained],
+) -> Results:
+  """Simulates the same days for all contenders, and compares ppo to each."""
+  scale = config.scale
+  print(f"judging {len(contenders)} policies on {scale.num_days} days of "
+        f"{scale.users_per_day} users in {len(fitted.responses)} worlds, "
+        f"{scale.num_seeds} seeds", flush=True)
+  # Each page and kind of policy is compiled once.
+  simulation = functools.cache(lambda simulator, action_fn: jax.jit(
+      functools.partial(
+          _simulated_days, simulator, action_fn, num_days=scale.num_days,
+          users_per_day=scale.users_per_day)))
+  # Each seed has days of its own, the same ones in all worlds.
+  keys = [jax.random.fold_in(jax.random.key(config.seed + 1), seed)
+          for seed in range(scale.num_seeds)]
+  days = {
+      name: _all_days(simulation(each.simulator, each.action_fn), each, keys,
+                      list(fitted.responses.values()))
+      for name, each in contenders.items()}
+  return compare(days, limit, contenders, trained)
 
-  def __init__(
-      self, worlds: Iterable[Any], *, num_seeds: int, num_days: int,
-      users_per_day: int, seed: int,
-  ):
-    self._worlds = list(worlds)
-    self._num_seeds, self._num_days = num_seeds, num_days
-    self._users_per_day, self._seed = users_per_day, seed
-    self._compiled: dict[Any, Any] = {}
 
-  def __call__(self, contender: policies.Contender) -> Days:
-    """All days of a contender."""
-    run = self._run(contender.simulator, contender.action_fn)
-    days = []
-    for seed in range(self._num_seeds):
-      weights = contender.weights
-      if contender.by_seed:
-        weights = ppo.take_one(weights, seed)
-      # Each seed has days of its own, the same ones in all worlds.
-      key = jax.random.fold_in(jax.random.key(self._seed), seed)
-      days += [
-          run(weights, contender.params._replace(response=response), key)
-          for response in self._worlds]
-    return jax.tree.map(
-        lambda *leaves: np.stack(leaves).reshape(
-            self._num_seeds, len(self._worlds), *leaves[0].shape),
-        *[Days(*map(np.asarray, each)) for each in days])
-
-  def _run(self, simulator, action_fn):
-    """The compiled days of a page and a kind of policy."""
-    if (simulator, action_fn) not in self._compiled:
-      self._compiled[simulator, action_fn] = jax.jit(functools.partial(
-          _simulated_days, simulator, action_fn, num_days=self._num_days,
-          users_per_day=self._users_per_day))
-    return self._compiled[simulator, action_fn]
+def _all_days(
+    simulation: Callable[..., Days], contender: policies.Contender,
+    keys: Sequence[jax.Array], responses: Sequence[Any],
+) -> Days:
+  """The days of a contender, by seed and world."""
+  days = []
+  for seed, key in enumerate(keys):
+    weights = (ppo.take_one(contender.weights, seed) if contender.by_seed
+               else contender.weights)
+    days += [
+        simulation(weights, contender.params._replace(response=response), key)
+        for response in responses]
+  return jax.tree.map(
+      lambda *leaves: np.stack(leaves).reshape(
+          len(keys), len(responses), *leaves[0].shape),
+      *[Days(*map(np.asarray, each)) for each in days])
 
 
 def _simulated_days(
@@ -178,28 +152,10 @@ def _simulated_days(
       by_day(outcome.counted)[:, 0], jnp.full(num_days, users_per_day)))
 
 
-def judge(
-    config: config_lib.Config, world: world_lib.World, limit: limits.Limit,
-    contenders: dict[str, policies.Contender],
-    trained: dict[str, task_lib.Trained],
-) -> Results:
-  """Simulates the same days for all contenders, and compares ppo to each."""
-  scale = config.scale
-  print(f"judging {len(contenders)} policies on {scale.num_days} days of "
-        f"{scale.users_per_day} users in {len(world.responses)} worlds, "
-        f"{scale.num_seeds} seeds", flush=True)
-  run = Judge(
-      world.responses.values(), num_seeds=scale.num_seeds,
-      num_days=scale.num_days, users_per_day=scale.users_per_day,
-      seed=config.seed + 1)
-  days = {name: run(contender) for name, contender in contenders.items()}
-  return compare(days, limit, contenders, trained)
-
-
 def compare(
     days: dict[str, Days], limit: limits.Limit,
     contenders: dict[str, policies.Contender],
-    trained: dict[str, task_lib.Trained],
+    trained: dict[str, training.Trained],
 ) -> Results:
   """The results of simulated days, by the name of the policy."""
 

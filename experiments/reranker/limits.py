@@ -18,8 +18,7 @@ from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
 
-# A cost above the threshold by more than this share of the feasible range is a
-# violation.
+# Share of the feasible range; a cost further above the threshold violates it.
 TOLERANCE = 0.02
 # Policies aim below the threshold by so many tolerances: with a mean cost at
 # the threshold, half of the days would be above it, and days differ by about
@@ -37,19 +36,12 @@ _GAINS: dict[str, dict[str, float]] = {
 
 
 class Probe(NamedTuple):
-  """What mean cost a page can have.
+  """What mean cost a page can have."""
 
-  Attributes:
-    least: of the most varied slates.
-    most: of the most relevant ones.
-    today: `[B]`, of the days of B users with uncalibrated slates.
-    mean: of all of today's slates.
-  """
-
-  least: float
-  most: float
-  today: np.ndarray
-  mean: float
+  least: float  # Cost of the most varied slates.
+  most: float  # Cost of the most relevant ones.
+  today: np.ndarray  # `[B]`, days of B users with uncalibrated slates
+  mean: float  # Mean of all of today's slates.
 
   @property
   def tolerance(self) -> float:
@@ -68,26 +60,18 @@ class Probe(NamedTuple):
 
 
 class Limit(NamedTuple):
-  """What is asked of diversity.
-
-  Attributes:
-    probe: what a page can have.
-    threshold: of the mean cost.
-    is_feasible: whether the most varied slates meet it.
-    base: the calibration that policies correct.
-    theta: the largest with which the calibrated scores meet the target.
-  """
+  """What is asked of diversity."""
 
   probe: Probe
-  threshold: float
-  is_feasible: bool
-  base: str
-  theta: float
+  threshold: float  # Of the mean cost.
+  is_feasible: bool  # Whether the most varied slates meet the threshold.
+  base: str  # The calibration that policies correct.
+  theta: float  # The largest with which the base meets the target.
 
   @property
   def target(self) -> float:
     """The mean cost that policies aim at, a margin below the threshold."""
-    return _target(self.probe, self.threshold)
+    return self.threshold - _MARGIN * self.probe.tolerance
 
 
 class Thetas:
@@ -113,9 +97,7 @@ class Thetas:
         params._replace(theta=jnp.float32(theta)), key=self._key)
     return float(outcome.cost[:, 0].sum() / outcome.counted[:, 0].sum())
 
-  def at_budget(
-      self, params: simulator_lib.Params, threshold: float
-  ) -> float:
+  def at_budget(self, params: simulator_lib.Params, threshold: float) -> float:
     """The largest theta with which the mean cost meets a threshold."""
     low, high = _PROBE_THETAS
     if self.cost(params, high) <= threshold:
@@ -129,32 +111,24 @@ class Thetas:
     return low
 
 
-def make_limit(config: config_lib.Config, world: world_lib.World) -> Limit:
+def make_limit(
+    config: config_lib.Config, fitted: world_lib.FittedLog
+) -> Limit:
   """Probes what is feasible, and how far theta may go."""
-  thetas = Thetas(world.simulator, seed=config.seed)
-  probe = thetas.probe(world.params)
+  thetas = Thetas(fitted.simulator, seed=config.seed)
+  probe = thetas.probe(fitted.params)
   threshold = (-config.diversity if config.diversity is not None
                else probe.threshold(config.diversity_quantile))
+  limit = Limit(
+      probe, threshold, probe.is_feasible(threshold), config.base, np.nan)
   base = world_lib.calibrated(
-      world.params, world.log, config_lib.CALIBRATIONS[config.base])
-  return Limit(
-      probe, threshold, probe.is_feasible(threshold), config.base,
-      thetas.at_budget(base, _target(probe, threshold)))
-
-
-def _target(probe: Probe, threshold: float) -> float:
-  return threshold - _MARGIN * TOLERANCE * (probe.most - probe.least)
+      fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
+  return limit._replace(theta=thetas.at_budget(base, limit.target))
 
 
 def controller(
     rule: str, threshold: jax.Array, multiplier: float
 ) -> constraints.Controller:
-  """The rule by which multipliers move.
-
-  Args:
-    rule: one of `CONSTRAINTS`.
-    threshold: `[Q]`, of the costs.
-    multiplier: at the start.
-  """
+  """The rule by which multipliers move, for thresholds `[Q]` of costs."""
   return constraints.Controller(
       threshold, initial=multiplier, limit=100.0, **_GAINS[rule])

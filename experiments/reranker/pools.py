@@ -32,22 +32,7 @@ def make_pool(
     log: slate_logs.SlateLog, *, num_candidates: int, seed: int,
     max_users: int = _MAX_USERS, max_places: int = _MAX_PLACES,
 ) -> tuple[simulator.Pool, np.ndarray]:
-  """What each user can be shown: all that the log has shown them, shuffled.
-
-  Args:
-    log: its users with too few items for half a request are left out.
-    num_candidates: of a request; a pool has a multiple of it of places.
-    seed: of the draws, among users and items if there are many.
-    max_users: largest number of users of the pool.
-    max_places: largest number of places of a user, unless one request needs
-      more.
-
-  Returns:
-    The pool, and `[U]`, the log's numbers of its users.
-
-  Raises:
-    UserError: if no user is left.
-  """
+  """What each user can be shown: all that the log has shown them, shuffled."""
   rng = np.random.default_rng(seed)
   user, item, row, slot = _newest_exposures(log)
   counts = np.bincount(user)
@@ -115,10 +100,6 @@ def activity(log: slate_logs.SlateLog, users: np.ndarray) -> np.ndarray:
 
   The log has no days without a request. The rate is therefore that of a
   Poisson number known to be above 0, whose mean is rate / (1 - exp(-rate)).
-
-  Args:
-    log: of all users.
-    users: `[U]`, the log's numbers of some.
   """
   num_requests = np.bincount(log.user, minlength=users.max() + 1)[users]
   days = np.unique(log.user * (log.day.max() + 1) + log.day)

@@ -26,20 +26,13 @@ _BINS, _MIN_OF_BIN = 10, 50
 
 
 class Lead(NamedTuple):
-  """ppo beside the best policy that does not see what users hide.
+  """ppo beside the best policy that does not see what users hide."""
 
-  Attributes:
-    rival: its name: the best of those that keep to the limit, or of all if
-      none does; None if there is no other policy.
-    ahead: CTR of ppo minus that of the rival.
-    rival_keeps: whether the rival keeps to the limit.
-    keeps: whether ppo does.
-  """
-
+  # The best of those that keep to the limit, or of all if none does.
   rival: str | None
-  ahead: judging.Interval | None
-  rival_keeps: bool
-  keeps: bool
+  ahead: judging.Interval | None  # CTR of ppo minus that of the rival.
+  rival_keeps: bool  # Whether the rival keeps to the limit.
+  keeps: bool  # Whether ppo does.
 
 
 class Point(NamedTuple):
@@ -55,15 +48,10 @@ class Point(NamedTuple):
 
 
 class Curves(NamedTuple):
-  """A metric of a training.
+  """A metric of a training."""
 
-  Attributes:
-    steps: `[N]` of the updates.
-    values: `[N, S]`, a column for each seed.
-  """
-
-  steps: np.ndarray
-  values: np.ndarray
+  steps: np.ndarray  # `[N]` updates
+  values: np.ndarray  # `[N, S]`, a column for each seed
 
 
 class Training(NamedTuple):
@@ -78,56 +66,25 @@ class Training(NamedTuple):
 
 
 class Bins(NamedTuple):
-  """N exposures of a category in B bins by quantile of the prediction.
+  """N exposures of a category in B bins by quantile of the prediction."""
 
-  Attributes:
-    predicted: `[B]`, mean of the predictions.
-    observed: `[B]`, rate of the clicks.
-    error: `[B]`, standard error of the rate.
-    size: N.
-  """
-
-  predicted: np.ndarray
-  observed: np.ndarray
-  error: np.ndarray
-  size: int
+  predicted: np.ndarray  # `[B]` means
+  observed: np.ndarray  # `[B]` click rates
+  error: np.ndarray  # `[B]` standard errors of the rates
+  size: int  # N
 
 
 class Calibration(NamedTuple):
-  """Clicks of the later days against predictions, C categories.
+  """Clicks of the later days against predictions, C categories."""
 
-  Attributes:
-    before: C, of the predicted clicks as they are.
-    after: C, of those calibrated on the first days.
-    gap_before: mean distance of `before` from the diagonal.
-    gap_after: likewise.
-  """
-
-  before: list[Bins]
-  after: list[Bins]
-  gap_before: float
+  before: list[Bins]  # C, of the predicted clicks as they are
+  after: list[Bins]  # C, of those calibrated on the first days
+  gap_before: float  # Mean distance of `before` from the diagonal.
   gap_after: float
 
 
 class Record(NamedTuple):
-  """Everything that the report shows.
-
-  Attributes:
-    categories: names.
-    limit: what is asked of diversity.
-    results: of all policies.
-    lead: of ppo over the best of the others.
-    points: of the policies.
-    trainings: by name.
-    calibration: by the calibration that policies correct.
-    day: what ppo does.
-    world_theta: theta from which the knob moves; None without a knob.
-    floors: `[C]`, least shares of the slots.
-    logged_shares: `[C]`, shares of the slots on the later days.
-    fidelity: of the response, in NumPy arrays.
-    simulated_entropy: nats, of exposures on the uncalibrated page.
-    num_worlds: that are not static.
-  """
+  """Everything that the report shows."""
 
   categories: list[str]
   limit: limits.Limit
@@ -137,40 +94,32 @@ class Record(NamedTuple):
   trainings: dict[str, Training]
   calibration: Calibration
   day: day_lib.Day
-  world_theta: float | None
-  floors: np.ndarray
-  logged_shares: np.ndarray
-  fidelity: fidelity_lib.ResponseFidelity
-  simulated_entropy: float
-  num_worlds: int
+  world_theta: float | None  # From which the knob moves; None without one.
+  floors: np.ndarray  # `[C]`, least shares of the slots
+  logged_shares: np.ndarray  # `[C]`, shares of the slots on the later days
+  fidelity: fidelity_lib.ResponseFidelity  # In NumPy arrays.
+  simulated_entropy: float  # Nats, on the uncalibrated page.
+  num_worlds: int  # Without the static one.
 
 
 def make_record(
-    workdir: pathlib.Path, world: world_lib.World, limit: limits.Limit,
+    workdir: pathlib.Path, fitted: world_lib.FittedLog, limit: limits.Limit,
     results: judging.Results, day: day_lib.Day,
 ) -> Record:
-  """Computes what the report shows.
-
-  Args:
-    workdir: with a folder for each training.
-    world: of the log.
-    limit: what is asked of diversity.
-    results: of all policies.
-    day: what ppo does.
-  """
-  names, ours = world.log.category_names, results.contenders["ppo"]
-  fidelity = jax.tree.map(np.asarray, world.fidelity)
+  """Computes what the report shows."""
+  names, ours = fitted.log.category_names, results.contenders["ppo"]
+  fidelity = jax.tree.map(np.asarray, fitted.fidelity)
   size = np.asarray(fidelity.by_category.size, np.float64)
   return Record(
       names, limit, results, find_lead(limit, results), _points(results),
       {name: read_training(workdir / name, len(names))
        for name in results.trained},
-      _calibration(world, limit.base), day,
+      _calibration(fitted, limit.base), day,
       float(ours.params.theta) if ours.simulator.knob else None,
-      np.asarray(world.floors), size / max(size.sum(), 1), fidelity,
+      np.asarray(fitted.floors), size / max(size.sum(), 1), fidelity,
       float(fidelity_lib.entropy(jnp.asarray(
           results.summaries["uncalibrated"].exposure_share))),
-      len(world.responses) - 1)
+      len(fitted.responses) - 1)
 
 
 def find_lead(limit: limits.Limit, results: judging.Results) -> Lead:
@@ -199,12 +148,7 @@ def _points(results: judging.Results) -> list[Point]:
 
 
 def read_training(workdir: pathlib.Path, num_rewards: int) -> Training:
-  """The metrics that a training wrote; null is read as NaN.
-
-  Args:
-    workdir: of the training.
-    num_rewards: M; the first cost is that of diversity.
-  """
+  """The metrics that a training wrote; null is read as NaN."""
   of = functools.partial(_curves, metrics.read_metrics(workdir))
   first = lambda values: values[:, 0]
   return Training(
@@ -238,13 +182,13 @@ def _mean(values: np.ndarray) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _calibration(world: world_lib.World, base: str) -> Calibration:
+def _calibration(fitted: world_lib.FittedLog, base: str) -> Calibration:
   """Fits the calibration to the first days and applies it to the later."""
-  num_categories = len(world.log.category_names)
-  later = pools.exposures(world.held_out)
+  num_categories = len(fitted.log.category_names)
+  later = pools.exposures(fitted.held_out)
   scores = jax.jit(functools.partial(
       config_lib.CALIBRATIONS[base], num_categories=num_categories))(
-          pools.exposures(world.log), later.log_odds, later.categories)
+          pools.exposures(fitted.log), later.log_odds, later.categories)
   later = jax.tree.map(np.asarray, later)
   window = np.clip(later.time.astype(int), 0, pools.NUM_WINDOWS - 1)
   after = np.asarray(scores.base) + np.asarray(scores.shift)[
@@ -262,14 +206,7 @@ def bins_by_category(
     predicted: np.ndarray, *, clicks: np.ndarray, categories: np.ndarray,
     num_categories: int,
 ) -> list[Bins]:
-  """Observed against predicted clicks of N exposures.
-
-  Args:
-    predicted: `[N]` probabilities.
-    clicks: `[N]` bool.
-    categories: `[N]` int in [0, C).
-    num_categories: C.
-  """
+  """Observed against predicted clicks of N exposures."""
   return [_bins(predicted[categories == k], clicks[categories == k])
           for k in range(num_categories)]
 

@@ -5,8 +5,6 @@ import html
 import json
 import pathlib
 
-import numpy as np
-
 from experiments.reranker import day as day_lib
 from experiments.reranker import figures
 from experiments.reranker import judging
@@ -121,19 +119,10 @@ def _table(
   """ppo first, the others from the best clicks on."""
   order = sorted(
       summaries, key=lambda name: (name != "ppo", -summaries[name].ctr))
-  rows = []
-  for name in order:
-    each, ahead = summaries[name], paired.get(name)
-    rows.append([
-        name + "*" * (name in privileged),
-        console.with_error(each.ctr, each.ctr_error),
-        console.number(each.cumulative_reward, 2),
-        console.number(each.diversity, 3),
-        f"{each.violation_rate:.0%}" if np.isfinite(each.violation_rate)
-        else "-",
-        results_lib.interval(each.excess),
-        "" if ahead is None else results_lib.interval(ahead)])
-  return html_lib.html_table(_HEADER, rows)
+  return html_lib.html_table(_HEADER, [
+      [*results_lib.cells(name, summaries[name], privileged),
+       results_lib.interval(summaries[name].excess),
+       results_lib.interval(paired.get(name))] for name in order])
 
 
 def _training(record: record_lib.Record) -> list[str]:

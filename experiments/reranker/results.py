@@ -1,5 +1,6 @@
 """What the training of a policy says: lines, a table and `summary.json`."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -14,11 +15,11 @@ from experiments.runs import errors
 _HEADER = ("", "CTR", "reward/day", "diversity", "violations", "ppo ahead by")
 
 
-def summary(
-    world: world_lib.World, limit: limits.Limit, results: judging.Results
+def make_summary(
+    fitted: world_lib.FittedLog, limit: limits.Limit, results: judging.Results
 ) -> dict[str, Any]:
   """The content of `summary.json` but for scale and configuration."""
-  names = world.log.category_names
+  names = fitted.log.category_names
   return {
       "policies": _rows(results.summaries, names),
       "paired": _dicts(results.paired),
@@ -28,11 +29,11 @@ def summary(
       "user_steps_per_second": results.trained["ppo"].user_steps_per_second,
       "threshold": limit.threshold, "is_feasible": limit.is_feasible,
       "feasible_range": [limit.probe.least, limit.probe.most],
-      "worlds": list(world.responses),
-      "response": _response(world),
+      "worlds": list(fitted.responses),
+      "response": _response(fitted),
       "fidelity": {
           name: value._asdict() if hasattr(value, "_asdict") else value
-          for name, value in world.fidelity._asdict().items()}}
+          for name, value in fitted.fidelity._asdict().items()}}
 
 
 def _rows(
@@ -54,21 +55,21 @@ def _dicts(intervals: dict[str, judging.Interval]) -> dict[str, Any]:
   return {name: each._asdict() for name, each in intervals.items()}
 
 
-def _response(world: world_lib.World) -> dict[str, Any]:
+def _response(fitted: world_lib.FittedLog) -> dict[str, Any]:
   """The fit, with standard errors from its bootstrap replicates."""
   standard_errors = jax.tree.map(
-      lambda leaf: np.std(leaf, axis=0), world.fit.replicates)
-  return {"fit": world.fit.response._asdict(),
+      lambda leaf: np.std(leaf, axis=0), fitted.fit.replicates)
+  return {"fit": fitted.fit.response._asdict(),
           "standard_error": standard_errors._asdict()}
 
 
-def say_world(world: world_lib.World) -> None:
+def say_fit(fitted: world_lib.FittedLog) -> None:
   """Prints what was read, and how well the fit predicts later days."""
-  slates, later = len(world.log.day), len(world.held_out.day)
-  fidelity = world.fidelity
+  slates, later = len(fitted.log.day), len(fitted.held_out.day)
+  fidelity = fitted.fidelity
   print(f"{slates:,} slates to fit to, {later:,} later ones to judge by; "
-        f"{len(world.log.category_names)} categories, "
-        f"{len(world.params.activity):,} users")
+        f"{len(fitted.log.category_names)} categories, "
+        f"{len(fitted.params.activity):,} users")
   print(f"response on the later days: calibration slope {fidelity.slope:.3f}, "
         f"log-likelihood {fidelity.log_likelihood:.4f} an exposure (predicted "
         f"click as it is {fidelity.scores_log_likelihood:.4f}, one rate "
@@ -76,12 +77,7 @@ def say_world(world: world_lib.World) -> None:
 
 
 def say_limit(limit: limits.Limit, constraint: str) -> None:
-  """Prints what diversity there can be; warns if it is less than asked for.
-
-  Args:
-    limit: what is asked for.
-    constraint: the rule by which the multiplier moves.
-  """
+  """Prints what diversity there can be; warns if it is less than asked for."""
   print(f"diversity (log det S / K) from {-limit.probe.most:.3f} to "
         f"{-limit.probe.least:.3f}; asked for {-limit.threshold:.3f}",
         flush=True)
@@ -101,22 +97,28 @@ def print_table(limit: limits.Limit, results: judging.Results) -> None:
   console.show(
       "policies in worlds with fatigue and hours (* sees what users hide; "
       f"diversity asked for {-limit.threshold:.3f})",
-      _HEADER, [_row(name, results) for name in order],
+      _HEADER, [
+          [*cells(name, results.summaries[name], results.privileged),
+           interval(results.paired.get(name))] for name in order],
       bold=[order.index("ppo")])
 
 
-def _row(name: str, results: judging.Results) -> list[str]:
-  """What the table says of a policy."""
-  each, ahead = results.summaries[name], results.paired.get(name)
+def cells(
+    name: str, summary: judging.Summary, privileged: Collection[str]
+) -> list[str]:
+  """A policy's name and figures in a row of a table."""
+  rate = summary.violation_rate
   return [
-      name + "*" * (name in results.privileged),
-      console.with_error(each.ctr, each.ctr_error),
-      console.number(each.cumulative_reward, 2),
-      console.number(each.diversity, 3), f"{each.violation_rate:.0%}",
-      "" if ahead is None else interval(ahead)]
+      name + "*" * (name in privileged),
+      console.with_error(summary.ctr, summary.ctr_error),
+      console.number(summary.cumulative_reward, 2),
+      console.number(summary.diversity, 3),
+      f"{rate:.0%}" if np.isfinite(rate) else "-"]
 
 
-def interval(values: judging.Interval) -> str:
-  """A signed mean and its interval; dashes for what is undefined."""
+def interval(values: judging.Interval | None) -> str:
+  """A signed mean and its interval, dashes for undefined; "" for None."""
+  if values is None:
+    return ""
   mean, low, high = (console.number(value, signed=True) for value in values)
   return f"{mean} [{low}, {high}]"

@@ -20,9 +20,9 @@ import numpy as np
 from experiments.reranker import config as config_lib
 from experiments.reranker import pools
 from experiments.runs import errors
+from experiments.runs import flags
+from experiments.runs import logs
 from harmonrank_jax.data import generator
-from harmonrank_jax.data import parquet
-from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import slate_logs
 from harmonrank_jax.data import slate_rows
 from harmonrank_jax.reranker import augmentation
@@ -49,88 +49,67 @@ WORLD_AXES = simulator_lib.Params._make(
     for name in simulator_lib.Params._fields)
 
 
-class World(NamedTuple):
-  """What is known of the log.
+class FittedLog(NamedTuple):
+  """The fitted log: simulator, `Params` to train and judge in, responses."""
 
-  Attributes:
-    log: of the first days.
-    held_out: of the last days.
-    fit: of the response, to the first days.
-    fidelity: of the fit, on the last days.
-    simulator: the home page.
-    params: to train in, with the scores as predicted.
-    judged: to be judged in, likewise.
-    responses: by the name of the world to be judged in, the static one last.
-    floors: `[C]`, least shares of the slots by category.
-  """
-
-  log: slate_logs.SlateLog
-  held_out: slate_logs.SlateLog
-  fit: response_fit.ResponseFit
-  fidelity: fidelity_lib.ResponseFidelity
+  log: slate_logs.SlateLog  # The first days.
+  held_out: slate_logs.SlateLog  # The last days.
+  fit: response_fit.ResponseFit  # To the first days.
+  fidelity: fidelity_lib.ResponseFidelity  # Of the fit, on the last days.
   simulator: simulator_lib.Simulator
-  params: simulator_lib.Params
-  judged: simulator_lib.Params
+  params: simulator_lib.Params  # To train in; scores as predicted.
+  judge_params: simulator_lib.Params  # To judge in, likewise.
+  # By name of the world that policies are judged in, the static one last.
   responses: dict[str, response_lib.ResponseModel]
-  floors: list[float]
+  floors: list[float]  # `[C]`, least shares of the slots
 
 
 def read_log(
     config: config_lib.Config, workdir: pathlib.Path
 ) -> slate_logs.SlateLog:
   """Reads the log, or generates the embedded one in the workdir."""
-  data, items, columns = config.data, config.items, _columns(config)
+  data, items = config.data, config.items
+  columns = slate_rows.SlateColumns._make(
+      getattr(config, f"{name}_column") for name in slate_rows.SlateColumns._fields)
   if data is None:
-    folder = workdir / "prepared"
-    data, items = str(folder / "log.parquet"), str(folder / "items.parquet")
-    if not pathlib.Path(items).exists():
-      week = generator.generate_log(generator.LogConfig(
-          config.num_exposures, config.log_seed, "regulars"))
-      parquet.write_parquet(week.log, pathlib.Path(data))
-      parquet.write_parquet(week.items, pathlib.Path(items))
+    embedded = generator.LogConfig(
+        config.num_exposures, config.log_seed, "regulars")
+    data = str(logs.write_embedded_log(
+        workdir / "prepared", embedded, name="log.parquet",
+        items_name="items.parquet"))
+    items = str(workdir / "prepared" / "items.parquet")
     columns = slate_rows.SlateColumns(
         dismissed="dismissed", value_score="score_buy")
   return slate_logs.read_slate_log(
       data, items, columns, utc_offset_hours=config.utc_offset_hours)
 
 
-def _columns(config: config_lib.Config) -> slate_rows.SlateColumns:
-  names = slate_rows.SlateColumns._fields
-  return slate_rows.SlateColumns._make(
-      getattr(config, f"{name}_column") for name in names)
-
-
-def make_world(
+def fit_log(
     config: config_lib.Config, log: slate_logs.SlateLog
-) -> World:
-  """Fits the response, and makes the worlds.
-
-  Raises:
-    UserError: if the configuration does not fit the log.
-    DataError: if the log is of one day.
-  """
+) -> FittedLog:
+  """Fits the response, and makes the worlds."""
   is_held_out = slate_logs.held_out_days(log)
   first, last = log.of_days(~is_held_out), log.of_days(is_held_out)
   names = log.category_names
-  values = _by_category(
-      "category_values", config.category_values, names, default=1.0)
-  floors = _by_category(
-      "exposure_floors", config.exposure_floors, names, default=0.0)
+  values = _by_category("category_values", config.category_values, names, 1.0)
+  floors = _by_category("exposure_floors", config.exposure_floors, names, 0.0)
   _check(config, log, floors)
   drawn = [pools.make_pool(
       first, num_candidates=config.num_candidates, seed=config.seed + number)
            for number in (0, 1)]
   fit = _fit_response(first, "first", seed=config.seed)
-  other = _fit_response(last, "last", seed=config.seed + 1)
-  params, judged = (
+  last_fit = _fit_response(last, "last", seed=config.seed + 1)
+  params, judge_params = (
       _make_params(config, first, pool, users, part_fit.response,
                    pools.arrivals(part), values)
       for (pool, users), part_fit, part in zip(
-          drawn, (fit, other), (first, last), strict=True))
-  return World(
-      first, last, fit, _fidelity(fit.response, last),
-      _make_simulator(config, len(names)), params, judged,
-      evaluation_worlds(other.response), floors)
+          drawn, (fit, last_fit), (first, last), strict=True))
+  fidelity = jax.jit(fidelity_lib.response_fidelity)(
+      fit.response, pools.exposures(last),
+      is_random=jnp.asarray(last.is_random))
+  return FittedLog(
+      first, last, fit, fidelity, _make_simulator(config, len(names)), params,
+      judge_params, evaluation_worlds(last_fit.response), floors)
 
 
 def _check(
@@ -150,26 +129,12 @@ def _check(
 
 
 def _by_category(
-    flag: str, texts: tuple[str, ...] | None, names: list[str], *,
-    default: float,
+    flag: str, texts: Sequence[str] | None, names: list[str], default: float
 ) -> list[float]:
-  """Numbers `[C]` of "phones=0.2"; the default for categories not named."""
-  numbers = dict.fromkeys(names, default)
-  for text in texts or ():
-    name, _, number = text.rpartition("=")
-    if name not in numbers:
-      raise errors.UserError(
-          f"--{flag}={text}: expected numbers by category, as in "
-          f"{names[0]}=0.2; the log has no category {name!r}"
-          f"{schema_lib.nearest(name, names)}.")
-    try:
-      numbers[name] = float(number)
-    except ValueError:
-      numbers[name] = float("nan")
-    if not 0 <= numbers[name] < float("inf"):
-      raise errors.UserError(
-          f"--{flag}={text}: expected a number from 0, got {number!r}.")
-  return list(numbers.values())
+  """Numbers `[C]`; the default for categories that are not named."""
+  named = flags.numbers_by_name(
+      flag, texts or (), names, kind=float, expected="a number from 0")
+  return [named.get(name, default) for name in names]
 
 
 def _make_simulator(
@@ -210,15 +175,6 @@ def _make_params(
       base=pool.log_odds,
       shift=jnp.zeros((simulator_lib.NUM_WINDOWS, len(values))),
       theta=jnp.float32(config.theta), values=jnp.asarray(values, jnp.float32))
-
-
-def _fidelity(
-    response: response_lib.ResponseModel, held_out: slate_logs.SlateLog
-) -> fidelity_lib.ResponseFidelity:
-  """How the fit to one log predicts another."""
-  return jax.jit(fidelity_lib.response_fidelity)(
-      response, pools.exposures(held_out),
-      is_random=jnp.asarray(held_out.is_random))
 
 
 def calibrated(

@@ -8,6 +8,8 @@ import math
 from rich import console as rich_console
 from rich import table as rich_table
 
+# Standard errors in half a 95 % interval of a normal distribution.
+NORMAL_95 = 1.96
 _WIDTH_OF_A_FILE = 220
 
 

@@ -6,6 +6,7 @@ exit code 2 and one line.
 """
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
 import errno
@@ -78,6 +79,33 @@ def read(config: type[ConfigT]) -> ConfigT:
         value = _numbers(each.name, value, **each.metadata)
     values[each.name] = value
   return config(**values)
+
+
+def numbers_by_name(
+    flag: str, texts: Sequence[str], names: Collection[str], *,
+    kind: type[int] | type[float], expected: str,
+) -> dict[str, Any]:
+  """Numbers from 0 by name, of texts as in "phones=2" or "3" (named "").
+
+  Raises:
+    UserError: if a name is not among `names`, or what it has is no number.
+  """
+  numbers = {}
+  for text in texts:
+    name, _, number = text.rpartition("=")
+    if name not in names:
+      raise errors.UserError(
+          f"--{flag}={text}: expected numbers by category, as in "
+          f"{next(iter(names))}={kind(1)}; there is no category {name!r}"
+          f"{schema.nearest(name, names)}.")
+    try:
+      numbers[name] = kind(number)
+    except ValueError:
+      numbers[name] = -1
+    if not 0 <= numbers[name] < float("inf"):
+      raise errors.UserError(
+          f"--{flag}={text}: expected {expected}, got {number!r}.")
+  return numbers
 
 
 def workdir(config: Any, name: str) -> str:

@@ -17,12 +17,16 @@ _MAX_SLICES = 12
 
 
 def write_embedded_log(
-    folder: pathlib.Path, config: generator.LogConfig
+    folder: pathlib.Path, config: generator.LogConfig, *,
+    name: str = "embedded_log.parquet", items_name: str | None = None,
 ) -> pathlib.Path:
-  """The embedded log as a Parquet file in a folder, unless it is there."""
-  path = folder / "embedded_log.parquet"
+  """Writes the embedded log, and its items if named, unless it is there."""
+  path = folder / name
   if not path.exists():
-    parquet.write_parquet(generator.generate_log(config).log, path)
+    week = generator.generate_log(config)
+    if items_name:
+      parquet.write_parquet(week.items, folder / items_name)
+    parquet.write_parquet(week.log, path)
   return path
 
 

@@ -32,35 +32,21 @@ class Value(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """Slates of S requests by every method, and their metrics.
-
-  Attributes:
-    chunk: the requests.
-    rows: for each method `[T, S, K]`, rows of the chunk, for each of `THETAS`.
-    curves: for each method and metric, the values at each of `THETAS`.
-    theta: theta of the table and of the exposure.
-    table: for each method and metric, the value at `theta`; with the Gini
-      coefficient of the exposure of categories.
-    exposure: for each method `[C]`, the share of each category in all slots
-      at `theta`; for "candidates", its share in all candidates.
-  """
+  """Slates of S requests by every method, and their metrics."""
 
   chunk: chunks_lib.Chunk
-  rows: dict[str, np.ndarray]
-  curves: dict[str, dict[str, list[Value]]]
-  theta: float
-  table: dict[str, dict[str, Value]]
+  rows: dict[str, np.ndarray]  # By method `[T, S, K]`, rows of the chunk.
+  curves: dict[str, dict[str, list[Value]]]  # By method and metric, T values.
+  theta: float  # Of the table and the exposure.
+  table: dict[str, dict[str, Value]]  # By method and metric.
+  # By method, and of "candidates", the share `[C]` of each category.
   exposure: dict[str, np.ndarray]
 
 
 def draw(
     facts: candidates_lib.Facts, *, num_selected: int, seed: int
 ) -> np.ndarray:
-  """Draws the requests to compare methods on, as many as memory allows.
-
-  Returns:
-    `[S]` places of requests, ascending.
-  """
+  """Draws the requests to compare methods on, as many as memory allows."""
   size = int(selector_lib.padded_size(max(facts.largest, num_selected)))
   count = min(facts.num_requests,
               max(1, min(_MAX_REQUESTS, _MAX_CANDIDATES // size)))
@@ -77,16 +63,7 @@ def compare(
     theta: float,
     seed: int,
 ) -> Comparison:
-  """Selects slates by every method at every theta, and measures them.
-
-  Args:
-    chunk: S requests of N candidates in total.
-    relevance: `[N]`, relevance of the candidates.
-    num_categories: C.
-    rules: rules of all slates.
-    theta: theta of the table and of the exposure.
-    seed: seed of the bootstrap.
-  """
+  """Selects slates by every method at every theta, and measures them."""
   measure = _Measure(chunk, relevance, num_categories)
   select = _Slates(chunk, relevance, rules)
   rows, curves, table = {}, {}, {}

@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.runs import errors
+from experiments.runs import flags
 from experiments.slates import config as config_lib
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import kuairand_candidates
 from harmonrank_jax.data import parquet
-from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import selector
 
 _EMBEDDED_SCORE = "score_click"
@@ -25,33 +25,16 @@ _EMBEDDED_LIMITS = (
 
 
 class Inputs(NamedTuple):
-  """Checked candidates and the rules of their slates.
-
-  Attributes:
-    candidates: reader of the candidates.
-    facts: counts over all of them.
-    rules: rules of all slates.
-    limits: a sentence on what results on these candidates do not show; empty
-      for the user's own file.
-  """
+  """Checked candidates and the rules of their slates."""
 
   candidates: candidates_lib.Candidates
   facts: candidates_lib.Facts
   rules: selector.Rules
-  limits: str
+  limits: str  # What results do not show; empty for the user's own file.
 
 
 def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
-  """Generates, converts or opens the candidates, and checks every row.
-
-  Args:
-    config: settings of the run.
-    workdir: generated and converted files go to its folder `prepared`.
-
-  Raises:
-    UserError: if settings contradict each other or the data.
-    DataError: if a file, column or value is invalid.
-  """
+  """Generates, converts or opens the candidates, and checks every row."""
   check_config(config)
   candidates, limits = _open(config, workdir / "prepared")
   facts = candidates.check()
@@ -59,11 +42,7 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
 
 
 def check_config(config: config_lib.Config) -> None:
-  """Raises for flags that contradict each other.
-
-  Raises:
-    UserError: with the flags in question.
-  """
+  """Raises for flags that contradict each other."""
   if config.format and not (config.data and config.items):
     raise errors.UserError(
         f"--format={config.format} needs --data, the log, and --items, the "
@@ -79,12 +58,7 @@ def check_config(config: config_lib.Config) -> None:
 def make_rules(
     config: config_lib.Config, facts: candidates_lib.Facts
 ) -> selector.Rules:
-  """Rules of all slates, with quotas in the order of `facts.categories`.
-
-  Raises:
-    UserError: if a quota is not a number, names an unknown category or leaves
-      no candidate.
-  """
+  """Rules of all slates, with quotas in the order of `facts.categories`."""
   quotas = pool_quotas = None
   if config.quota is not None:
     quotas = _quotas("quota", config.quota, facts, others=facts.largest)
@@ -142,35 +116,15 @@ def _quotas(
     flag: str, texts: Sequence[str], facts: candidates_lib.Facts, *,
     others: int,
 ) -> np.ndarray:
-  """Quotas `[C]` int32 from texts as in "3" (all) and "phones=2" (this one).
-
-  Args:
-    flag: name of the flag, for messages.
-    texts: its value.
-    facts: counts over all candidates.
-    others: quota of the categories that no text names.
-  """
-  places = {name: place for place, name in enumerate(facts.categories)}
-  named: dict[str, int] = {}
-  for text in texts:
-    name, is_named, number = text.rpartition("=")
-    if not number.isdecimal():
-      raise errors.UserError(
-          f"--{flag}={','.join(texts)}: expected a number, or numbers by "
-          f"category as in {next(iter(places))}=2, got {text!r}.")
-    # No request has more candidates; this also keeps quotas within int32.
-    count = min(int(number), facts.largest)
-    if not is_named:
-      others = count
-    elif name not in places:
-      raise errors.UserError(
-          f"--{flag}: no candidate is of category {name!r}"
-          f"{schema_lib.nearest(name, places)}.")
-    else:
-      named[name] = count
-  quotas = np.full(len(places), others, np.int32)
-  for name, count in named.items():
-    quotas[places[name]] = count
+  """Quotas `[C]` int32; `others` is that of categories that no text names."""
+  names = list(facts.categories)
+  named = flags.numbers_by_name(
+      flag, texts, [*names, ""], kind=int, expected="a number, or numbers by "
+      f"category as in {names[0]}=2")
+  others = named.get("", others)
+  # No request has more candidates; this also keeps quotas within int32.
+  quotas = np.array([min(named.get(name, others), facts.largest)
+                     for name in names], np.int32)
   if not quotas.any():
     raise errors.UserError(f"--{flag}={','.join(texts)} leaves no candidate.")
   return quotas

@@ -34,15 +34,7 @@ def make_content(
     comparison: comparison_lib.Comparison, categories: Sequence[str], *,
     method: str, limits: str,
 ) -> dict[str, Any]:
-  """What the page shows, as JSON.
-
-  Args:
-    comparison: slates of some requests; those with enough candidates for a
-      choice come first.
-    categories: names of the categories.
-    method: the method that is shown first.
-    limits: the text below the slates.
-  """
+  """What the page shows, as JSON; first requests that leave a choice."""
   sizes = np.diff(comparison.chunk.starts)
   num_slots = comparison.rows[method].shape[-1]
   by_choice = np.argsort(sizes < 2 * num_slots, kind="stable")
@@ -59,18 +51,13 @@ def make_content(
                    for place in shown]})
 
 
-def write(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes the page, one file that needs no other.
-
-  Args:
-    path: the HTML file.
-    content: from `make_content`.
-  """
-  page = (importlib.resources.files("experiments.slates") / "page.html"
+def write_page(path: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes the page, one file that needs no other."""
+  text = (importlib.resources.files("experiments.slates") / "page.html"
           ).read_text()
   # Escaped, so that no text of the data can end the script element.
   data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-  workdir_lib.write_text(path, page.replace(_PLACE_OF_DATA, data))
+  workdir_lib.write_text(path, text.replace(_PLACE_OF_DATA, data))
 
 
 def _curve(

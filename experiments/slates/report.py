@@ -7,20 +7,15 @@ import pathlib
 from matplotlib import figure as mpl_figure
 import numpy as np
 
-from experiments.runs import html as page
+from experiments.runs import html as html_lib
 from experiments.slates import results
 
-_COLORS = {"dpp": page.OURS, "mmr": "#d9742b", "ssd": page.TRUTH,
+_COLORS = {"dpp": html_lib.OURS, "mmr": "#d9742b", "ssd": html_lib.TRUTH,
            "top_k": "#222222"}
 
 
 def write_report(path: pathlib.Path, record: results.Record) -> None:
-  """Writes the report of a run.
-
-  Args:
-    path: the HTML file.
-    record: what the report shows.
-  """
+  """Writes the report of a run."""
   summary = record.summary
   config = summary["config"]
   shown = (f"{summary['num_compared']:,} of {summary['num_requests']:,} "
@@ -39,19 +34,19 @@ def write_report(path: pathlib.Path, record: results.Record) -> None:
       "something else to each method: compare curves, then choose the theta "
       "whose price is right. MMR works on distances, the DPP on the log "
       "det.</p>",
-      page.svg(_tradeoff_figure(record)),
+      html_lib.svg(_tradeoff_figure(record)),
       f"<h2>At theta {config['theta']:g}</h2>",
       "<p>Means over requests ± standard errors; log det counts what is left "
       "of a copy as 1e-5; a near-duplicate has a cosine of 0.95 or more to an "
       "item above it; the Gini coefficient is of the slots of all requests by "
       "category, 0 where all categories have as many.</p>",
-      page.html_table(results.HEADER, record.rows),
+      html_lib.html_table(results.HEADER, record.rows),
       "<h2>Exposure by category</h2>",
       "<p>Share of all slots; the bar is the share of all candidates.</p>",
-      page.svg(_exposure_figure(record)),
+      html_lib.svg(_exposure_figure(record)),
       "<h2>Configuration</h2>",
       f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>"]
-  page.write_page(path, "Slates", parts)
+  html_lib.write_page(path, "Slates", parts)
 
 
 def _tradeoff_figure(record: results.Record) -> mpl_figure.Figure:

@@ -19,26 +19,15 @@ _MAX_CATEGORIES = 20
 
 
 class Record(NamedTuple):
-  """What the report shows.
+  """What the report shows."""
 
-  Attributes:
-    summary: content of `summary.json`.
-    rows: texts of the table under `HEADER`, a row for each method.
-    curves: for each method and metric `[2, T]`, means and standard errors over
-      theta.
-    nearest: place of the theta that is nearest to that of the run.
-    categories: names of the largest categories; the last name stands for all
-      others if there are more.
-    exposure: for each method, and for "candidates", the share of `categories`
-      in percent.
-  """
-
-  summary: dict[str, Any]
-  rows: list[list[str]]
+  summary: dict[str, Any]  # Content of `summary.json`.
+  rows: list[list[str]]  # The table under `HEADER`, a row for each method.
+  # By method and metric `[2, T]`, means and standard errors over theta.
   curves: dict[str, dict[str, np.ndarray]]
-  nearest: int
-  categories: list[str]
-  exposure: dict[str, np.ndarray]
+  nearest: int  # Place of the theta nearest to that of the run.
+  categories: list[str]  # The largest; then one name for all others.
+  exposure: dict[str, np.ndarray]  # Shares by method, and of "candidates", %.
 
 
 def make_record(

@@ -14,35 +14,20 @@ from harmonrank_jax.serving import selector as selector_lib
 
 
 class Selected(NamedTuple):
-  """Counts of a pass over all requests, and a sample of the requests.
+  """Counts of a pass over all requests, and a sample of the requests."""
 
-  Attributes:
-    sample: the requests to compare methods on.
-    num_repeated: rows left out because their request repeats the item.
-    num_slots: slots that have an item.
-    compiled: request sizes that were compiled, ascending.
-    seconds: time of selection, with reading and writing.
-  """
-
-  sample: chunks_lib.Chunk
-  num_repeated: int
-  num_slots: int
-  compiled: list[int]
-  seconds: float
+  sample: chunks_lib.Chunk  # Requests to compare methods on.
+  num_repeated: int  # Rows whose request repeats the item.
+  num_slots: int  # Slots that have an item.
+  compiled: list[int]  # Request sizes that were compiled, ascending.
+  seconds: float  # With reading and writing.
 
 
-def select(
+def write_slates(
     config: config_lib.Config, inputs: inputs_lib.Inputs, drawn: np.ndarray,
     path: pathlib.Path,
 ) -> Selected:
-  """Selects the slates of all requests and writes them to a Parquet file.
-
-  Args:
-    config: settings of the run.
-    inputs: candidates and rules.
-    drawn: `[S]` places of the requests to return as the sample, ascending.
-    path: the Parquet file.
-  """
+  """Writes the slates of all requests; the sample is at places `[S]` drawn."""
   selector = selector_lib.Selector(config.method, inputs.rules)
   sample, num_repeated, num_slots, done = [], 0, 0, 0
   began = time.perf_counter()

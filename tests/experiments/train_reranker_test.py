@@ -12,8 +12,7 @@ import pytest
 from experiments import train_reranker
 from experiments.reranker import config as config_lib
 from experiments.reranker import limits
-from experiments.reranker import policies
-from experiments.reranker import task as task_lib
+from experiments.reranker import training
 from experiments.reranker import world as world_lib
 from experiments.runs import errors
 
@@ -62,9 +61,9 @@ def test_what_does_not_fit_is_said_and_leaves_no_workdir(
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-  log = world_lib.read_log(SMALL, tmp_path_factory.mktemp("world"))
-  return world_lib.make_world(SMALL, log)
+def fitted(tmp_path_factory):
+  log = world_lib.read_log(SMALL, tmp_path_factory.mktemp("log"))
+  return world_lib.fit_log(SMALL, log)
 
 
 @pytest.fixture
@@ -78,26 +77,26 @@ def compiles_fast():
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiles_fast")
 def test_a_killed_training_ends_like_one_that_was_not(
-    world, tmp_path, monkeypatch):
-  limit = limits.make_limit(SMALL, world)
-  recipe = policies.recipes(SMALL, world, limit)["ppo"]
-  task = task_lib.PageTask(
-      recipe, world.fit, world.params, num_seeds=2, seed=0)
+    fitted, tmp_path, monkeypatch):
+  limit = limits.make_limit(SMALL, fitted)
+  recipe = training.recipes(SMALL, fitted, limit)["ppo"]
+  task = training.PageTask(
+      recipe, fitted.fit, fitted.params, num_seeds=2, seed=0)
 
   def run(folder, kill_at=None):
     calls = 0
-    step = task.step
+    update = task.update
 
-    def counted(state):
+    def counted(state, batch):
       nonlocal calls
       calls += 1
       if calls == kill_at:
         raise Killed
-      return step(state)
+      return update(state, batch)
 
     with monkeypatch.context() as patch:
-      patch.setattr(task, "step", counted)
-      return task_lib.train(task, folder, recipe, 2).learner
+      patch.setattr(task, "update", counted)
+      return training.train(task, folder).learner
 
   whole = run(tmp_path / "whole")
   with pytest.raises(Killed):

@@ -1,64 +1,9 @@
-"""What is trained, by preset and flags."""
-
-import dataclasses
+"""The policies that are compared."""
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from experiments.reranker import config as config_lib
-from experiments.reranker import limits
 from experiments.reranker import policies
-from experiments.reranker import world as world_lib
-from harmonrank_jax.reranker import simulator as simulator_lib
-
-CONFIG = config_lib.Config(num_envs=96, discount=0.25)
-LIMIT = limits.Limit(
-    limits.Probe(0.4, 1.4, np.ones(1), 1.0), 1.0, True, "platt", 0.8)
-
-
-def make_recipes(simulator=None, floors=(), **changes):
-  """Recipes in a world of which only the page and its floors matter."""
-  world = world_lib.World._make([None] * len(world_lib.World._fields))._replace(
-      simulator=simulator or simulator_lib.Simulator(knob=True),
-      floors=list(floors))
-  return policies.recipes(dataclasses.replace(CONFIG, **changes), world, LIMIT)
-
-
-def test_a_bandit_is_the_same_learner_without_a_future():
-  recipes = make_recipes()
-  assert list(recipes) == ["ppo", "bandit", "ppo_paper"]
-  ours, bandit = recipes["ppo"], recipes["bandit"]
-  assert ours.config == bandit.config and ours.is_paired
-  assert set(np.asarray(ours.settings.discounts)) == {0.25}
-  assert set(np.asarray(bandit.settings.discounts)) == {0.0}
-
-
-def test_the_papers_policy_acts_by_slot_and_samples_clicks():
-  paper = make_recipes()["ppo_paper"]
-  assert paper.simulator.layout == "slot_category"
-  assert not paper.simulator.knob and not paper.simulator.expected_rewards
-  assert not paper.is_paired and paper.config.num_envs == 64
-
-
-def test_the_papers_preset_trains_nothing_else():
-  recipes = make_recipes(preset="paper")
-  assert list(recipes) == ["ppo"] and not recipes["ppo"].is_paired
-
-
-@pytest.mark.parametrize("num_updates, expected", [
-    pytest.param(None, 30, id="by scale"), pytest.param(7, 7, id="by flag")])
-def test_every_training_has_as_many_updates(num_updates, expected):
-  recipes = make_recipes(num_updates=num_updates)
-  assert {recipe.num_updates for recipe in recipes.values()} == {expected}
-
-
-def test_floors_are_thresholds_of_their_own():
-  page = simulator_lib.Simulator(num_categories=2, exposure_costs=True)
-  settings = make_recipes(page, floors=[0.0, 0.1])["ppo"].settings
-  np.testing.assert_allclose(
-      settings.controller.threshold, [LIMIT.target, 0.0, -0.1], rtol=1e-6)
-  assert settings.discounts.shape == (2 + 3,)
 
 
 def test_a_constant_action_is_that_of_every_user():

@@ -15,7 +15,7 @@ from experiments.reranker import limits
 from experiments.reranker import policies
 from experiments.reranker import record as record_lib
 from experiments.reranker import report
-from experiments.reranker import task as task_lib
+from experiments.reranker import training
 from experiments.reranker import world as world_lib
 from harmonrank_jax.data import slate_logs
 from harmonrank_jax.reranker import fidelity as fidelity_lib
@@ -73,7 +73,7 @@ def make_fidelity(rng, num_categories, num_slots):
       -0.3615, -0.5314, np.nan, 1.234)
 
 
-def make_world(rng, categories, page):
+def fitted_log(rng, categories, page):
   num_categories, num_slots = len(categories), page.num_slots
   response = response_lib.ResponseModel(
       f32(0.8), f32(np.zeros(num_categories)),
@@ -95,7 +95,7 @@ def make_world(rng, categories, page):
   fit = response_fit.ResponseFit(
       response, jax.tree.map(lambda leaf: leaf[None], response), f32(0),
       jnp.asarray(True))
-  return world_lib.World(
+  return world_lib.FittedLog(
       first, last, fit,
       make_fidelity(rng, num_categories, num_slots), page, params, params,
       {"held_out": response, "tiring": response, "static": response},
@@ -142,7 +142,7 @@ def make_report(
   page = simulator_lib.Simulator(
       num_categories=num_categories, num_candidates=NUM_PLACES, layout=layout,
       knob=knob, spread=None, feedback_rule=0, **changes)
-  world = make_world(rng, categories, page)
+  fitted = fitted_log(rng, categories, page)
   limit = limits.Limit(
       limits.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0, True,
       "platt", THETA)
@@ -155,21 +155,21 @@ def make_report(
     of_seeds = jnp.stack([action] * num_seeds)
     seeing = policies.Contender(
         simulator_lib.Simulator(privileged=name.startswith("privileged")),
-        world.judged, policies.constant_action, action)
+        fitted.judge_params, policies.constant_action, action)
     contenders[name] = seeing if name not in trained else (
         policies.Contender(
-            page, world.judged, policies.constant_action, of_seeds,
+            page, fitted.judge_params, policies.constant_action, of_seeds,
             by_seed=True))
     days[name] = make_days(rng, num_seeds, num_categories, rate, cost)
   results = judging.compare(
       days, limit, contenders,
-      {name: task_lib.Trained(None, 1.0) for name in trained})
+      {name: training.Trained(None, None, 1.0) for name in trained})
   for name in trained:
     write_metrics(workdir / name, num_seeds, page.num_rewards)
   (workdir / "config.json").write_text('{"base": "platt"}')
-  day = day or day_lib.simulate_day(world, contenders["ppo"])
+  day = day or day_lib.simulate_day(fitted, contenders["ppo"])
   report.write_report(workdir, record_lib.make_record(
-      workdir, world, limit, results, day))
+      workdir, fitted, limit, results, day))
   return (workdir / "report.html").read_text(), results
 
 

@@ -129,3 +129,23 @@ def test_a_signal_gives_its_exit_code(parsed, capsys):
 
   assert ends(main) == 143
   assert "stopped at step 7, everything is saved" in capsys.readouterr().err
+
+
+def test_numbers_by_name_may_have_one_without_a_name():
+  assert flags.numbers_by_name(
+      "quota", ["3", "books=2"], ["books", ""], kind=int,
+      expected="a number") == {"": 3, "books": 2}
+
+
+@pytest.mark.parametrize("text, said", [
+    pytest.param("boks=1", "as in books=1.0; there is no category 'boks' "
+                 r"\(did you mean 'books'\?\)", id="unknown"),
+    pytest.param("0.5", "there is no category ''", id="no name"),
+    pytest.param("books=x", "expected a number, got 'x'", id="a word"),
+    pytest.param("books=nan", "got 'nan'", id="NaN"),
+    pytest.param("books=inf", "got 'inf'", id="infinite"),
+    pytest.param("books=-1", "got '-1'", id="negative")])
+def test_numbers_by_name_are_checked(text, said):
+  with pytest.raises(errors.UserError, match=said):
+    flags.numbers_by_name(
+        "worth", [text], ["books"], kind=float, expected="a number")

@@ -37,7 +37,7 @@ def inputs(config, tmp_path_factory):
 def selected(config, inputs, tmp_path_factory):
   """A run over all requests, which are all in the sample."""
   path = tmp_path_factory.mktemp("selected") / "slates.parquet"
-  return path, selection.select(config, inputs, np.arange(10), path)
+  return path, selection.write_slates(config, inputs, np.arange(10), path)
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_categories_that_are_not_named_are_not_in_the_pool():
 @pytest.mark.parametrize("changes, said", [
     pytest.param({"quota": ("many",)}, "--quota=many: expected a number, or "
                  "numbers by category as in phones=2, got 'many'", id="a word"),
-    pytest.param({"quota": ("phones=-1",)}, "got 'phones=-1'", id="negative"),
+    pytest.param({"quota": ("phones=-1",)}, "got '-1'", id="negative"),
     pytest.param({"quota": ("bookz=2",)},
                  "'bookz' (did you mean 'books'?)", id="unknown category"),
     pytest.param({"quota": ("0",)}, "--quota=0 leaves no candidate",

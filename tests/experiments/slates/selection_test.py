@@ -39,7 +39,7 @@ def test_what_happened_is_counted(selected):
 
 
 def test_the_sample_holds_the_requests_drawn(config, inputs, tmp_path):
-  result = selection.select(
+  result = selection.write_slates(
       config, inputs, np.asarray([1, 4, 9]), tmp_path / "slates.parquet")
   assert np.diff(result.sample.starts).tolist() == [
       candidate_files.SIZES[k] for k in (1, 4, 9)]
@@ -49,7 +49,7 @@ def test_quotas_are_kept(config, frame, tmp_path):
   config = dataclasses.replace(config, quota=("2", "toys=0"))
   inputs = inputs_lib.read_inputs(config, tmp_path)
   path = tmp_path / "slates.parquet"
-  selection.select(config, inputs, np.arange(1), path)
+  selection.write_slates(config, inputs, np.arange(1), path)
   category = {(r, i): candidate_files.CATEGORIES.index(c) for r, i, c in zip(
       frame["request_id"], frame["item_id"], frame["category"], strict=True)}
   counts = {name: np.zeros(3, int) for name in frame["request_id"]}

@@ -1,0 +1,211 @@
+"""What is trained to re-rank, and its task for `runs.loop`."""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments.reranker import config as config_lib
+from experiments.reranker import limits
+from experiments.reranker import world as world_lib
+from experiments.runs import loop
+from harmonrank_jax.reranker import paired
+from harmonrank_jax.reranker import ppo
+from harmonrank_jax.reranker import ppo_config
+from harmonrank_jax.reranker import response_fit
+from harmonrank_jax.reranker import rollout
+from harmonrank_jax.reranker import simulator as simulator_lib
+
+# For each seed, an evaluation simulates the day of so many users.
+_EVALUATION_USERS = 128
+_PAPER_DISCOUNT = 0.99
+_PAPER_MAX_ENVS = 64
+
+
+class Recipe(NamedTuple):
+  """What is trained, and how."""
+
+  simulator: simulator_lib.Simulator  # As the learner sees it.
+  config: ppo_config.PpoConfig
+  settings: ppo_config.Settings  # Weights, discounts, constraints.
+  num_updates: int
+  is_paired: bool  # Rewards are differences to the page without actions.
+
+
+class Trained(NamedTuple):
+  """The end of a training."""
+
+  recipe: Recipe
+  learner: ppo.Learner  # S learners, stacked.
+  user_steps_per_second: float  # Of all seeds; NaN if too few were timed.
+
+
+class PageTask:
+  """PPO in many augmented worlds, all seeds in one compiled update."""
+
+  def __init__(
+      self, recipe: Recipe, fit: response_fit.ResponseFit,
+      params: simulator_lib.Params, *, num_seeds: int, seed: int,
+  ):
+    """Draws worlds from replicates of the fit; scores are those of `params`."""
+    self.recipe, self.num_seeds, self._seed = recipe, num_seeds, seed
+    response, arrivals = world_lib.training_worlds(
+        fit, params.arrivals, recipe.config.num_envs, seed=seed)
+    self._params = params._replace(response=response, arrivals=arrivals)
+    environment = (paired.Paired(recipe.simulator) if recipe.is_paired
+                   else recipe.simulator)
+    learning = ppo.Ppo(
+        environment, recipe.config, params_axes=world_lib.WORLD_AXES)
+    over_seeds = functools.partial(jax.vmap, in_axes=(0, None, None))
+    self._init = jax.jit(over_seeds(learning.init))
+    self._update = jax.jit(over_seeds(learning.update), donate_argnums=0)
+    self._outcome = jax.jit(jax.vmap(
+        functools.partial(_outcome, recipe, params), in_axes=(0, None)))
+
+  def init(self) -> ppo.Learner:
+    """Learners before their first update."""
+    keys = jax.random.split(jax.random.key(self._seed), self.num_seeds)
+    return self._init(keys, self._params, self.recipe.settings)
+
+  def batches(self, cursor: list[int] | None) -> loop.NoBatches:
+    """Days are simulated inside the update."""
+    del cursor
+    return loop.NoBatches()
+
+  def update(
+      self, state: ppo.Learner, batch: None
+  ) -> tuple[ppo.Learner, dict[str, Any]]:
+    """One update of all."""
+    del batch
+    state, diagnostics = self._update(
+        state, self._params, self.recipe.settings)
+    return state, {
+        "loss": jnp.mean(diagnostics.policy_loss), **diagnostics._asdict()}
+
+  def evaluate(
+      self, state: ppo.Learner, step: int
+  ) -> tuple[ppo.Learner, dict[str, Any]]:
+    """Clicks and costs of a day in the world of the fit, without noise."""
+    del step
+    outcome = jax.device_get(self._outcome(state, jax.random.key(self._seed)))
+    return state, {"validation": {
+        name: values.tolist() for name, values in outcome.items()}}
+
+
+def _outcome(
+    recipe: Recipe, params: simulator_lib.Params, learner: ppo.Learner,
+    key: jax.Array,
+) -> dict[str, jax.Array]:
+  """CTR and costs of a day under one learner's mean action."""
+  policy_fn = functools.partial(
+      ppo.mean_action, learner.params, learner.statistics,
+      config=recipe.config)
+  outcome = rollout.simulate_days(
+      recipe.simulator, params, policy_fn, key=key,
+      num_users=_EVALUATION_USERS)
+  return {"ctr": outcome.clicks.sum() / outcome.exposures.sum(),
+          "cost": outcome.cost.sum(0) / outcome.counted.sum(0)}
+
+
+def train(task: PageTask, workdir: pathlib.Path) -> Trained:
+  """Trains to the end, from the newest checkpoint if there is one."""
+  config = task.recipe.config
+  per_update = config.num_envs * config.num_steps * task.num_seeds
+  fitted = loop.fit(task, workdir, num_steps=task.recipe.num_updates,
+                    examples_per_step=per_update)
+  rate = fitted.steps_per_second * per_update
+  return Trained(task.recipe, fitted.state, rate if rate > 0 else float("nan"))
+
+
+def train_all(
+    config: config_lib.Config, workdir: pathlib.Path,
+    fitted: world_lib.FittedLog, limit: limits.Limit,
+) -> dict[str, Trained]:
+  """Trains every recipe, each in a folder of its name."""
+  params = starting_params(config, fitted, limit)
+  trained = {}
+  for name, recipe in recipes(config, fitted, limit).items():
+    print(f"training {name}", flush=True)
+    task = PageTask(recipe, fitted.fit, params,
+                    num_seeds=config.scale.num_seeds, seed=config.seed)
+    trained[name] = train(task, workdir / name)
+  return trained
+
+
+def starting_params(
+    config: config_lib.Config, fitted: world_lib.FittedLog,
+    limit: limits.Limit,
+) -> simulator_lib.Params:
+  """The world of the fit: the base's scores, at the limit's theta."""
+  params = world_lib.calibrated(
+      fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
+  return params._replace(theta=jnp.float32(limit.theta))
+
+
+def recipes(
+    config: config_lib.Config, fitted: world_lib.FittedLog,
+    limit: limits.Limit,
+) -> dict[str, Recipe]:
+  """What is trained: the policy, a bandit, and the paper's policy."""
+  thresholds = [limit.target]
+  if fitted.simulator.exposure_costs:
+    # The cost is minus the share.
+    thresholds += [-floor for floor in fitted.floors]
+  paper = _paper_recipe(config, fitted.simulator, thresholds)
+  if config.preset == "paper":
+    return {"ppo": paper}
+  modern = functools.partial(
+      _modern_recipe, config, fitted.simulator, thresholds)
+  return {"ppo": modern(config.discount), "bandit": modern(0.0),
+          "ppo_paper": paper}
+
+
+def _modern_recipe(
+    config: config_lib.Config, simulator: simulator_lib.Simulator,
+    thresholds: list[float], discount: float,
+) -> Recipe:
+  """Expected rewards, ahead of the page without actions."""
+  simulator = dataclasses.replace(simulator, expected_rewards=True)
+  num_updates = _num_updates(config)
+  learner = dataclasses.replace(
+      ppo_config.PpoConfig.modern(simulator), num_envs=config.num_envs,
+      num_minibatches=8, actor_learning_rate=config.learning_rate,
+      target_kl=0.05, num_updates=num_updates)
+  return Recipe(
+      simulator, learner, _settings(config, simulator, thresholds, discount),
+      num_updates, is_paired=True)
+
+
+def _paper_recipe(
+    config: config_lib.Config, simulator: simulator_lib.Simulator,
+    thresholds: list[float],
+) -> Recipe:
+  """An action for each slot and category, sampled clicks, theta fixed."""
+  simulator = dataclasses.replace(
+      simulator, layout="slot_category", knob=False)
+  learner = dataclasses.replace(
+      ppo_config.PpoConfig.paper(simulator),
+      num_envs=min(config.num_envs, _PAPER_MAX_ENVS))
+  return Recipe(
+      simulator, learner,
+      _settings(config, simulator, thresholds, _PAPER_DISCOUNT),
+      _num_updates(config), is_paired=False)
+
+
+def _num_updates(config: config_lib.Config) -> int:
+  return config.num_updates or config.scale.num_updates
+
+
+def _settings(
+    config: config_lib.Config, simulator: simulator_lib.Simulator,
+    thresholds: list[float], discount: float,
+) -> ppo_config.Settings:
+  rewards, costs = simulator.num_rewards, simulator.num_costs
+  controller = limits.controller(
+      config.constraint, jnp.array(thresholds), config.multiplier)
+  return ppo_config.Settings(
+      jnp.ones(rewards), jnp.full(rewards + costs, discount), controller)
