@@ -37,7 +37,6 @@ from typing import Any
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 from experiments.slates import comparison as comparison_lib
-from experiments.slates import inputs as inputs_lib
 from experiments.slates import page
 from experiments.slates import results
 from experiments.slates import selection
@@ -48,7 +47,7 @@ def select(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   """Writes slates and a comparison; returns what `summary.json` holds."""
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
-    inputs = inputs_lib.read_inputs(config, workdir)
+    inputs = selection.read_inputs(config, workdir)
   facts = inputs.facts
   print(f"{facts.num_requests:,} requests, {facts.num_rows:,} candidates, "
         f"{facts.largest:,} at most; {len(facts.categories):,} categories, "
@@ -58,14 +57,14 @@ def select(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   selected = selection.write_slates(
       config, inputs, drawn, workdir / "slates.parquet")
   comparison = comparison_lib.compare(
-      selected.sample, inputs_lib.relevance(config, selected.sample.scores),
+      selected.sample, selection.relevance(config, selected.sample.scores),
       num_categories=len(facts.categories), rules=inputs.rules,
       theta=config.theta, seed=config.seed)
   return publish(config, workdir, inputs, selected, comparison)
 
 
 def publish(
-    config: Config, workdir: pathlib.Path, inputs: inputs_lib.Inputs,
+    config: Config, workdir: pathlib.Path, inputs: selection.Inputs,
     selected: selection.Selected, comparison: comparison_lib.Comparison,
 ) -> dict[str, Any]:
   """Writes and returns the summary; writes the pages, prints the table."""

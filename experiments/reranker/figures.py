@@ -16,6 +16,8 @@ from experiments.runs import html as html_lib
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 
 _TRAINED, _PAPER, _DARK = "#d9742b", "#8a5fbf", "#222222"
+_OBSERVED: dict[str, Any] = {
+    "fmt": "o", "ms": 3, "elinewidth": 0.8, "color": _DARK, "label": "observed"}
 # Characters of a category's name at an axis, and above a small panel.
 _LONGEST_NAME, _LONGEST_TITLE = 24, 18
 # A difference larger than so many times the median is written at the edge.
@@ -37,14 +39,11 @@ def plain(name: str, longest: int = _LONGEST_NAME) -> str:
 def trade_figure(
     points: Sequence[record_lib.Point], threshold: float, is_feasible: bool
 ) -> mpl_figure.Figure:
-  """Clicks against diversity, best clicks first; privileged ones hollow.
-
-  A policy of very few clicks stands at the lower edge with its CTR, so that
-  the others are not squeezed.
-  """
+  """Clicks against diversity, best clicks first; privileged ones hollow."""
   figure = mpl_figure.Figure(figsize=(10, 5), layout="constrained")
   axes = figure.subplots()
   points = sorted(points, key=lambda point: -point.ctr)
+  # Very few clicks stand at the lower edge, lest they squeeze the others.
   floor, edge = _floor([point.ctr for point in points])
   points = [
       point if point.ctr >= floor else point._replace(
@@ -99,10 +98,9 @@ def color_of(name: str, is_trained: bool, is_privileged: bool) -> str:
 
 
 def paired_figure(
-    panels: dict[str, dict[str, judging.Interval]],
-    colors: dict[str, str],
+    panels: dict[str, dict[str, judging.Interval]], colors: dict[str, str]
 ) -> mpl_figure.Figure:
-  """Differences of CTR to ppo."""
+  """Differences of CTR to ppo by kind of world, in the order of the first."""
   names = list(next(iter(panels.values())))
   height = max(len(names), 1)
   figure = mpl_figure.Figure(figsize=(10, 1.1 + 0.28 * height))
@@ -211,20 +209,16 @@ def calibration_figure(
       calibration.after, strict=False):
     axes.set_visible(True)
     axes.set_title(plain(name, _LONGEST_TITLE), fontsize=9)
-    _draw_bins(axes, before, html_lib.RIVAL, "predicted click as it is")
-    _draw_bins(axes, after, html_lib.OURS, "calibrated")
+    for bins, color, label in (
+        (before, html_lib.RIVAL, "predicted click as it is"),
+        (after, html_lib.OURS, "calibrated")):
+      axes.errorbar(
+          bins.predicted, bins.observed, yerr=bins.error, fmt="o-", ms=2.5,
+          lw=1, elinewidth=0.7, color=color, label=label)
   _draw_diagonals(grid, 1.03 * max(map(
       _largest, (*calibration.before, *calibration.after))) or 1.0)
   _legend_below(figure, grid.flat[0])
   return figure
-
-
-def _draw_bins(
-    axes: mpl_axes.Axes, bins: record_lib.Bins, color: str, label: str
-) -> None:
-  axes.errorbar(
-      bins.predicted, bins.observed, yerr=bins.error, fmt="o-", ms=2.5, lw=1,
-      elinewidth=0.7, color=color, label=label)
 
 
 def _largest(bins: record_lib.Bins) -> float:
@@ -343,17 +337,10 @@ def _draw_curve(
   places = np.arange(len(curve.size)) + first
   axes.plot(places, curve.predicted, color=html_lib.OURS, lw=1.4,
             label="predicted")
-  _draw_observed(axes, places, curve.observed,
-                 yerr=console.NORMAL_95 * curve.standard_error)
+  axes.errorbar(places, curve.observed, **_OBSERVED,
+                yerr=console.NORMAL_95 * curve.standard_error)
   axes.set_xlabel(label)
   axes.grid(alpha=0.25, lw=0.5)
-
-
-def _draw_observed(
-    axes: mpl_axes.Axes, x: np.ndarray, y: np.ndarray, **errors: np.ndarray
-) -> None:
-  axes.errorbar(x, y, fmt="o", ms=3, elinewidth=0.8, color=_DARK,
-                label="observed", **errors)
 
 
 def category_figure(
@@ -365,8 +352,8 @@ def category_figure(
   places = np.arange(len(categories))
   axes.plot(curve.predicted, places, "|", ms=11, mew=2, color=html_lib.OURS,
             label="predicted")
-  _draw_observed(axes, curve.observed, places,
-                 xerr=console.NORMAL_95 * curve.standard_error)
+  axes.errorbar(curve.observed, places, **_OBSERVED,
+                xerr=console.NORMAL_95 * curve.standard_error)
   _name_categories(axes, categories)
   axes.set_xlabel("CTR")
   axes.grid(axis="x", alpha=0.25, lw=0.5)

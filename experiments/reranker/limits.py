@@ -54,19 +54,19 @@ class Probe(NamedTuple):
       return self.mean
     return float(np.quantile(self.today, quantile))
 
-  def is_feasible(self, threshold: float) -> bool:
-    """Whether the most varied slates meet a threshold."""
-    return threshold >= self.least
-
 
 class Limit(NamedTuple):
   """What is asked of diversity."""
 
   probe: Probe
   threshold: float  # Of the mean cost.
-  is_feasible: bool  # Whether the most varied slates meet the threshold.
   base: str  # The calibration that policies correct.
   theta: float  # The largest with which the base meets the target.
+
+  @property
+  def is_feasible(self) -> bool:
+    """Whether the most varied slates meet the threshold."""
+    return self.threshold >= self.probe.least
 
   @property
   def target(self) -> float:
@@ -119,8 +119,7 @@ def make_limit(
   probe = thetas.probe(fitted.params)
   threshold = (-config.diversity if config.diversity is not None
                else probe.threshold(config.diversity_quantile))
-  limit = Limit(
-      probe, threshold, probe.is_feasible(threshold), config.base, np.nan)
+  limit = Limit(probe, threshold, config.base, np.nan)
   base = world_lib.calibrated(
       fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
   return limit._replace(theta=thetas.at_budget(base, limit.target))

@@ -79,8 +79,6 @@ class Calibration(NamedTuple):
 
   before: list[Bins]  # C, of the predicted clicks as they are
   after: list[Bins]  # C, of those calibrated on the first days
-  gap_before: float  # Mean distance of `before` from the diagonal.
-  gap_after: float
 
 
 class Record(NamedTuple):
@@ -199,7 +197,7 @@ def _calibration(fitted: world_lib.FittedLog, base: str) -> Calibration:
       num_categories=num_categories)
   before, calibrated = (bins(special.expit(log_odds[later.where]))
                         for log_odds in (later.log_odds, after))
-  return Calibration(before, calibrated, gap(before), gap(calibrated))
+  return Calibration(before, calibrated)
 
 
 def bins_by_category(

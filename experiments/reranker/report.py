@@ -24,7 +24,7 @@ def write_report(workdir: pathlib.Path, record: record_lib.Record) -> None:
   html_lib.write_page(workdir / "report.html", "Re-ranking policy", [
       "<h1>Re-ranking policy</h1>",
       f"<p class=lead>{html.escape(_lead(record))}</p>",
-      *_trade(record), *_ahead(record), *_policies(record), *_static(record),
+      *_trade(record), *_ahead(record), *_policies(record),
       *_training(record), *_calibration(record), *_actions(record),
       "<h2>A day of one user</h2>", _day(record.day.slates, record.categories),
       *_exposure(record), *_fidelity(record), *_configuration(workdir)])
@@ -99,12 +99,7 @@ def _policies(record: record_lib.Record) -> list[str]:
       "diversity that is missing, below 0 where there is more than asked for; "
       f"on days beyond, more than {limits.TOLERANCE:.0%} of the feasible range "
       "is missing. * sees what users hide.</p>",
-      _table(results.summaries, results.paired, results.privileged)]
-
-
-def _static(record: record_lib.Record) -> list[str]:
-  results = record.results
-  return [
+      _table(results.summaries, results.paired, results.privileged),
       "<h2>In the static world</h2>",
       "<p>Users neither tire nor change with the hour: a calibration is as "
       "good there as what can be learned. A clear lead of ppo over all of them "
@@ -141,8 +136,8 @@ def _training(record: record_lib.Record) -> list[str]:
 
 
 def _calibration(record: record_lib.Record) -> list[str]:
-  before, after = (console.number(gap, 3) for gap in (
-      record.calibration.gap_before, record.calibration.gap_after))
+  before, after = (console.number(record_lib.gap(bins), 3)
+                   for bins in record.calibration)
   return [
       "<h2>Calibration</h2>",
       "<p>Clicks of the later days by quantiles of the prediction, with "

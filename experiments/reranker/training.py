@@ -151,10 +151,9 @@ def recipes(
     limit: limits.Limit,
 ) -> dict[str, Recipe]:
   """What is trained: the policy, a bandit, and the paper's policy."""
-  thresholds = [limit.target]
-  if fitted.simulator.exposure_costs:
-    # The cost is minus the share.
-    thresholds += [-floor for floor in fitted.floors]
+  # The cost of an exposure floor is minus the share.
+  floors = fitted.floors if fitted.simulator.exposure_costs else []
+  thresholds = jnp.array([limit.target, *(-floor for floor in floors)])
   paper = _paper_recipe(config, fitted.simulator, thresholds)
   if config.preset == "paper":
     return {"ppo": paper}
@@ -166,11 +165,11 @@ def recipes(
 
 def _modern_recipe(
     config: config_lib.Config, simulator: simulator_lib.Simulator,
-    thresholds: list[float], discount: float,
+    thresholds: jax.Array, discount: float,
 ) -> Recipe:
   """Expected rewards, ahead of the page without actions."""
   simulator = dataclasses.replace(simulator, expected_rewards=True)
-  num_updates = _num_updates(config)
+  num_updates = config.num_updates or config.scale.num_updates
   learner = dataclasses.replace(
       ppo_config.PpoConfig.modern(simulator), num_envs=config.num_envs,
       num_minibatches=8, actor_learning_rate=config.learning_rate,
@@ -182,7 +181,7 @@ def _modern_recipe(
 
 def _paper_recipe(
     config: config_lib.Config, simulator: simulator_lib.Simulator,
-    thresholds: list[float],
+    thresholds: jax.Array,
 ) -> Recipe:
   """An action for each slot and category, sampled clicks, theta fixed."""
   simulator = dataclasses.replace(
@@ -193,19 +192,14 @@ def _paper_recipe(
   return Recipe(
       simulator, learner,
       _settings(config, simulator, thresholds, _PAPER_DISCOUNT),
-      _num_updates(config), is_paired=False)
-
-
-def _num_updates(config: config_lib.Config) -> int:
-  return config.num_updates or config.scale.num_updates
+      config.num_updates or config.scale.num_updates, is_paired=False)
 
 
 def _settings(
     config: config_lib.Config, simulator: simulator_lib.Simulator,
-    thresholds: list[float], discount: float,
+    thresholds: jax.Array, discount: float,
 ) -> ppo_config.Settings:
-  rewards, costs = simulator.num_rewards, simulator.num_costs
-  controller = limits.controller(
-      config.constraint, jnp.array(thresholds), config.multiplier)
+  rewards = simulator.num_rewards
   return ppo_config.Settings(
-      jnp.ones(rewards), jnp.full(rewards + costs, discount), controller)
+      jnp.ones(rewards), jnp.full(rewards + simulator.num_costs, discount),
+      limits.controller(config.constraint, thresholds, config.multiplier))

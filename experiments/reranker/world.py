@@ -32,17 +32,17 @@ from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import score_calibration
 from harmonrank_jax.reranker import simulator as simulator_lib
 
-# Fixed before any policies were compared.
+# Fixed before any policies were compared. In the static world, hour and earlier
+# slates change nothing: a calibration is as good as what can be learned.
 WORLDS: dict[str, Callable[
     [response_lib.ResponseModel], response_lib.ResponseModel]] = {
     "held_out": lambda r: r,
     "tiring": lambda r: r._replace(fatigue=1.5 * r.fatigue),
     "tidal": lambda r: r._replace(demand=1.5 * r.demand),
     "fresh": lambda r: r._replace(recovery=r.recovery ** 2),
+    "static": lambda r: r._replace(
+        fatigue=jnp.zeros(()), demand=jnp.zeros_like(r.demand)),
 }
-# Hour and earlier slates change nothing in it: a calibration is as good as what
-# can be learned.
-STATIC_WORLD = "static"
 # The fields of `Params` in which training worlds differ.
 WORLD_AXES = simulator_lib.Params._make(
     0 if name in ("response", "arrivals") else None
@@ -84,9 +84,7 @@ def read_log(
       data, items, columns, utc_offset_hours=config.utc_offset_hours)
 
 
-def fit_log(
-    config: config_lib.Config, log: slate_logs.SlateLog
-) -> FittedLog:
+def fit_log(config: config_lib.Config, log: slate_logs.SlateLog) -> FittedLog:
   """Fits the response, and makes the worlds."""
   is_held_out = slate_logs.held_out_days(log)
   first, last = log.of_days(~is_held_out), log.of_days(is_held_out)
@@ -107,9 +105,11 @@ def fit_log(
   fidelity = jax.jit(fidelity_lib.response_fidelity)(
       fit.response, pools.exposures(last),
       is_random=jnp.asarray(last.is_random))
+  responses = {name: change(last_fit.response)
+               for name, change in WORLDS.items()}
   return FittedLog(
       first, last, fit, fidelity, _make_simulator(config, len(names)), params,
-      judge_params, evaluation_worlds(last_fit.response), floors)
+      judge_params, responses, floors)
 
 
 def _check(
@@ -200,13 +200,3 @@ def training_worlds(
       augmentation.augment_world, spread=augmentation.Spread())
   return jax.jit(jax.vmap(augment, in_axes=(0, None, None)))(
       keys, fit.replicates, arrivals)
-
-
-def evaluation_worlds(
-    response: response_lib.ResponseModel
-) -> dict[str, response_lib.ResponseModel]:
-  """Responses by the name of their world, the static one last."""
-  worlds = {name: change(response) for name, change in WORLDS.items()}
-  worlds[STATIC_WORLD] = response._replace(
-      fatigue=jnp.zeros(()), demand=jnp.zeros_like(response.demand))
-  return worlds

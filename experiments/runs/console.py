@@ -20,11 +20,13 @@ def number(value: float, digits: int = 4, signed: bool = False) -> str:
   return f"{value:{'+' if signed else ''}.{digits}f}"
 
 
-def with_error(value: float, error: float, signed: bool = False) -> str:
+def with_error(
+    value: float, error: float, signed: bool = False, digits: int = 4
+) -> str:
   """`value ± standard error`; a dash for what is undefined."""
   if not math.isfinite(value):
     return "-"
-  return f"{number(value, signed=signed)} ± {number(error)}"
+  return f"{number(value, digits, signed)} ± {number(error, digits)}"
 
 
 def width() -> int:

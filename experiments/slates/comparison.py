@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 def draw(
     facts: candidates_lib.Facts, *, num_selected: int, seed: int
 ) -> np.ndarray:
-  """Draws the requests to compare methods on, as many as memory allows."""
+  """Places `[S]` of requests to compare methods on, as memory allows."""
   size = int(selector_lib.padded_size(max(facts.largest, num_selected)))
   count = min(facts.num_requests,
               max(1, min(_MAX_REQUESTS, _MAX_CANDIDATES // size)))
@@ -55,27 +55,21 @@ def draw(
 
 
 def compare(
-    chunk: chunks_lib.Chunk,
-    relevance: np.ndarray,
-    *,
-    num_categories: int,
-    rules: selector_lib.Rules,
-    theta: float,
-    seed: int,
+    chunk: chunks_lib.Chunk, relevance: np.ndarray, *, num_categories: int,
+    rules: selector_lib.Rules, theta: float, seed: int,
 ) -> Comparison:
-  """Selects slates by every method at every theta, and measures them."""
-  measure = _Measure(chunk, relevance, num_categories)
-  select = _Slates(chunk, relevance, rules)
+  """Selects and measures slates of a chunk, by every method at every theta."""
+  slates = _Slates(chunk, relevance, num_categories, rules)
   rows, curves, table = {}, {}, {}
   exposure = {"candidates": np.bincount(
       chunk.categories, minlength=num_categories) / len(chunk.categories)}
   for method in selector_lib.METHODS:
-    rows[method] = np.stack([select(method, at) for at in THETAS])
-    measured = [measure(at) for at in rows[method]]
+    rows[method] = np.stack([slates.select(method, at) for at in THETAS])
+    measured = [slates.measure(at) for at in rows[method]]
     curves[method] = {name: [_mean(values[name]) for values in measured]
                       for name in METRICS}
-    at_theta = select(method, theta)
-    values, counts = measure(at_theta), measure.counts(at_theta)
+    at_theta = slates.select(method, theta)
+    values, counts = slates.measure(at_theta), slates.counts(at_theta)
     table[method] = {name: _mean(values[name]) for name in METRICS}
     table[method][GINI] = _gini(counts, seed)
     exposure[method] = counts.sum(axis=0) / max(counts.sum(), 1)
@@ -83,33 +77,17 @@ def compare(
 
 
 class _Slates:
-  """Slates of the same requests by any method at any theta."""
+  """Slates of the same requests by any method, and their metrics."""
 
   def __init__(
       self, chunk: chunks_lib.Chunk, relevance: np.ndarray,
-      rules: selector_lib.Rules,
+      num_categories: int, rules: selector_lib.Rules,
   ):
     self._chunk, self._relevance = chunk, relevance
     # Requests are padded to one size: one compilation for each method.
     self._size = int(selector_lib.padded_size(np.diff(chunk.starts).max()))
     self._selectors = {method: selector_lib.Selector(method, rules)
                        for method in selector_lib.METHODS}
-
-  def __call__(self, method: str, theta: float) -> np.ndarray:
-    """Rows of the chunk, `[S, K]`; -1 in empty slots."""
-    selector = self._selectors["top_k" if theta == 1 else method]
-    return selector(self._chunk, self._relevance, theta=theta,
-                    least_size=self._size).rows
-
-
-class _Measure:
-  """Metrics of slates of the same requests."""
-
-  def __init__(
-      self, chunk: chunks_lib.Chunk, relevance: np.ndarray,
-      num_categories: int,
-  ):
-    self._chunk, self._relevance = chunk, relevance
     self._by_features = jax.jit(lambda features, where: {
         "distance": metrics.intra_list_distance(features, where=where),
         "log_det": metrics.slate_log_det(features, where=where),
@@ -117,7 +95,13 @@ class _Measure:
     self._counts = jax.jit(lambda categories: metrics.exposure_counts(
         categories, num_categories=num_categories))
 
-  def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+  def select(self, method: str, theta: float) -> np.ndarray:
+    """Rows of the chunk, `[S, K]`; -1 in empty slots."""
+    selector = self._selectors["top_k" if theta == 1 else method]
+    return selector(self._chunk, self._relevance, theta=theta,
+                    least_size=self._size).rows
+
+  def measure(self, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Metrics `[S]` of slates `[S, K]`; NaN where one is undefined."""
     is_item, chunk = rows >= 0, self._chunk
     by_features = jax.device_get(

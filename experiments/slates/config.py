@@ -39,11 +39,11 @@ class Config(configs.WorldConfig):
       "each; the slate is made from the pool. What a category lacks goes to "
       "others; of those not named there is none.")
   ridge: float | None = flags.field(
-      None, "Of the dpp: the kernel becomes ridge * similarity + (1 - ridge) * "
+      None, "The DPP's kernel becomes ridge * similarity + (1 - ridge) * "
       "identity; 1 if not given.", low=0.0, high=1.0)
   fill: str = flags.field(
-      "none", "Of the dpp: what comes into slots when all candidates left "
-      "repeat what is there.", choices=arguments.FILLS)
+      "none", "What the DPP puts into slots when all candidates left repeat "
+      "what is there.", choices=arguments.FILLS)
   relevance: str = flags.field(
       "log", "What of the score is the relevance.", choices=RELEVANCES)
   request_column: str = flags.field("request_id", "Column of the request.")

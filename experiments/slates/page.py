@@ -45,8 +45,9 @@ def make_content(
       "num_requests": len(sizes),
       "methods": [
           {"id": name, "name": _METHODS[name][0], "about": _METHODS[name][1],
-           "curve": _curve(comparison.curves[name])}
-          for name in comparison.rows],
+           "curve": [(distance.mean, score.mean) for distance, score in zip(
+               curves["distance"], curves["score"], strict=True)]}
+          for name, curves in comparison.curves.items()],
       "requests": [_request(comparison, categories, place)
                    for place in shown]})
 
@@ -58,14 +59,6 @@ def write_page(path: pathlib.Path, content: dict[str, Any]) -> None:
   # Escaped, so that no text of the data can end the script element.
   data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
   workdir_lib.write_text(path, text.replace(_PLACE_OF_DATA, data))
-
-
-def _curve(
-    curves: dict[str, list[comparison_lib.Value]]
-) -> list[tuple[float, float]]:
-  """Intra-list distance and mean score for each theta."""
-  return [(distance.mean, score.mean) for distance, score in zip(
-      curves["distance"], curves["score"], strict=True)]
 
 
 def _request(

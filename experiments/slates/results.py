@@ -10,7 +10,6 @@ from experiments.runs import console
 from experiments.runs import workdir as workdir_lib
 from experiments.slates import comparison as comparison_lib
 from experiments.slates import config as config_lib
-from experiments.slates import inputs as inputs_lib
 from experiments.slates import selection
 
 HEADER = ("", *comparison_lib.METRICS.values(), "Gini of exposure")
@@ -31,7 +30,7 @@ class Record(NamedTuple):
 
 
 def make_record(
-    config: config_lib.Config, inputs: inputs_lib.Inputs,
+    config: config_lib.Config, inputs: selection.Inputs,
     selected: selection.Selected, comparison: comparison_lib.Comparison,
 ) -> Record:
   """Brings the results of a run into the form in which they are shown."""
@@ -39,15 +38,17 @@ def make_record(
       method: {name: np.asarray(values).T for name, values in by_name.items()}
       for method, by_name in comparison.curves.items()}
   names = list(inputs.facts.categories)
+  if len(names) > _MAX_CATEGORIES:
+    names[_MAX_CATEGORIES:] = [f"{len(names) - _MAX_CATEGORIES} others"]
   return Record(
       summary=_summary(config, inputs, selected, comparison),
-      rows=[[method, *(_text(value, _DIGITS.get(name, 3))
+      rows=[[method, *(console.with_error(*value, digits=_DIGITS.get(name, 3))
                        for name, value in values.items())]
             for method, values in comparison.table.items()],
       curves=curves,
       nearest=int(np.argmin(
           np.abs(comparison_lib.THETAS - comparison.theta))),
-      categories=_largest(names),
+      categories=names,
       exposure={method: 100 * _with_others(shares)
                 for method, shares in comparison.exposure.items()})
 
@@ -77,7 +78,7 @@ def print_table(record: Record) -> None:
 
 
 def _summary(
-    config: config_lib.Config, inputs: inputs_lib.Inputs,
+    config: config_lib.Config, inputs: selection.Inputs,
     selected: selection.Selected, comparison: comparison_lib.Comparison,
 ) -> dict[str, Any]:
   facts = inputs.facts
@@ -99,23 +100,8 @@ def _summary(
       "config": dataclasses.asdict(config)})
 
 
-def _largest(names: list[str]) -> list[str]:
-  """The first names, and one that counts the others."""
-  num_others = len(names) - _MAX_CATEGORIES
-  if num_others <= 0:
-    return names
-  return [*names[:_MAX_CATEGORIES], f"{num_others} others"]
-
-
 def _with_others(shares: np.ndarray) -> np.ndarray:
-  """Shares `[C]` of the names that `_largest` keeps."""
+  """Shares `[C]` of the largest categories, and of all others."""
   if len(shares) <= _MAX_CATEGORIES:
     return shares
   return np.append(shares[:_MAX_CATEGORIES], shares[_MAX_CATEGORIES:].sum())
-
-
-def _text(value: comparison_lib.Value, digits: int) -> str:
-  if not np.isfinite(value.mean):
-    return "-"
-  return (f"{console.number(value.mean, digits)} ± "
-          f"{console.number(value.error, digits)}")

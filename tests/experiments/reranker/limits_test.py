@@ -16,11 +16,12 @@ def test_a_threshold_is_the_mean_or_a_quantile():
 
 
 def test_a_threshold_may_be_out_of_reach():
-  assert PROBE.is_feasible(0.5) and not PROBE.is_feasible(0.3)
+  assert limits.Limit(PROBE, 0.5, "platt", 0.8).is_feasible
+  assert not limits.Limit(PROBE, 0.3, "platt", 0.8).is_feasible
 
 
 def test_policies_aim_three_tolerances_below():
-  limit = limits.Limit(PROBE, 0.9, True, "platt", 0.8)
+  limit = limits.Limit(PROBE, 0.9, "platt", 0.8)
   assert PROBE.tolerance == pytest.approx(0.02 * (1.2 - 0.4))
   assert limit.target == pytest.approx(0.9 - 3 * PROBE.tolerance)
 

@@ -144,7 +144,7 @@ def make_report(
       knob=knob, spread=None, feedback_rule=0, **changes)
   fitted = fitted_log(rng, categories, page)
   limit = limits.Limit(
-      limits.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0, True,
+      limits.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0,
       "platt", THETA)
   # A correction for each number of the action; the knob turns up theta.
   action = f32(np.append(

@@ -16,7 +16,7 @@ PROBE = limits.Probe(0.4, 1.2, np.ones(1), 1.0)
 def test_a_limit_out_of_reach_is_said_with_the_constraint(
     capsys, constraint, said):
   results.say_limit(
-      limits.Limit(PROBE, 0.3, False, "platt", 0.8), constraint)
+      limits.Limit(PROBE, 0.3, "platt", 0.8), constraint)
   out, err = capsys.readouterr()
   assert out == ("diversity (log det S / K) from -1.200 to -0.400; asked for "
                  "-0.300\n")
@@ -24,7 +24,7 @@ def test_a_limit_out_of_reach_is_said_with_the_constraint(
 
 
 def test_a_limit_within_reach_warns_of_nothing(capsys):
-  results.say_limit(limits.Limit(PROBE, 0.9, True, "platt", 0.8), "pi")
+  results.say_limit(limits.Limit(PROBE, 0.9, "platt", 0.8), "pi")
   assert not capsys.readouterr().err
 
 

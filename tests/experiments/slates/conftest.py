@@ -5,7 +5,6 @@ import pytest
 
 from experiments.slates import comparison as comparison_lib
 from experiments.slates import config as config_lib
-from experiments.slates import inputs as inputs_lib
 from experiments.slates import selection
 from tests.data import candidate_files
 
@@ -30,7 +29,7 @@ def config(frame, tmp_path_factory):
 @pytest.fixture(scope="session")
 def inputs(config, tmp_path_factory):
   """What is read for it."""
-  return inputs_lib.read_inputs(config, tmp_path_factory.mktemp("workdir"))
+  return selection.read_inputs(config, tmp_path_factory.mktemp("workdir"))
 
 
 @pytest.fixture(scope="session")

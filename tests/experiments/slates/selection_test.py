@@ -1,17 +1,134 @@
-"""Slates of all requests, chunk by chunk."""
+"""Slates of all requests: candidates, rules from flags, and the selection."""
 
 import dataclasses
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
-from experiments.slates import inputs as inputs_lib
+from experiments.runs import errors
+from experiments.slates import config as config_lib
 from experiments.slates import selection
+from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.diversity import greedy
 from tests.data import candidate_files
 from tests.serving import one_call
 
+FACTS = candidates_lib.Facts(
+    10, 193, 40, {"phones": 100, "books": 60, "toys": 33})
 COLUMNS = ["request_id", "slot", "item_id", "gain"]
+
+
+def test_a_file_of_the_user_has_no_limits(inputs):
+  assert inputs.limits == "" and inputs.facts.num_requests == 10
+  assert inputs.rules.num_selected == 5 and inputs.rules.quotas is None
+
+
+def test_columns_may_have_other_names(frame, inputs, tmp_path):
+  columns = {f"my_{name}": values for name, values in frame.items()}
+  config = config_lib.Config(
+      data=candidate_files.write(columns, tmp_path / "data.parquet"),
+      request_column="my_request_id", item_column="my_item_id",
+      score_column="my_score", category_column="my_category",
+      features_column="my_features")
+  assert selection.read_inputs(config, tmp_path).facts == inputs.facts
+
+
+def test_raw_relevance_takes_any_score(frame, config, tmp_path):
+  path = candidate_files.write(
+      {**frame, "score": np.log(frame["score"])}, tmp_path / "data.parquet")
+  raw = dataclasses.replace(config, data=path, relevance="raw")
+  inputs = selection.read_inputs(raw, tmp_path)
+  chunk, = inputs.candidates.chunks(inputs.facts)
+  assert chunk.scores.max() < 0
+
+
+def test_relevance_is_the_logarithm_or_the_score():
+  scores = np.array([0.5, 1.0])
+  config = config_lib.Config()
+  np.testing.assert_array_equal(
+      selection.relevance(config, scores), [np.log(0.5), 0])
+  raw = dataclasses.replace(config, relevance="raw")
+  np.testing.assert_array_equal(selection.relevance(raw, scores), scores)
+
+
+def test_without_data_a_request_is_a_user_of_the_embedded_log(tmp_path):
+  inputs = selection.read_inputs(
+      config_lib.Config(num_exposures=2000), tmp_path)
+  assert inputs.facts.num_rows == 2000
+  assert inputs.limits.startswith("A request is a user of the embedded log")
+  assert {path.name for path in (tmp_path / "prepared").iterdir()} == {
+      "candidates.parquet", "items.parquet"}
+
+
+@pytest.mark.parametrize("texts, expected", [
+    pytest.param(("3",), [3, 3, 3], id="a number"),
+    pytest.param(("books=2",), [40, 2, 40], id="one category"),
+    pytest.param(("3", "phones=5"), [5, 3, 3], id="both"),
+    pytest.param(("99999999999",), [40, 40, 40], id="more than there are")])
+def test_quotas_of_slates(texts, expected):
+  rules = selection.make_rules(config_lib.Config(quota=texts), FACTS)
+  assert rules.quotas.tolist() == expected and rules.quotas.dtype == np.int32
+  assert rules.pool_quotas is None
+
+
+def test_categories_that_are_not_named_are_not_in_the_pool():
+  rules = selection.make_rules(
+      config_lib.Config(pool_quota=("phones=3", "books=2")), FACTS)
+  assert rules.pool_quotas.tolist() == [3, 2, 0] and rules.quotas is None
+
+
+@pytest.mark.parametrize("changes, said", [
+    pytest.param({"quota": ("many",)}, "--quota=many: expected a number, or "
+                 "numbers by category as in phones=2, got 'many'", id="a word"),
+    pytest.param({"quota": ("phones=-1",)}, "got '-1'", id="negative"),
+    pytest.param({"quota": ("bookz=2",)},
+                 "'bookz' (did you mean 'books'?)", id="unknown category"),
+    pytest.param({"quota": ("0",)}, "--quota=0 leaves no candidate",
+                 id="none"),
+    pytest.param({"pool_quota": ("phones=0",)}, "leaves no candidate",
+                 id="empty pool")])
+def test_bad_quotas(changes, said):
+  with pytest.raises(errors.UserError) as caught:
+    selection.make_rules(config_lib.Config(**changes), FACTS)
+  assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("changes, said", [
+    pytest.param({"theta": 1.0}, "--theta=1 is relevance alone", id="dpp"),
+    pytest.param({"theta": 1.0, "method": "mmr", "pool_quota": ("3",)},
+                 "--theta=1", id="pool"),
+    pytest.param({"items": "items.parquet"}, "--items needs --data",
+                 id="items alone"),
+    pytest.param({"format": "kuairand", "data": "log.csv"},
+                 "--format=kuairand needs --data, the log, and --items",
+                 id="no videos")])
+def test_flags_that_contradict_each_other(changes, said):
+  with pytest.raises(errors.UserError) as caught:
+    selection.check_config(config_lib.Config(**changes))
+  assert said in str(caught.value)
+
+
+def test_relevance_alone_is_for_mmr_ssd_and_top_k():
+  for method in ("mmr", "ssd", "top_k"):
+    selection.check_config(config_lib.Config(theta=1.0, method=method))
+
+
+def test_users_of_a_public_log_are_requests(tmp_path):
+  rng = np.random.default_rng(0)
+  log = {"user_id": rng.integers(0, 9, 200),
+         "video_id": rng.integers(0, 90, 200),
+         "is_click": rng.integers(0, 2, 200)}
+  videos = {"video_id": np.arange(80), "author_id": np.arange(80) // 3,
+            "tag": [None, "1", "2,1", "3"] * 20}
+  inputs = selection.read_inputs(config_lib.Config(
+      data=candidate_files.write(log, tmp_path / "log.parquet"),
+      items=candidate_files.write(videos, tmp_path / "videos.parquet"),
+      format="kuairand", num_candidates=30), tmp_path)
+  assert inputs.facts.num_requests == 9 and inputs.facts.largest == 30
+  assert len(inputs.facts.categories) == 4
+  assert inputs.candidates.num_features == 64
+  assert "a demonstration of slates" in inputs.limits
 
 
 def written(path):
@@ -47,7 +164,7 @@ def test_the_sample_holds_the_requests_drawn(config, inputs, tmp_path):
 
 def test_quotas_are_kept(config, frame, tmp_path):
   config = dataclasses.replace(config, quota=("2", "toys=0"))
-  inputs = inputs_lib.read_inputs(config, tmp_path)
+  inputs = selection.read_inputs(config, tmp_path)
   path = tmp_path / "slates.parquet"
   selection.write_slates(config, inputs, np.arange(1), path)
   category = {(r, i): candidate_files.CATEGORIES.index(c) for r, i, c in zip(
