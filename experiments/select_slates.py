@@ -37,7 +37,6 @@ from typing import Any
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 from experiments.slates import comparison as comparison_lib
-from experiments.slates import page
 from experiments.slates import results
 from experiments.slates import selection
 from experiments.slates.config import Config
@@ -73,7 +72,7 @@ def publish(
   record = results.make_record(config, inputs, selected, comparison)
   workdir_lib.write_json(workdir / "summary.json", record.summary)
   report.write_report(workdir / "report.html", record)
-  page.write_page(workdir / "slates.html", page.make_content(
+  report.write_slates_page(workdir / "slates.html", report.make_content(
       comparison, list(inputs.facts.categories), method=config.method,
       limits=inputs.limits))
   results.print_counts(record.summary)

@@ -215,16 +215,12 @@ def calibration_figure(
       axes.errorbar(
           bins.predicted, bins.observed, yerr=bins.error, fmt="o-", ms=2.5,
           lw=1, elinewidth=0.7, color=color, label=label)
-  _draw_diagonals(grid, 1.03 * max(map(
-      _largest, (*calibration.before, *calibration.after))) or 1.0)
+  most = max((rates + bins.error).max(initial=0)
+             for bins in (*calibration.before, *calibration.after)
+             for rates in (bins.predicted, bins.observed))
+  _draw_diagonals(grid, 1.03 * most or 1.0)
   _legend_below(figure, grid.flat[0])
   return figure
-
-
-def _largest(bins: record_lib.Bins) -> float:
-  """The largest number at either axis; 0 if there are no bins."""
-  return max([0.0, *(bins.predicted + bins.error),
-              *(bins.observed + bins.error)])
 
 
 def _draw_diagonals(grid: np.ndarray, most: float) -> None:

@@ -159,18 +159,16 @@ def compare(
 ) -> Results:
   """The results of simulated days, by the name of the policy."""
 
-  def summaries(worlds):
-    return {name: summarise(each.in_worlds(worlds), limit)
-            for name, each in days.items()}
+  def compared(worlds):
+    chosen = {name: each.in_worlds(worlds) for name, each in days.items()}
+    return ({name: summarise(each, limit) for name, each in chosen.items()},
+            {name: paired(chosen["ppo"], each)
+             for name, each in chosen.items() if name != "ppo"})
 
-  def differences(worlds):
-    ours = days["ppo"].in_worlds(worlds)
-    return {name: paired(ours, each.in_worlds(worlds))
-            for name, each in days.items() if name != "ppo"}
-
-  return Results(
-      days, summaries(MOVING), summaries(STATIC), differences(MOVING),
-      differences(STATIC), trained, contenders)
+  summaries, differences = compared(MOVING)
+  static, static_differences = compared(STATIC)
+  return Results(days, summaries, static, differences, static_differences,
+                 trained, contenders)
 
 
 def interval(by_seed: np.ndarray) -> Interval:

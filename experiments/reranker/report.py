@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import html
-import json
 import pathlib
 
 from experiments.reranker import day as day_lib
@@ -27,7 +26,8 @@ def write_report(workdir: pathlib.Path, record: record_lib.Record) -> None:
       *_trade(record), *_ahead(record), *_policies(record),
       *_training(record), *_calibration(record), *_actions(record),
       "<h2>A day of one user</h2>", _day(record.day.slates, record.categories),
-      *_exposure(record), *_fidelity(record), *_configuration(workdir)])
+      *_exposure(record), *_fidelity(record), "<h2>Configuration</h2>",
+      f"<pre>{html.escape((workdir / 'config.json').read_text())}</pre>"])
 
 
 def _lead(record: record_lib.Record) -> str:
@@ -274,11 +274,3 @@ def _fidelity_rows(
         ("of the same as predicted", console.number(
             float(chance.predicted[0])))]
   return [list(row) for row in rows]
-
-
-def _configuration(workdir: pathlib.Path) -> list[str]:
-  path = workdir / "config.json"
-  if not path.exists():
-    return []
-  text = json.dumps(json.loads(path.read_text()), indent=2)
-  return ["<h2>Configuration</h2>", f"<pre>{html.escape(text)}</pre>"]

@@ -20,47 +20,37 @@ def make_summary(
 ) -> dict[str, Any]:
   """The content of `summary.json` but for scale and configuration."""
   names = fitted.log.category_names
+  standard_errors = jax.tree.map(
+      lambda leaf: np.std(leaf, axis=0), fitted.fit.replicates)
   return {
-      "policies": _rows(results.summaries, names),
-      "paired": _dicts(results.paired),
-      "static_world": {"policies": _rows(results.static, names),
-                       "paired": _dicts(results.paired_static)},
+      **_compared(results.summaries, results.paired, names),
+      "static_world": _compared(results.static, results.paired_static, names),
       "privileged": results.privileged,
       "user_steps_per_second": results.trained["ppo"].user_steps_per_second,
       "threshold": limit.threshold, "is_feasible": limit.is_feasible,
       "feasible_range": [limit.probe.least, limit.probe.most],
       "worlds": list(fitted.responses),
-      "response": _response(fitted),
+      # Standard errors are those of the bootstrap.
+      "response": {"fit": fitted.fit.response._asdict(),
+                   "standard_error": standard_errors._asdict()},
       "fidelity": {
           name: value._asdict() if hasattr(value, "_asdict") else value
           for name, value in fitted.fidelity._asdict().items()}}
 
 
-def _rows(
-    summaries: dict[str, judging.Summary], names: list[str]
-) -> dict[str, dict[str, Any]]:
-  """Summaries as JSON has them, shares and rewards by name of category."""
-
-  def by_name(values):
-    return dict(zip(names, values.tolist(), strict=True))
-
-  return {name: {
-      **each._asdict(), "excess": each.excess._asdict(),
-      "reward_by_category": by_name(each.reward_by_category),
-      "exposure_share": by_name(each.exposure_share)}
-          for name, each in summaries.items()}
-
-
-def _dicts(intervals: dict[str, judging.Interval]) -> dict[str, Any]:
-  return {name: each._asdict() for name, each in intervals.items()}
-
-
-def _response(fitted: world_lib.FittedLog) -> dict[str, Any]:
-  """The fit, with standard errors from its bootstrap replicates."""
-  standard_errors = jax.tree.map(
-      lambda leaf: np.std(leaf, axis=0), fitted.fit.replicates)
-  return {"fit": fitted.fit.response._asdict(),
-          "standard_error": standard_errors._asdict()}
+def _compared(
+    summaries: dict[str, judging.Summary],
+    paired: dict[str, judging.Interval], names: list[str],
+) -> dict[str, Any]:
+  """Policies as JSON has them, shares and rewards by name of category."""
+  by_name = lambda values: dict(zip(names, values.tolist(), strict=True))
+  return {
+      "policies": {name: {
+          **each._asdict(), "excess": each.excess._asdict(),
+          "reward_by_category": by_name(each.reward_by_category),
+          "exposure_share": by_name(each.exposure_share)}
+                   for name, each in summaries.items()},
+      "paired": {name: each._asdict() for name, each in paired.items()}}
 
 
 def say_fit(fitted: world_lib.FittedLog) -> None:

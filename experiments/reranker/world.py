@@ -89,8 +89,10 @@ def fit_log(config: config_lib.Config, log: slate_logs.SlateLog) -> FittedLog:
   is_held_out = slate_logs.held_out_days(log)
   first, last = log.of_days(~is_held_out), log.of_days(is_held_out)
   names = log.category_names
-  values = _by_category("category_values", config.category_values, names, 1.0)
-  floors = _by_category("exposure_floors", config.exposure_floors, names, 0.0)
+  values, floors = (
+      flags.numbers_by_name(flag, getattr(config, flag) or (), names, default,
+                            kind=float, expected="a number from 0")
+      for flag, default in (("category_values", 1.0), ("exposure_floors", 0.0)))
   _check(config, log, floors)
   drawn = [pools.make_pool(
       first, num_candidates=config.num_candidates, seed=config.seed + number)
@@ -126,15 +128,6 @@ def _check(
     raise errors.UserError(
         f"--num_slots={config.num_slots}, but no slate of the log has more "
         f"than {positions} positions: nothing is known of those below.")
-
-
-def _by_category(
-    flag: str, texts: Sequence[str] | None, names: list[str], default: float
-) -> list[float]:
-  """Numbers `[C]`; the default for categories that are not named."""
-  named = flags.numbers_by_name(
-      flag, texts or (), names, kind=float, expected="a number from 0")
-  return [named.get(name, default) for name in names]
 
 
 def _make_simulator(

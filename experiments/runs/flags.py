@@ -6,7 +6,6 @@ exit code 2 and one line.
 """
 
 from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Sequence
 import dataclasses
 import errno
@@ -82,21 +81,30 @@ def read(config: type[ConfigT]) -> ConfigT:
 
 
 def numbers_by_name(
-    flag: str, texts: Sequence[str], names: Collection[str], *,
-    kind: type[int] | type[float], expected: str,
-) -> dict[str, Any]:
-  """Numbers from 0 by name, of texts as in "phones=2" or "3" (named "").
+    flag: str, texts: Sequence[str], names: Sequence[str], default: Any, *,
+    kind: type[int] | type[float], expected: str, has_rest: bool = False,
+) -> list[Any]:
+  """Numbers from 0 of `names`, of texts as in "phones=2".
+
+  Args:
+    flag: name of the flag, for messages.
+    texts: its value.
+    names: those that may be named.
+    default: number of the names that no text names.
+    kind: of the numbers.
+    expected: what a number is, for messages.
+    has_rest: whether a text as in "3" replaces the default.
 
   Raises:
-    UserError: if a name is not among `names`, or what it has is no number.
+    UserError: if a name is unknown, or what it has is no such number.
   """
   numbers = {}
   for text in texts:
     name, _, number = text.rpartition("=")
-    if name not in names:
+    if name not in names and (name or not has_rest):
       raise errors.UserError(
           f"--{flag}={text}: expected numbers by category, as in "
-          f"{next(iter(names))}={kind(1)}; there is no category {name!r}"
+          f"{names[0]}={kind(1)}; there is no category {name!r}"
           f"{schema.nearest(name, names)}.")
     try:
       numbers[name] = kind(number)
@@ -105,7 +113,8 @@ def numbers_by_name(
     if not 0 <= numbers[name] < float("inf"):
       raise errors.UserError(
           f"--{flag}={text}: expected {expected}, got {number!r}.")
-  return numbers
+  default = numbers.get("", default)
+  return [numbers.get(name, default) for name in names]
 
 
 def workdir(config: Any, name: str) -> str:

@@ -21,7 +21,6 @@ from harmonrank_jax.data import kuairand_candidates
 from harmonrank_jax.data import parquet
 from harmonrank_jax.serving import selector as selector_lib
 
-_EMBEDDED_SCORE = "score_click"
 _EMBEDDED_LIMITS = (
     "A request is a user of the embedded log, with all items of the week as "
     "candidates; the score is that of a click.")
@@ -151,7 +150,7 @@ def _write_embedded(
   paths = folder / "candidates.parquet", folder / "items.parquet"
   parquet.write_parquet(pa.table({
       "request_id": log["user_id"], "item_id": log["item_id"],
-      "score": log[_EMBEDDED_SCORE]}), paths[0])
+      "score": log["score_click"]}), paths[0])
   parquet.write_parquet(week.items, paths[1])
   return paths
 
@@ -162,13 +161,11 @@ def _quotas(
 ) -> np.ndarray:
   """Quotas `[C]` int32; `others` is that of categories that no text names."""
   names = list(facts.categories)
-  named = flags.numbers_by_name(
-      flag, texts, [*names, ""], kind=int, expected="a number, or numbers by "
-      f"category as in {names[0]}=2")
-  others = named.get("", others)
+  counts = flags.numbers_by_name(
+      flag, texts, names, others, kind=int, has_rest=True,
+      expected=f"a number, or numbers by category as in {names[0]}=2")
   # No request has more candidates; this also keeps quotas within int32.
-  quotas = np.array([min(named.get(name, others), facts.largest)
-                     for name in names], np.int32)
+  quotas = np.array([min(count, facts.largest) for count in counts], np.int32)
   if not quotas.any():
     raise errors.UserError(f"--{flag}={','.join(texts)} leaves no candidate.")
   return quotas

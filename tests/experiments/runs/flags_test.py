@@ -131,10 +131,14 @@ def test_a_signal_gives_its_exit_code(parsed, capsys):
   assert "stopped at step 7, everything is saved" in capsys.readouterr().err
 
 
-def test_numbers_by_name_may_have_one_without_a_name():
+@pytest.mark.parametrize("texts, expected", [
+    pytest.param([], [9, 9], id="default"),
+    pytest.param(["toys=2"], [9, 2], id="one name"),
+    pytest.param(["3", "toys=2"], [3, 2], id="the rest")])
+def test_numbers_by_name(texts, expected):
   assert flags.numbers_by_name(
-      "quota", ["3", "books=2"], ["books", ""], kind=int,
-      expected="a number") == {"": 3, "books": 2}
+      "quota", texts, ["books", "toys"], 9, kind=int, expected="a number",
+      has_rest=True) == expected
 
 
 @pytest.mark.parametrize("text, said", [
@@ -148,4 +152,4 @@ def test_numbers_by_name_may_have_one_without_a_name():
 def test_numbers_by_name_are_checked(text, said):
   with pytest.raises(errors.UserError, match=said):
     flags.numbers_by_name(
-        "worth", [text], ["books"], kind=float, expected="a number")
+        "worth", [text], ["books"], 1.0, kind=float, expected="a number")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from experiments.slates import comparison as comparison_lib
-from experiments.slates import page
+from experiments.slates import report
 from harmonrank_jax.serving import selector
 from tests.data import candidate_files
 
 
 @pytest.fixture(scope="module")
 def content(comparison):
-  return page.make_content(
+  return report.make_content(
       comparison, candidate_files.CATEGORIES, method="dpp", limits="none")
 
 
@@ -25,7 +25,7 @@ def data_of(path):
 
 
 def test_the_page_is_one_file_with_all_data(content, tmp_path):
-  page.write_page(tmp_path / "slates.html", content)
+  report.write_slates_page(tmp_path / "slates.html", content)
   # http://www.w3.org names the elements drawn; nothing is fetched.
   text = (tmp_path / "slates.html").read_text()
   assert "src=" not in text and text.count("http") == 1
@@ -34,7 +34,7 @@ def test_the_page_is_one_file_with_all_data(content, tmp_path):
 
 def test_no_text_ends_the_script(content, tmp_path):
   limits = "</script><script>alert(1)</script>"
-  page.write_page(tmp_path / "slates.html", {**content, "limits": limits})
+  report.write_slates_page(tmp_path / "slates.html", {**content, "limits": limits})
   assert data_of(tmp_path / "slates.html")["limits"] == limits
 
 
