@@ -9,9 +9,7 @@ from experiments.runs import flags
 from harmonrank_jax.reranker import score_calibration
 from harmonrank_jax.reranker import simulator as simulator_lib
 
-PRESETS = ("modern", "paper")
 CONSTRAINTS = ("fixed", "ascent", "pi", "pid")
-RELEVANCES = ("pctr", "pctcvr")
 # Calibrations by name; each is also a policy without corrections.
 CALIBRATIONS: dict[str, score_calibration.Calibration] = {
     "uncalibrated": score_calibration.uncalibrated,
@@ -43,7 +41,7 @@ class Config(configs.DataConfig):
       "lacks them.")
   preset: str = flags.field(
       "modern", "How PPO learns: with today's usual additions, or exactly as "
-      "in the paper.", choices=PRESETS)
+      "in the paper.", choices=("modern", "paper"))
   evaluation: str = flags.field(
       "quick", "How much is trained and judged: " + "; ".join(
           f"{name}, {s.num_seeds} seeds, {s.num_updates} updates, {s.num_days} "
@@ -58,7 +56,7 @@ class Config(configs.DataConfig):
       choices=simulator_lib.LAYOUTS)
   relevance: str = flags.field(
       "pctr", "Whether relevance is the predicted click, or click with "
-      "conversion.", choices=RELEVANCES)
+      "conversion.", choices=("pctr", "pctcvr"))
   theta: float = flags.field(
       0.8, "Weight of relevance in the DPP, between 0 and 1.", low=0.0,
       high=1.0)

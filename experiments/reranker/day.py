@@ -1,7 +1,4 @@
-"""What ppo does in the first world that it is judged in.
-
-Its mean actions at two times of the day, and the slates of one user's day.
-"""
+"""What ppo does in the first world judged in: mean actions, a user's slates."""
 
 import functools
 from typing import Any
@@ -63,10 +60,8 @@ def simulate_day(fitted: world_lib.FittedLog, ours: policies.Contender) -> Day:
     total += summed
     count += acted
     slates = slates or _slates_of_one(visits)
-  actions = {
-      name: _action(ours.simulator, params, total[k], count[k])
-      for k, name in enumerate(TIMES)}
-  return Day(actions, slates)
+  return Day({name: _action(ours.simulator, params, total[k], count[k])
+              for k, name in enumerate(TIMES)}, slates)
 
 
 def _simulated(

@@ -22,8 +22,7 @@ _OBSERVED: dict[str, Any] = {
 _LONGEST_NAME, _LONGEST_TITLE = 24, 18
 # A difference larger than so many times the median is written at the edge.
 _FAR = 4.0
-# A CTR is at the edge if it is below the best by more than so many times the
-# distance of the median.
+# So many times as far below the best as the median, a CTR is at the edge.
 _DEEP = 3.0
 
 

@@ -1,8 +1,4 @@
-"""Policies of the home page side by side: the same days for each.
-
-All see the same users, requests, candidates and dice, so that differences
-between two policies are paired.
-"""
+"""Policies side by side on days of the same users, candidates and dice."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -142,10 +138,8 @@ def _simulated_days(
   outcome = rollout.simulate_days(
       simulator, params, functools.partial(action_fn, weights), key=key,
       num_users=num_days * users_per_day)
-
-  def by_day(values):
-    return jnp.sum(values.reshape(num_days, users_per_day, -1), axis=1)
-
+  by_day = lambda values: jnp.sum(
+      values.reshape(num_days, users_per_day, -1), axis=1)
   return Days._make((
       by_day(outcome.clicks), by_day(outcome.exposures),
       by_day(outcome.reward), by_day(outcome.cost)[:, 0],

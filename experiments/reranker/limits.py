@@ -20,9 +20,8 @@ from harmonrank_jax.reranker import simulator as simulator_lib
 
 # Share of the feasible range; a cost further above the threshold violates it.
 TOLERANCE = 0.02
-# Policies aim below the threshold by so many tolerances: with a mean cost at
-# the threshold, half of the days would be above it, and days differ by about
-# one tolerance.
+# Policies aim so many tolerances below the threshold: with a mean cost at it,
+# half of the days would be above it, and days differ by about one tolerance.
 _MARGIN = 3
 _PROBE_USERS = 256
 # Nearly all diversity, and nearly all relevance.
@@ -50,9 +49,8 @@ class Probe(NamedTuple):
 
   def threshold(self, quantile: float | None) -> float:
     """The cost allowed: the mean of today's slates, or a quantile of days."""
-    if quantile is None:
-      return self.mean
-    return float(np.quantile(self.today, quantile))
+    return (self.mean if quantile is None
+            else float(np.quantile(self.today, quantile)))
 
 
 class Limit(NamedTuple):
@@ -93,8 +91,7 @@ class Thetas:
 
   def cost(self, params: simulator_lib.Params, theta: float) -> float:
     """Mean cost of slates."""
-    outcome = self._outcome(
-        params._replace(theta=jnp.float32(theta)), key=self._key)
+    outcome = self._outcome(world_lib.at_theta(params, theta), key=self._key)
     return float(outcome.cost[:, 0].sum() / outcome.counted[:, 0].sum())
 
   def at_budget(self, params: simulator_lib.Params, threshold: float) -> float:

@@ -43,10 +43,7 @@ class Contender(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _MeanAction:
-  """The mean action of a learner's weights.
-
-  Equal configurations make equal functions, which are compiled once.
-  """
+  """A learner's mean action; for equal configurations it is compiled once."""
 
   config: ppo_config.PpoConfig
 
@@ -70,14 +67,14 @@ def make_contenders(
   as_predicted = fitted.judge_params
   params = {name: world_lib.calibrated(as_predicted, fitted.log, calibrate)
             for name, calibrate in config_lib.CALIBRATIONS.items()}
-  best = _at_theta(params[config.base], limit.theta)
+  best = world_lib.at_theta(params[config.base], limit.theta)
   start = training.starting_params(config, fitted, limit)
   return {
       **{name: _static(page, value) for name, value in params.items()},
       "random": _static(page, _random(as_predicted, config.seed)),
       f"{config.base}_at_budget": _static(page, best),
-      **{f"theta_{theta}": _static(page, _at_theta(as_predicted, theta))
-         for theta in _THETAS},
+      **{f"theta_{theta}": _static(
+          page, world_lib.at_theta(as_predicted, theta)) for theta in _THETAS},
       "cross_entropy": _static(
           page, best, _search(page, start, limit, seed=config.seed)),
       **{name: _learnt(each, best) for name, each in trained.items()},
@@ -104,12 +101,6 @@ def _learnt(
       by_seed=True)
 
 
-def _at_theta(
-    params: simulator_lib.Params, theta: float
-) -> simulator_lib.Params:
-  return params._replace(theta=jnp.float32(theta))
-
-
 def _random(params: simulator_lib.Params, seed: int) -> simulator_lib.Params:
   """Scores without information, of the same spread."""
   noise = jax.random.normal(jax.random.key(seed), params.base.shape)
@@ -127,7 +118,7 @@ def _privileged(
   return {
       "privileged": _static(page, fitted.judge_params),
       "privileged_at_budget": _static(
-          page, _at_theta(fitted.judge_params, theta))}
+          page, world_lib.at_theta(fitted.judge_params, theta))}
 
 
 def _search(

@@ -150,19 +150,18 @@ def read_training(workdir: pathlib.Path, num_rewards: int) -> Training:
   of = functools.partial(_curves, metrics.read_metrics(workdir))
   first = lambda values: values[:, 0]
   return Training(
-      of("validation", "ctr", lambda values: values),
-      of("train", "multipliers", first),
+      of("validation", "ctr"), of("train", "multipliers", first),
       of("train", "violation", first),
       of("train", "explained_variance",
          lambda values: _mean(values[:, :num_rewards])),
       of("train", "explained_variance",
          lambda values: values[:, num_rewards]),
-      of("train", "approx_kl", lambda values: values))
+      of("train", "approx_kl"))
 
 
 def _curves(
     lines: list[dict[str, Any]], part: str, name: str,
-    of_seed: Callable[[np.ndarray], np.ndarray],
+    of_seed: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Curves:
   """A metric by update; `of_seed` makes `[S]` of what a line has."""
   chosen = [line for line in lines if name in line.get(part, {})]

@@ -27,7 +27,8 @@ def write_report(workdir: pathlib.Path, record: record_lib.Record) -> None:
       *_training(record), *_calibration(record), *_actions(record),
       "<h2>A day of one user</h2>", _day(record.day.slates, record.categories),
       *_exposure(record), *_fidelity(record), "<h2>Configuration</h2>",
-      f"<pre>{html.escape((workdir / 'config.json').read_text())}</pre>"])
+      f"<pre>{html.escape((workdir / 'config.json').read_text().strip())}"
+      "</pre>"])
 
 
 def _lead(record: record_lib.Record) -> str:
@@ -257,7 +258,7 @@ def _fidelity_text(fidelity: fidelity_lib.ResponseFidelity) -> str:
 
 def _fidelity_rows(
     fidelity: fidelity_lib.ResponseFidelity, simulated_entropy: float
-) -> list[list[str]]:
+) -> list[tuple[str, str]]:
   rows = [(name, console.number(float(value))) for name, value in (
       ("log-likelihood of the response", fidelity.log_likelihood),
       ("of the predicted click as it is", fidelity.scores_log_likelihood),
@@ -273,4 +274,4 @@ def _fidelity_rows(
             float(chance.observed[0]), float(chance.standard_error[0]))),
         ("of the same as predicted", console.number(
             float(chance.predicted[0])))]
-  return [list(row) for row in rows]
+  return rows

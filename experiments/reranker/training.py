@@ -143,7 +143,7 @@ def starting_params(
   """The world of the fit: the base's scores, at the limit's theta."""
   params = world_lib.calibrated(
       fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
-  return params._replace(theta=jnp.float32(limit.theta))
+  return world_lib.at_theta(params, limit.theta)
 
 
 def recipes(

@@ -183,6 +183,13 @@ def calibrated(
   return params._replace(base=scores.base, shift=scores.shift)
 
 
+def at_theta(
+    params: simulator_lib.Params, theta: float
+) -> simulator_lib.Params:
+  """A world whose home page weighs relevance by theta."""
+  return params._replace(theta=jnp.float32(theta))
+
+
 def training_worlds(
     fit: response_fit.ResponseFit, arrivals: jax.Array, count: int, *,
     seed: int,

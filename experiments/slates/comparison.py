@@ -129,9 +129,8 @@ def _mean(values: np.ndarray) -> Value:
   values = values[np.isfinite(values)]
   if not len(values):
     return Value(np.nan, np.nan)
-  error = np.nan
-  if len(values) > 1:
-    error = float(values.std(ddof=1) / np.sqrt(len(values)))
+  error = (float(values.std(ddof=1) / np.sqrt(len(values)))
+           if len(values) > 1 else np.nan)
   return Value(float(values.mean()), error)
 
 

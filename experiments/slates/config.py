@@ -7,9 +7,6 @@ from experiments.runs import flags
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.serving import selector
 
-FORMATS = ("kuairand",)
-RELEVANCES = ("log", "raw")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(configs.WorldConfig):
@@ -20,7 +17,8 @@ class Config(configs.WorldConfig):
       "Parquet; with --format, the public log's table of items.")
   format: str | None = flags.field(
       None, "A public log as released: its users are requests, its items "
-      "candidates, with scores that are a demonstration.", choices=FORMATS)
+      "candidates, with scores that are a demonstration.",
+      choices=("kuairand",))
   method: str = flags.field(
       "dpp", "How slates are selected.", choices=selector.METHODS)
   theta: float = flags.field(
@@ -45,7 +43,7 @@ class Config(configs.WorldConfig):
       "none", "What the DPP puts into slots when all candidates left repeat "
       "what is there.", choices=arguments.FILLS)
   relevance: str = flags.field(
-      "log", "What of the score is the relevance.", choices=RELEVANCES)
+      "log", "What of the score is the relevance.", choices=("log", "raw"))
   request_column: str = flags.field("request_id", "Column of the request.")
   item_column: str = flags.field("item_id", "Column of the item.")
   score_column: str = flags.field("score", "Column of the score.")

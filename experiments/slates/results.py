@@ -46,8 +46,7 @@ def make_record(
                        for name, value in values.items())]
             for method, values in comparison.table.items()],
       curves=curves,
-      nearest=int(np.argmin(
-          np.abs(comparison_lib.THETAS - comparison.theta))),
+      nearest=int(np.argmin(np.abs(comparison_lib.THETAS - comparison.theta))),
       categories=names,
       exposure={method: 100 * _with_others(shares)
                 for method, shares in comparison.exposure.items()})

@@ -71,14 +71,11 @@ def make_rules(
     config: config_lib.Config, facts: candidates_lib.Facts
 ) -> selector_lib.Rules:
   """Rules of all slates, with quotas in the order of `facts.categories`."""
-  quotas = pool_quotas = None
-  if config.quota is not None:
-    quotas = _quotas("quota", config.quota, facts, others=facts.largest)
-  if config.pool_quota is not None:
-    pool_quotas = _quotas("pool_quota", config.pool_quota, facts, others=0)
   return selector_lib.Rules(
-      num_selected=config.num_selected, window=config.window, quotas=quotas,
-      pool_quotas=pool_quotas, ridge=config.ridge, fill=config.fill)
+      num_selected=config.num_selected, window=config.window,
+      quotas=_quotas("quota", config.quota, facts, others=facts.largest),
+      pool_quotas=_quotas("pool_quota", config.pool_quota, facts, others=0),
+      ridge=config.ridge, fill=config.fill)
 
 
 def write_slates(
@@ -156,10 +153,12 @@ def _write_embedded(
 
 
 def _quotas(
-    flag: str, texts: Sequence[str], facts: candidates_lib.Facts, *,
+    flag: str, texts: Sequence[str] | None, facts: candidates_lib.Facts, *,
     others: int,
-) -> np.ndarray:
+) -> np.ndarray | None:
   """Quotas `[C]` int32; `others` is that of categories that no text names."""
+  if texts is None:
+    return None
   names = list(facts.categories)
   counts = flags.numbers_by_name(
       flag, texts, names, others, kind=int, has_rest=True,

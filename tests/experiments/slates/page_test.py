@@ -34,7 +34,8 @@ def test_the_page_is_one_file_with_all_data(content, tmp_path):
 
 def test_no_text_ends_the_script(content, tmp_path):
   limits = "</script><script>alert(1)</script>"
-  report.write_slates_page(tmp_path / "slates.html", {**content, "limits": limits})
+  report.write_slates_page(
+      tmp_path / "slates.html", {**content, "limits": limits})
   assert data_of(tmp_path / "slates.html")["limits"] == limits
 
 
