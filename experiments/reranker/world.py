@@ -69,8 +69,9 @@ def read_log(
 ) -> slate_logs.SlateLog:
   """Reads the log, or generates the embedded one in the workdir."""
   data, items = config.data, config.items
+  names = slate_rows.SlateColumns._fields
   columns = slate_rows.SlateColumns._make(
-      getattr(config, f"{name}_column") for name in slate_rows.SlateColumns._fields)
+      getattr(config, f"{name}_column") for name in names)
   if data is None:
     embedded = generator.LogConfig(
         config.num_exposures, config.log_seed, "regulars")
