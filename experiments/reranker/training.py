@@ -13,7 +13,7 @@ from experiments.reranker import config as config_lib
 from experiments.reranker import limits
 from experiments.reranker import world as world_lib
 from experiments.runs import loop
-from harmonrank_jax.reranker import paired
+from harmonrank_jax.reranker import environment as environments
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import response_fit
@@ -56,7 +56,7 @@ class PageTask:
     response, arrivals = world_lib.training_worlds(
         fit, params.arrivals, recipe.config.num_envs, seed=seed)
     self._params = params._replace(response=response, arrivals=arrivals)
-    environment = (paired.Paired(recipe.simulator) if recipe.is_paired
+    environment = (environments.Paired(recipe.simulator) if recipe.is_paired
                    else recipe.simulator)
     learning = ppo.Ppo(
         environment, recipe.config, params_axes=world_lib.WORLD_AXES)

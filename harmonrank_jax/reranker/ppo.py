@@ -31,10 +31,8 @@ import optax
 from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment as environments
 from harmonrank_jax.reranker import gae
-from harmonrank_jax.reranker import normalisation
 from harmonrank_jax.reranker import policy
 from harmonrank_jax.reranker import ppo_config
-from harmonrank_jax.reranker import ppo_diagnostics
 from harmonrank_jax.reranker import ppo_fit
 from harmonrank_jax.reranker import trajectory as trajectory_lib
 
@@ -62,7 +60,7 @@ class Learner(NamedTuple):
 
   params: Any
   opt_state: OptimiserStates
-  statistics: normalisation.ObservationStatistics
+  statistics: trajectory_lib.ObservationStatistics
   env_state: Any
   result: environments.StepResult
   constraint: constraints.ConstraintState
@@ -113,13 +111,13 @@ class Ppo:
         OptimiserStates(
             ppo_fit.actor_optimiser(config).init(networks["actor"]),
             ppo_fit.critic_optimiser(config).init(networks["critic"])),
-        normalisation.no_statistics(result.observation.shape[-1]),
+        trajectory_lib.no_statistics(result.observation.shape[-1]),
         env_state, result, constraints.init(settings.controller), key,
         jnp.zeros((), jnp.int32))
 
   def update(
       self, learner: Learner, env_params: Any, settings: ppo_config.Settings
-  ) -> tuple[Learner, ppo_diagnostics.Diagnostics]:
+  ) -> tuple[Learner, ppo_fit.Diagnostics]:
     """`collect`, then `improve`.
 
     Args:
@@ -140,7 +138,7 @@ class Ppo:
   def train_scan(
       self, learner: Learner, env_params: Any, settings: ppo_config.Settings,
       *, num_updates: int,
-  ) -> tuple[Learner, ppo_diagnostics.Diagnostics]:
+  ) -> tuple[Learner, ppo_fit.Diagnostics]:
     """U = `num_updates` updates as one scan, without return to the host.
 
     Parameters and settings are the same in all updates; diagnostics have a
@@ -195,7 +193,7 @@ class Ppo:
   def improve(
       self, learner: Learner, trajectory: trajectory_lib.Trajectory,
       settings: ppo_config.Settings,
-  ) -> tuple[Learner, ppo_diagnostics.Diagnostics]:
+  ) -> tuple[Learner, ppo_fit.Diagnostics]:
     """Learns from the steps of an update.
 
     In this order: the controller answers the cost; returns and advantages are
@@ -218,7 +216,7 @@ class Ppo:
     config = self.config
     key, actor_key, critic_key = jax.random.split(learner.key, 3)
     constraint = constraints.update(
-        learner.constraint, ppo_diagnostics.cost_ratio(trajectory),
+        learner.constraint, ppo_fit.cost_ratio(trajectory),
         settings.controller)
     advantages, returns = _targets(learner, trajectory, settings, config)
     advantage = gae.combine_advantages(
@@ -234,12 +232,12 @@ class Ppo:
     actor = ppo_fit.fit_actor(
         networks["actor"], learner.opt_state.actor, observation, trajectory,
         advantage, key=actor_key, rate=rate, config=config)
-    diagnostics = ppo_diagnostics.diagnose(
+    diagnostics = ppo_fit.diagnose(
         trajectory, advantages, returns, constraint.multiplier,
         settings.controller.threshold, critic=critic, actor=actor)
     statistics = learner.statistics
     if config.normalise_observations:
-      statistics = normalisation.merge(statistics, trajectory.observation)
+      statistics = trajectory_lib.merge(statistics, trajectory.observation)
     return learner._replace(
         params={"params": {"actor": actor.params, "critic": critic.params}},
         opt_state=OptimiserStates(actor.opt_state, critic.opt_state),
@@ -256,7 +254,7 @@ class Ppo:
 
 def mean_action(
     params: Any,
-    statistics: normalisation.ObservationStatistics,
+    statistics: trajectory_lib.ObservationStatistics,
     observation: jax.Array,
     *,
     config: ppo_config.PpoConfig,
@@ -325,7 +323,7 @@ def _rate(learner: Learner, config: ppo_config.PpoConfig) -> jax.Array:
 
 
 def _distribution(
-    params: Any, statistics: normalisation.ObservationStatistics,
+    params: Any, statistics: trajectory_lib.ObservationStatistics,
     observation: jax.Array, config: ppo_config.PpoConfig,
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and log sigma of the action, `[..., A]` each."""
@@ -345,10 +343,10 @@ def _values(
 
 
 def _normalise(
-    statistics: normalisation.ObservationStatistics, observation: jax.Array,
+    statistics: trajectory_lib.ObservationStatistics, observation: jax.Array,
     config: ppo_config.PpoConfig,
 ) -> jax.Array:
   """Observations in standard deviations, if the configuration asks for it."""
   if not config.normalise_observations:
     return observation
-  return normalisation.normalise(statistics, observation)
+  return trajectory_lib.normalise(statistics, observation)

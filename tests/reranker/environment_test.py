@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from harmonrank_jax.reranker import paired
+from harmonrank_jax.reranker import environment
 from tests.reranker import worlds
 
-BOTH = paired.Paired(worlds.PAGE)
+BOTH = environment.Paired(worlds.PAGE)
 
 
 @jax.jit
@@ -50,4 +50,4 @@ def test_without_actions_nothing_is_ahead():
 def test_sizes_are_those_of_the_environment():
   for name in ("observation_size", "action_size", "num_rewards", "num_costs"):
     assert getattr(BOTH, name) == getattr(worlds.PAGE, name)
-  assert hash(BOTH) == hash(paired.Paired(worlds.PAGE))
+  assert hash(BOTH) == hash(environment.Paired(worlds.PAGE))
