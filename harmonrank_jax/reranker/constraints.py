@@ -40,31 +40,15 @@ class Controller(NamedTuple):
 
 
 class ConstraintState(NamedTuple):
-  """The state of a controller.
+  """The state of a controller, `[Q]` each."""
 
-  Attributes:
-    multiplier: `[Q]`, at least 0: what a unit of cost is worth.
-    integral: `[Q]`, the part of it that persists; in [0, limit].
-    error: `[Q]`, of the last update; inf before the first one.
-  """
-
-  multiplier: jax.Array
-  integral: jax.Array
-  error: jax.Array
+  multiplier: jax.Array  # What a unit of cost is worth, at least 0.
+  integral: jax.Array  # The part of it that persists; in [0, limit].
+  error: jax.Array  # Of the last update; inf before the first one.
 
 
 def init(controller: Controller) -> ConstraintState:
-  """The state before any cost was measured.
-
-  Args:
-    controller: with `threshold` of shape `[Q]`.
-
-  Returns:
-    Multipliers at `initial`.
-
-  Raises:
-    ValueError: if shapes do not fit.
-  """
+  """The state before any cost was measured; ValueError if shapes differ."""
   threshold = jnp.asarray(controller.threshold)
   if threshold.ndim != 1:
     raise ValueError(f"threshold has shape {threshold.shape}; expected [Q].")
@@ -83,7 +67,7 @@ def init(controller: Controller) -> ConstraintState:
 def update(
     state: ConstraintState, cost: jax.Array, controller: Controller
 ) -> ConstraintState:
-  """Moves multipliers after a cost was measured.
+  """Moves multipliers after a cost `[Q]` was measured; NaN moves nothing.
 
   With e the error `cost - threshold` and e' that of the update before,
 
@@ -92,17 +76,6 @@ def update(
 
   The integral itself is clipped, so that a constraint that has been slack for
   long is answered at once when it is violated.
-
-  Args:
-    state: of the update before.
-    cost: `[Q]`. NaN = nothing was measured, and nothing moves.
-    controller: thresholds and gains.
-
-  Returns:
-    The state after, with the multipliers to use.
-
-  Raises:
-    ValueError: if cost is not like the threshold.
 
   References:
     Stooke, Achiam and Abbeel, "Responsive safety in reinforcement learning by

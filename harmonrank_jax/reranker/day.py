@@ -32,28 +32,16 @@ class Memory(NamedTuple):
 
 
 class State(NamedTuple):
-  """Where a user's day stands.
+  """Where a user's day stands."""
 
-  Attributes:
-    user: `[]` int32.
-    window: `[]` int32 from 0 to W; W is the end of the day.
-    num_requests: `[]` int32, requests of this window, at most `max_requests`.
-    start: `[max_requests]` int32, place of the pool at which the candidates of
-      a request begin.
-    fatigue: `[C]`, hidden: exposures still fresh in the user's mind.
-    memory: what the page remembers.
-    requests_today: `[]` float32, requests before this window.
-    since_last: `[]` float32, windows since the last request.
-  """
-
-  user: jax.Array
-  window: jax.Array
-  num_requests: jax.Array
-  start: jax.Array
-  fatigue: jax.Array
+  user: jax.Array  # [] int32
+  window: jax.Array  # [] int32 from 0 to W; W is the end of the day.
+  num_requests: jax.Array  # [] int32 of this window, at most `max_requests`.
+  start: jax.Array  # [max_requests] int32, first place of the candidates.
+  fatigue: jax.Array  # [C], hidden: exposures fresh in the user's mind.
   memory: Memory
-  requests_today: jax.Array
-  since_last: jax.Array
+  requests_today: jax.Array  # [] float32, before this window.
+  since_last: jax.Array  # [] float32, windows since the last request.
 
 
 def observation_size(num_categories: int) -> int:
@@ -66,15 +54,8 @@ def first_requests(
 ) -> tuple[jax.Array, jax.Array]:
   """The first window with a request, and its number of requests.
 
-  Requests are a Poisson process, of which at least one is given.
-
-  Args:
-    draws: `[2]`, uniform in [0, 1).
-    rates: `[W]`, expected requests by window.
-    max_requests: of a window.
-
-  Returns:
-    Window and number of requests, `[]` int32 each.
+  Requests are a Poisson process of `rates` `[W]`, in expected requests by
+  window, of which at least one is given. `draws` `[2]` are uniform.
   """
   # Time is measured in expected requests.
   due = jnp.cumsum(rates)
@@ -85,16 +66,7 @@ def first_requests(
 
 
 def poisson(uniform: jax.Array, rate: jax.Array, most: int) -> jax.Array:
-  """A Poisson number by inversion, at most `most`.
-
-  Args:
-    uniform: `[]`, in [0, 1).
-    rate: `[]`, its mean.
-    most: the largest result.
-
-  Returns:
-    `[]` int32.
-  """
+  """A Poisson number of mean `rate` by inversion, `[]` int32 up to `most`."""
   term = total = jnp.exp(-rate)
   count = jnp.zeros((), jnp.int32)
   for number in range(1, most + 1):
@@ -112,16 +84,7 @@ def no_memory(num_categories: int) -> Memory:
 def remember(
     page: page_lib.Page, fatigue: jax.Array, memory: Memory
 ) -> tuple[jax.Array, Memory]:
-  """Fatigue and memory after a page.
-
-  Args:
-    page: with its response.
-    fatigue: `[C]`, before.
-    memory: before.
-
-  Returns:
-    Both after.
-  """
+  """Fatigue `[C]` and memory after a page and the response to it."""
   is_category = jax.nn.one_hot(page.categories, len(fatigue))
   shown, clicks, dismissed, expected = (
       jnp.stack([page.where, page.clicks, page.dismissed,
@@ -145,16 +108,8 @@ def next_window(
 ) -> State:
   """The state a window later.
 
-  Args:
-    state: after the slates of the window.
-    uniform: `[1 + max_requests]`, in [0, 1): for the number of requests, and
-      for the starts of their candidates.
-    rates: `[W]`, expected requests of the user by window.
-    recovery: `[]`, share of the fatigue that is left.
-    num_places: L of the pool.
-
-  Returns:
-    The `State`.
+  `uniform` `[1 + max_requests]` draws the number of requests and the starts of
+  their candidates; `rates` `[W]` are expected requests by window.
   """
   window = state.window + 1
   requests = poisson(uniform[0], rates[jnp.minimum(window, NUM_WINDOWS - 1)],
@@ -172,15 +127,9 @@ def next_window(
 def observe(
     state: State, candidates: page_lib.Candidates, *, num_slots: int
 ) -> jax.Array:
-  """The observation: candidates and the page's memory, never hidden state.
+  """The observation, `[O]` float32, without any hidden state.
 
-  Args:
-    state: where the day stands.
-    candidates: of the next request.
-    num_slots: K of a slate.
-
-  Returns:
-    `[O]` float32.
+  It shows the candidates of the next request and the page's memory.
   """
   memory, slates = state.memory, float(num_slots)
   num_categories = len(memory.liked)

@@ -1,5 +1,7 @@
 """The interface of an environment: one page, one user, one step.
 
+`Paired` is an environment beside its twin, whose lead is due to the actions.
+
 `vmap` makes many environments of one. There is no hidden reset: after
 `terminated` or `truncated` the learner calls `reset`.
 """
@@ -83,9 +85,6 @@ class Paired:
   It needs an environment in which chance and the end of an episode do not
   depend on actions, such as `simulator.Simulator`. Observations, costs and
   flags are those of the environment itself.
-
-  Attributes:
-    environment: the one that is simulated twice.
 
   References:
     Mao, Venkatakrishnan, Schwarzkopf and Alizadeh 2019, "Variance reduction

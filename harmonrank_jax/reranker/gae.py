@@ -83,17 +83,9 @@ def vector_gae(
 def combine_advantages(
     advantages: jax.Array, reward_weights: jax.Array, multipliers: jax.Array
 ) -> jax.Array:
-  """One advantage from those of M rewards and Q costs.
+  """One advantage `[...]` from those of M rewards and Q costs `[..., M + Q]`.
 
     A = (sum_k w_k A_k - sum_q lambda_q A_q) / (1 + sum_q lambda_q)
-
-  Args:
-    advantages: `[..., M + Q]`, of rewards, then of costs.
-    reward_weights: `[M]`, w.
-    multipliers: `[Q]`, lambda, at least 0.
-
-  Returns:
-    `[...]`.
 
   References:
     Stooke, Achiam and Abbeel, "Responsive safety in reinforcement learning by
@@ -112,12 +104,7 @@ def normalise_advantages(
 ) -> jax.Array:
   """Advantages of mean 0 and variance 1 over the rows with `where` True.
 
-  Args:
-    advantages: `[T, E]`.
-    where: `[T, E]` bool.
-
-  Returns:
-    `[T, E]`, scaled in masked rows, too.
+  Masked rows are scaled, too. All arrays are `[T, E]`.
   """
   mean = jnp.mean(advantages, where=where)
   std = jnp.std(advantages, where=where)

@@ -20,63 +20,36 @@ _LEAST_LOG_VOLUME = float(np.log(1e-5))
 
 
 class Candidates(NamedTuple):
-  """The items that a request may show; N items.
+  """The items that a request may show; N items."""
 
-  Attributes:
-    items: `[N]` int32.
-    categories: `[N]` int32 in [0, C).
-    features: `[N, D]` float32.
-    log_odds: `[N]` float32, predicted, of a click.
-    relevance: `[N]` float32, log of the expected value.
-    where: `[N]` bool, True = there is an item.
-  """
-
-  items: jax.Array
-  categories: jax.Array
-  features: jax.Array
-  log_odds: jax.Array
-  relevance: jax.Array
-  where: jax.Array
+  items: jax.Array  # [N] int32
+  categories: jax.Array  # [N] int32 in [0, C)
+  features: jax.Array  # [N, D] float32
+  log_odds: jax.Array  # [N] float32, predicted, of a click.
+  relevance: jax.Array  # [N] float32, log of the expected value.
+  where: jax.Array  # [N] bool, True = there is an item.
 
 
 class Selection(NamedTuple):
-  """What the greedy DPP selected, in its order.
+  """What the greedy DPP selected, in its order."""
 
-  Attributes:
-    indices: `[K]` int32 of the candidates, 0 where nothing was selected.
-    picked: `[K]` bool, True = an item was selected.
-    diversity: `[]`, `log det S_Y / K`.
-  """
-
-  indices: jax.Array
-  picked: jax.Array
-  diversity: jax.Array
+  indices: jax.Array  # [K] int32 of the candidates, 0 where none is selected.
+  picked: jax.Array  # [K] bool, True = an item was selected.
+  diversity: jax.Array  # [], log det S_Y / K.
 
 
 class Page(NamedTuple):
-  """A slate and the response to it, slot by slot: `[K]`.
+  """A slate and the response to it, slot by slot: `[K]`."""
 
-  Attributes:
-    items: int32, -1 where nothing was shown.
-    categories: int32.
-    log_odds: predicted, of a click.
-    similarity: cosine to the most similar item above.
-    clicks: bool.
-    click_probability: of the slot before any draw, the cascade included.
-    dismissed: bool.
-    where: bool, True = an item was shown.
-    diversity: `[]`, `log det S_Y / K`.
-  """
-
-  items: jax.Array
-  categories: jax.Array
-  log_odds: jax.Array
-  similarity: jax.Array
-  clicks: jax.Array
-  click_probability: jax.Array
-  dismissed: jax.Array
-  where: jax.Array
-  diversity: jax.Array
+  items: jax.Array  # int32, -1 where nothing was shown.
+  categories: jax.Array  # int32
+  log_odds: jax.Array  # Predicted, of a click.
+  similarity: jax.Array  # Cosine to the most similar item above.
+  clicks: jax.Array  # bool
+  click_probability: jax.Array  # Before any draw, the cascade included.
+  dismissed: jax.Array  # bool
+  where: jax.Array  # bool, True = an item was shown.
+  diversity: jax.Array  # [], log det S_Y / K.
 
 
 def select(
@@ -86,17 +59,10 @@ def select(
     *,
     above: jax.Array | None = None,
 ) -> Selection:
-  """Selects a slate by the greedy DPP.
+  """Selects a slate by the greedy DPP; theta in (0, 1) weighs relevance.
 
-  Args:
-    candidates: of the request.
-    bias: `[K, C]`, added to relevance by slot and category.
-    theta: `[]`, weight of relevance, in (0, 1).
-    above: `[S, D]`, features of items that the slate has to differ from, or
-      None.
-
-  Returns:
-    The `Selection`.
+  `bias` `[K, C]` is added to relevance by slot and category. The slate also
+  has to differ from the items of features `above`, `[S, D]`.
   """
   slate = greedy.greedy_dpp(
       candidates.features, candidates.relevance, num_selected=len(bias),
@@ -124,18 +90,10 @@ def arrange(
     feedback_rule: float,
     spread: int | None,
 ) -> jax.Array:
-  """Order of the slots by the rules of the page.
+  """Order of the slots by the rules of the page, a permutation `[K]`.
 
-  Args:
-    categories: `[K]` int32, of the selected items.
-    picked: `[K]` bool, True = an item was selected.
-    mood: `[C]`, recent dismissals less recent clicks.
-    feedback_rule: slots that a category is pushed down at a large mood; 0 is
-      no such rule.
-    spread: the most slots of one category in a row; None is no such rule.
-
-  Returns:
-    A permutation `[K]`.
+  `mood` `[C]` is recent dismissals less recent clicks. `simulator.Simulator`
+  describes both rules.
   """
   slots = jnp.arange(len(categories))
   order = slots
@@ -155,17 +113,9 @@ def lay_out(
     order: jax.Array,
     is_made: jax.Array | bool,
 ) -> tuple[Page, jax.Array]:
-  """The page as it is shown, before any response.
+  """The page before any response, and the features of its items, `[K, D]`.
 
-  Args:
-    candidates: of the request.
-    selection: of a slate.
-    order: `[K]`, of its slots.
-    is_made: `[]` bool, False = there is no request, and nothing is shown.
-
-  Returns:
-    The `Page`, and the features of its items, `[K, D]`, 0 where nothing is
-    shown.
+  Where no request is made, nothing is shown; features are 0 there.
   """
   indices, picked = selection.indices[order], selection.picked[order]
   where = picked & is_made
@@ -189,34 +139,29 @@ def respond(
 ) -> Page:
   """The page with the user's clicks and dismissals.
 
-  Args:
-    page: as it is shown.
-    window: `[]` int32, of the day.
-    fatigue: `[C]`, exposures still fresh in the user's mind.
-    dice: `[2, K]`, uniform in [0, 1): of clicks, and of dismissals.
-    response: the user.
-
-  Returns:
-    The `Page`.
+  `dice` `[2, K]`, uniform in [0, 1), are of clicks and of dismissals.
   """
+  window = jnp.minimum(window, response_lib.NUM_WINDOWS - 1)
   odds = response_lib.attraction(
       response, page.log_odds, page.categories,
-      jnp.minimum(window, response_lib.NUM_WINDOWS - 1),
-      fatigue[page.categories], page.similarity)
-  q = jnp.where(
+      response.demand[page.categories, window], fatigue[page.categories],
+      page.similarity)
+  click_if_reached = jnp.where(
       page.where,
       response.examination[:len(odds)] * jax.nn.sigmoid(odds), 0)
   # In expectation each click above may have been the last.
-  stays = 1 - q * response.stop
+  stays = 1 - click_if_reached * response.stop
   reached = jnp.cumprod(jnp.concatenate([jnp.ones(1), stays[:-1]]))
-  # In this draw one number decides both the click and the leaving.
-  wants = dice[0] < q
-  leaves = dice[0] < q * response.stop
+  # One uniform decides both: below q a click, below q * stop a click and
+  # leaving; q is the probability of a click if the slot is reached.
+  wants = dice[0] < click_if_reached
+  leaves = dice[0] < click_if_reached * response.stop
   has_left = jnp.cumsum(leaves) - leaves > 0
   clicks = wants & ~has_left
   dismissed = page.where & ~clicks & (dice[1] < response.dismiss)
   return page._replace(
-      clicks=clicks, click_probability=reached * q, dismissed=dismissed)
+      clicks=clicks, click_probability=reached * click_if_reached,
+      dismissed=dismissed)
 
 
 def _similarity_above(features: jax.Array) -> jax.Array:

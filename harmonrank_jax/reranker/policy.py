@@ -57,17 +57,11 @@ class PolicyConfig:
 
 
 class PolicyOutput(NamedTuple):
-  """What `ActorCritic` returns.
+  """What `ActorCritic` returns."""
 
-  Attributes:
-    mean: `[..., A]`, of the action.
-    log_std: `[..., A]`, log sigma.
-    values: `[..., V]`.
-  """
-
-  mean: jax.Array
-  log_std: jax.Array
-  values: jax.Array
+  mean: jax.Array  # [..., A] of the action.
+  log_std: jax.Array  # [..., A], log sigma.
+  values: jax.Array  # [..., V]
 
 
 class Actor(nn.Module):
@@ -109,9 +103,6 @@ class Critic(nn.Module):
 class ActorCritic(nn.Module):
   """Both networks; their parameters are `actor` and `critic`.
 
-  Attributes:
-    config: static configuration.
-
   >>> model = ActorCritic(PolicyConfig(action_size=3, num_values=2))
   >>> output, params = jax.eval_shape(
   ...     model.init_with_output, jax.random.key(0), jnp.zeros((4, 5)))
@@ -133,15 +124,9 @@ class ActorCritic(nn.Module):
 def action_distribution(
     params: Any, observation: jax.Array, *, config: PolicyConfig
 ) -> tuple[jax.Array, jax.Array]:
-  """The actor alone: mean and log sigma of the action.
+  """The actor alone: mean and log sigma of the action, `[..., A]` each.
 
-  Args:
-    params: what `ActorCritic` calls `actor`.
-    observation: `[..., O]`.
-    config: of the networks.
-
-  Returns:
-    Twice `[..., A]`.
+  `params` are what `ActorCritic` calls `actor`.
   """
   result: Any = Actor(config).apply({"params": params}, observation)
   return result
@@ -150,16 +135,7 @@ def action_distribution(
 def values(
     params: Any, observation: jax.Array, *, config: PolicyConfig
 ) -> jax.Array:
-  """The critic alone.
-
-  Args:
-    params: what `ActorCritic` calls `critic`.
-    observation: `[..., O]`.
-    config: of the networks.
-
-  Returns:
-    `[..., V]`.
-  """
+  """The critic alone, `[..., V]`; `ActorCritic` calls `params` `critic`."""
   result: Any = Critic(config).apply({"params": params}, observation)
   return result
 
@@ -167,18 +143,10 @@ def values(
 def log_prob(
     action: jax.Array, mean: jax.Array, log_std: jax.Array
 ) -> jax.Array:
-  """Log density of an action, summed over its A coordinates.
+  """Log density of an action, `[...]` in nats, summed over its A coordinates.
 
   Ratios of two policies are differences of this: at 100 coordinates a product
   of densities is 0.
-
-  Args:
-    action: `[..., A]`.
-    mean: like action.
-    log_std: like action.
-
-  Returns:
-    `[...]`, in nats.
 
   >>> print(f"{log_prob(jnp.ones(1), jnp.zeros(1), jnp.zeros(1)):.4f}")
   -1.4189
@@ -189,47 +157,13 @@ def log_prob(
 
 
 def entropy(log_std: jax.Array) -> jax.Array:
-  """Differential entropy of the action, in nats; may be negative.
-
-  Args:
-    log_std: `[..., A]`.
-
-  Returns:
-    `[...]`, the sum over coordinates of `log sigma + log(2 pi e) / 2`.
+  """Differential entropy of the action, `[...]` in nats; may be negative.
 
   >>> print(f"{entropy(jnp.zeros(2)):.4f}")
   2.8379
   """
   return jnp.sum(log_std, axis=-1) + (
       0.5 * math.log(2 * math.pi * math.e) * log_std.shape[-1])
-
-
-def kl_divergence(
-    mean: jax.Array,
-    log_std: jax.Array,
-    other_mean: jax.Array,
-    other_log_std: jax.Array,
-) -> jax.Array:
-  """Divergence KL(p || q) of two Gaussian policies at one observation.
-
-  Args:
-    mean: `[..., A]`, of p.
-    log_std: like mean, of p.
-    other_mean: like mean, of q.
-    other_log_std: like mean, of q.
-
-  Returns:
-    `[...]`, in nats, at least 0 up to rounding.
-
-  >>> zero = jnp.zeros(2)
-  >>> print(kl_divergence(zero, zero, zero + 1, zero))
-  1.0
-  """
-  distance = (mean - other_mean) * jnp.exp(-other_log_std)
-  change = log_std - other_log_std
-  # Policies are close, and exp(2x) - 1 - 2x is of second order: hence expm1.
-  return 0.5 * jnp.sum(
-      jnp.square(distance) + jnp.expm1(2 * change) - 2 * change, axis=-1)
 
 
 def _trunk(config: PolicyConfig, hidden: jax.Array) -> jax.Array:

@@ -24,7 +24,6 @@ from typing import Any
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 import optax
 
@@ -73,7 +72,7 @@ class Ppo:
   """The algorithm for one kind of environment: pure functions of a learner.
 
   Attributes:
-    environment: a factory of pure functions.
+    environment: an `Environment`.
     config: static configuration.
     params_axes: of the environment's parameters, as `in_axes` of `vmap`: None
       = shared by all environments, 0 = one for each.
@@ -118,36 +117,14 @@ class Ppo:
   def update(
       self, learner: Learner, env_params: Any, settings: ppo_config.Settings
   ) -> tuple[Learner, ppo_fit.Diagnostics]:
-    """`collect`, then `improve`.
+    """`collect`, then `improve`: the learner after, and the update's figures.
 
-    Args:
-      learner: may be donated.
-      env_params: as in `init`; may change between updates.
-      settings: as in `init`; may change between updates.
-
-    Returns:
-      The learner after, and the figures of the update.
-
-    Raises:
-      ValueError: if sizes of configuration, settings and environment differ.
+    The learner may be donated; parameters and settings may change between
+    updates. Raises as `init`.
     """
     ppo_config.check_sizes(settings, self.environment, self.config)
     learner, trajectory = self.collect(learner, env_params)
     return self.improve(learner, trajectory, settings)
-
-  def train_scan(
-      self, learner: Learner, env_params: Any, settings: ppo_config.Settings,
-      *, num_updates: int,
-  ) -> tuple[Learner, ppo_fit.Diagnostics]:
-    """U = `num_updates` updates as one scan, without return to the host.
-
-    Parameters and settings are the same in all updates; diagnostics have a
-    leading axis U.
-    """
-    def body(learner, _):
-      return self.update(learner, env_params, settings)
-
-    return lax.scan(body, learner, length=num_updates)
 
   def collect(
       self, learner: Learner, env_params: Any
@@ -158,13 +135,6 @@ class Ppo:
     there. An environment that ends twice in an update starts twice from the
     same state, with other draws afterwards: let T be no longer than an episode
     or two.
-
-    Args:
-      learner: whose policy acts.
-      env_params: as in `init`.
-
-    Returns:
-      The learner with its environments moved on, and their steps.
     """
     config = self.config
     key, fresh_key, noise_key, step_key = jax.random.split(learner.key, 4)
@@ -204,14 +174,6 @@ class Ppo:
     Rows with `where` False have no part in the actor's loss, nor in the
     normalisation of advantages, whatever their action; the critic learns from
     all rows.
-
-    Args:
-      learner: whose `result` is what followed the last step.
-      trajectory: by `collect`, with the learner's policy.
-      settings: weights, discounts, constraints.
-
-    Returns:
-      The learner after, and the figures of the update.
     """
     config = self.config
     key, actor_key, critic_key = jax.random.split(learner.key, 3)
@@ -275,13 +237,6 @@ def mean_action(
 
 def take_one(stack: Any, index: int | jax.Array) -> Any:
   """One member of a stack that `vmap` made: a learner, a policy, diagnostics.
-
-  Args:
-    stack: a tree of arrays that share their first axis.
-    index: on that axis.
-
-  Returns:
-    The same tree without that axis.
 
   >>> take_one({"a": jnp.array([[1, 2], [3, 4]])}, 1)
   {'a': Array([3, 4], dtype=int32)}

@@ -1,4 +1,5 @@
-"""The descent of critic and actor on the rows of one update."""
+"""The descent of critic and actor on the rows of one update, and its figures.
+"""
 
 from collections.abc import Callable
 import math
@@ -25,23 +26,14 @@ class Metrics(NamedTuple):
 
 
 class Fit(NamedTuple):
-  """A network after its descent.
-
-  Attributes:
-    params: of the network.
-    opt_state: of its optimiser.
-    near: `[]` bool, False = early stopping has triggered.
-    num_steps: `[]` int32, steps taken.
-    gradient_norm: `[]`, of the last minibatch evaluated, before clipping.
-    metrics: of the last minibatch evaluated.
-  """
+  """A network after its descent."""
 
   params: Any
   opt_state: optax.OptState
-  near: jax.Array
-  num_steps: jax.Array
-  gradient_norm: jax.Array
-  metrics: Metrics
+  may_continue: jax.Array  # [] bool, False = early stopping has triggered.
+  num_steps: jax.Array  # [] int32
+  gradient_norm: jax.Array  # [], of the last minibatch, before clipping.
+  metrics: Metrics  # Of the last minibatch evaluated.
 
 
 class _CriticRows(NamedTuple):
@@ -87,17 +79,8 @@ def fit_critic(
 ) -> Fit:
   """Descends on the squared error of the values.
 
-  Args:
-    params: of the critic.
-    opt_state: of its optimiser.
-    observation: `[T, E, O]`, normalised.
-    returns: `[T, E, M + Q]`.
-    key: of the shuffling.
-    rate: `[]`, factor of the learning rate.
-    config: static configuration.
-
-  Returns:
-    The `Fit`.
+  Observations `[T, E, O]` are normalised, returns `[T, E, M + Q]`; `rate` is a
+  factor of the learning rate.
   """
   return _descend(
       lambda params, rows: _critic_loss(params, rows, config), params,
@@ -119,18 +102,7 @@ def fit_actor(
 ) -> Fit:
   """Descends on the clipped surrogate while the divergence is below target.
 
-  Args:
-    params: of the actor.
-    opt_state: of its optimiser.
-    observation: `[T, E, O]`, normalised.
-    trajectory: actions and their log-probabilities.
-    advantage: `[T, E]`.
-    key: of the shuffling.
-    rate: `[]`, factor of the learning rate.
-    config: static configuration.
-
-  Returns:
-    The `Fit`.
+  Arguments are as in `fit_critic`, with an advantage `[T, E]`.
 
   References:
     Schulman et al., "Proximal policy optimization algorithms", 2017, equation
@@ -206,20 +178,7 @@ def diagnose(
     critic: Fit,
     actor: Fit,
 ) -> Diagnostics:
-  """The figures of an update.
-
-  Args:
-    trajectory: of the update.
-    advantages: `[T, E, M + Q]`.
-    returns: `[T, E, M + Q]`.
-    multipliers: `[Q]`.
-    threshold: `[Q]`.
-    critic: after its descent.
-    actor: after its descent.
-
-  Returns:
-    The `Diagnostics`.
-  """
+  """The figures of an update; advantages and returns are `[T, E, M + Q]`."""
   ratio = cost_ratio(trajectory)
   num_where = jnp.sum(trajectory.where, dtype=jnp.int32)
   errors, spread = (jnp.var(x, axis=(0, 1)) for x in (advantages, returns))
@@ -271,16 +230,16 @@ def _descend(
     moved = optax.apply_updates(fit.params, updates), opt_state
     # "Below" instead of "not above", so that NaN stops, and inf whatever the
     # target.
-    near = metrics.approx_kl < target_kl
+    may_continue = metrics.approx_kl < target_kl
     params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(near, new, old),
+        lambda new, old: jnp.where(may_continue, new, old),
         moved, (fit.params, fit.opt_state))
-    return Fit(params, opt_state, near, fit.num_steps + near,
+    return Fit(params, opt_state, may_continue, fit.num_steps + may_continue,
                optax.tree.norm(gradient), metrics)
 
   def body(fit, index):
     return lax.cond(
-        fit.near, descend, lambda fit, index: fit, fit, index), None
+        fit.may_continue, descend, lambda fit, index: fit, fit, index), None
 
   zero = jnp.zeros((), rows.observation.dtype)
   start = Fit(params, opt_state, jnp.array(True), jnp.zeros((), jnp.int32),

@@ -88,17 +88,9 @@ class Exposures(NamedTuple):
 def click_probabilities(
     response: ResponseModel, exposures: Exposures
 ) -> jax.Array:
-  """Probability of every click in a log, given the clicks above it.
+  """Probability of every click in a log, given the clicks above it, `[R, K]`.
 
-  Args:
-    response: the model.
-    exposures: R slates of K positions, at most as many as in the model.
-
-  Returns:
-    `[R, K]` float32, 0 where nothing was shown.
-
-  Raises:
-    ValueError: if shapes do not fit.
+  It is 0 where nothing was shown. Raises ValueError if shapes do not fit.
   """
   exposures = checked(exposures)
   num_positions = exposures.clicks.shape[1]
@@ -112,49 +104,35 @@ def click_probabilities(
   shown = jnp.take_along_axis(shown, exposures.categories, axis=1)
   window = jnp.clip(exposures.time.astype(jnp.int32), 0, NUM_WINDOWS - 1)
   odds = attraction(
-      response, exposures.log_odds, exposures.categories, window[:, None],
-      shown, exposures.similarity)
-  reached = jnp.where(
+      response, exposures.log_odds, exposures.categories,
+      response.demand[exposures.categories, window[:, None]], shown,
+      exposures.similarity)
+  click_if_reached = jnp.where(
       exposures.where,
       response.examination[None, :num_positions] * jax.nn.sigmoid(odds), 0)
   return jax.vmap(clicks_given_above, in_axes=(0, 0, None))(
-      reached, exposures.clicks, response.stop)
+      click_if_reached, exposures.clicks, response.stop)
 
 
 def attraction(
     response: ResponseModel, log_odds: jax.Array, categories: jax.Array,
-    window: jax.Array, shown: jax.Array, similarity: jax.Array,
+    demand: jax.Array, shown: jax.Array, similarity: jax.Array,
 ) -> jax.Array:
   """Log-odds of a click on an item that is looked at, `[...]`.
 
-  Args:
-    response: the model.
-    log_odds: `[...]`, predicted.
-    categories: `[...]` int in [0, C).
-    window: `[...]` int in [0, W).
-    shown: `[...]`, exposures to the category still fresh.
-    similarity: `[...]`, cosine to the most similar item above.
-
-  Returns:
-    `[...]`.
+  All arrays are `[...]`, item by item: `demand` is that for the category now,
+  `shown` counts the exposures to the category that are still fresh.
   """
-  return (response.scale * log_odds + response.level[categories]
-          + response.demand[categories, window]
+  return (response.scale * log_odds + response.level[categories] + demand
           - response.fatigue * shown - response.redundancy * similarity)
 
 
 def faded_exposures(
     exposures: Exposures, *, num_categories: int, fading: jax.Array | float
 ) -> jax.Array:
-  """Exposures to each category earlier in the day, faded, at each slate.
+  """Exposures to each category earlier in the day, faded, `[R, C]`.
 
-  Args:
-    exposures: R slates.
-    num_categories: C.
-    fading: windows in which an exposure falls by a factor e, above 0.
-
-  Returns:
-    `[R, C]` float32, in exposures.
+  `fading` is the number of windows in which an exposure falls by a factor e.
   """
   is_category = jax.nn.one_hot(exposures.categories, num_categories)
   counts = jnp.einsum(
@@ -185,17 +163,7 @@ def harmonics(time: jax.Array) -> jax.Array:
 
 
 def checked(exposures: Exposures) -> Exposures:
-  """Exposures with zeros where nothing was shown.
-
-  Args:
-    exposures: the log.
-
-  Returns:
-    `Exposures`.
-
-  Raises:
-    ValueError: if shapes do not fit.
-  """
+  """Exposures with zeros where nothing was shown; ValueError on bad shapes."""
   shape = exposures.clicks.shape
   if len(shape) != 2:
     raise ValueError(f"exposures.clicks has shape {shape}; expected [R, K].")
@@ -218,18 +186,9 @@ def checked(exposures: Exposures) -> Exposures:
 
 
 def clicks_given_above(
-    reached: jax.Array, clicks: jax.Array, stop: jax.Array
+    click_if_reached: jax.Array, clicks: jax.Array, stop: jax.Array
 ) -> jax.Array:
-  """Probabilities of clicks given the clicks above, in one slate.
-
-  Args:
-    reached: `[K]`, probability of a click if the slot is reached.
-    clicks: `[K]` bool.
-    stop: `[]`, probability to leave the page after a click.
-
-  Returns:
-    `[K]`.
-  """
+  """Probabilities of clicks given the clicks above, in one slate, `[K]`."""
 
   def step(b, slot):
     q, click = slot
@@ -237,4 +196,4 @@ def clicks_given_above(
     unclicked = b * (1 - q) / jnp.maximum(1 - p, 1e-6)
     return jnp.where(click, 1 - stop, unclicked), p
 
-  return lax.scan(step, jnp.ones_like(stop), (reached, clicks))[1]
+  return lax.scan(step, jnp.ones_like(stop), (click_if_reached, clicks))[1]

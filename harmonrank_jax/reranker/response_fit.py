@@ -41,8 +41,8 @@ class ResponseFit(NamedTuple):
   is_converged: jax.Array
 
 
-class _Theta(NamedTuple):
-  """Unbounded parameters."""
+class _Free(NamedTuple):
+  """The parameters of a response, unbounded; `[P]` in one vector."""
 
   scale: jax.Array
   level: jax.Array
@@ -57,7 +57,7 @@ class _Theta(NamedTuple):
 class _Search(NamedTuple):
   """Carry of the fit: the best parameters so far, and what to try next."""
 
-  theta: jax.Array  # [P]
+  free: jax.Array  # [P]
   posterior: jax.Array  # Log density, up to a constant.
   likelihood: jax.Array  # Log.
   gradients: jax.Array  # [R, P] of the log-likelihood, slate by slate.
@@ -66,19 +66,6 @@ class _Search(NamedTuple):
   proposal: jax.Array  # [P]
   gain: jax.Array  # Twice the rise that the quadratic promises.
   num_steps: jax.Array | int
-
-
-class _Slate(NamedTuple):
-  """What the likelihood of a slate depends on; `[K]` except time, `[]`."""
-
-  log_odds: jax.Array
-  categories: jax.Array
-  similarity: jax.Array
-  clicks: jax.Array
-  where: jax.Array
-  time: jax.Array
-  shown: jax.Array  # Faded exposures to the item's category.
-  slope: jax.Array  # Their derivative by log_fading.
 
 
 def fit_response(
@@ -131,23 +118,24 @@ def fit_response(
   mean, unravel = flatten_util.ravel_pytree(prior)
   precision = flatten_util.ravel_pytree(spread)[0] ** -2
 
-  def score_fn(theta):
-    slates = _slates(unravel(theta), exposures, num_categories)
+  def score_fn(free):
+    shown, slope = _shown(unravel(free), exposures, num_categories)
     return jax.vmap(
         jax.value_and_grad(
-            lambda theta, slate: _log_likelihood(unravel(theta), slate)),
-        in_axes=(None, 0))(theta, slates)
+            lambda free, *slate: _log_likelihood(unravel(free), *slate)),
+        in_axes=(None, 0, 0, 0))(free, exposures, shown, slope)
 
   search = _ascend(
       score_fn, mean, precision, num_slates=len(exposures.time))
-  draws = _bootstrap(exposures, search.gradients, num_replicates, key)
-  steps = jnp.linalg.solve(search.information, draws.gradients.T).T
-  constrain = lambda theta, dismiss: _constrained(unravel(theta), dismiss)
+  gradients, *dismissals = _bootstrap(
+      exposures, search.gradients, num_replicates, key)
+  steps = jnp.linalg.solve(search.information, gradients.T).T
+  constrain = lambda free, dismiss: _constrained(unravel(free), dismiss)
   return ResponseFit(
-      constrain(search.theta,
+      constrain(search.free,
                 _dismiss_rate(*map(jnp.sum, _dismissals(exposures)))),
-      jax.vmap(constrain)(search.theta[None, :] + steps,
-                          _dismiss_rate(*draws.dismissals)),
+      jax.vmap(constrain)(search.free[None, :] + steps,
+                          _dismiss_rate(*dismissals)),
       search.likelihood, search.gain <= _TOLERANCE)
 
 
@@ -160,12 +148,8 @@ def _ascend(
 ) -> _Search:
   """Climbs to the largest posterior from the mean of the prior.
 
-  Args:
-    score_fn: from parameters `[P]` to the log-likelihood `[R]` and its
-      gradient `[R, P]`, slate by slate.
-    mean: `[P]`, of the prior.
-    precision: `[P]`, of the prior.
-    num_slates: R.
+  `score_fn` gives the log-likelihood `[R]` of parameters `[P]`, and its
+  gradient `[R, P]`, slate by slate.
   """
   def step(search):
     values, gradients = score_fn(search.proposal)
@@ -177,19 +161,19 @@ def _ascend(
     rise = (posterior - search.posterior) / (0.5 * search.gain)
     factor = jnp.where(
         is_better, jnp.clip(1 - (2 * rise - 1)**3, 1 / 3, 2), 3)
-    theta, posterior, likelihood, gradients = jax.tree.map(
+    free, posterior, likelihood, gradients = jax.tree.map(
         lambda new, old: jnp.where(is_better, new, old),
         (search.proposal, posterior, jnp.sum(values), gradients),
-        (search.theta, search.posterior, search.likelihood, search.gradients))
+        (search.free, search.posterior, search.likelihood, search.gradients))
     damping = jnp.where(
         jnp.isfinite(search.posterior),
         jnp.maximum(search.damping * factor, _LEAST_DAMPING), search.damping)
     information = gradients.T @ gradients + jnp.diag(precision)
-    gradient = jnp.sum(gradients, axis=0) - precision * (theta - mean)
+    gradient = jnp.sum(gradients, axis=0) - precision * (free - mean)
     direction = jnp.linalg.solve(
         information + damping * jnp.diag(jnp.diag(information)), gradient)
-    return _Search(theta, posterior, likelihood, gradients, information,
-                   damping, theta + direction, gradient @ direction,
+    return _Search(free, posterior, likelihood, gradients, information,
+                   damping, free + direction, gradient @ direction,
                    search.num_steps + 1)
 
   size = len(mean)
@@ -202,12 +186,12 @@ def _ascend(
           search.num_steps < _MAX_ITERATIONS), step, start)
 
 
-def _prior(num_categories: int, num_positions: int) -> tuple[_Theta, _Theta]:
+def _prior(num_categories: int, num_positions: int) -> tuple[_Free, _Free]:
   """Means and standard deviations of the prior."""
   harmonics = (num_categories, 2 * response_lib.NUM_HARMONICS)
 
   def filled(scale, level, harmonic, fatigue, fading, redundancy, look, stop):
-    return _Theta(*map(jnp.float32, (
+    return _Free(*map(jnp.float32, (
         scale, np.full(num_categories, level), np.full(harmonics, harmonic),
         fatigue, fading, redundancy, np.full(num_positions - 1, look), stop)))
 
@@ -216,76 +200,68 @@ def _prior(num_categories: int, num_positions: int) -> tuple[_Theta, _Theta]:
 
 
 def _constrained(
-    theta: _Theta, dismiss: jax.Array
+    free: _Free, dismiss: jax.Array
 ) -> response_lib.ResponseModel:
   """The model of unbounded parameters."""
   windows = jnp.arange(response_lib.NUM_WINDOWS) + 0.5
   return response_lib.ResponseModel(
-      scale=theta.scale, level=theta.level,
-      demand=theta.harmonics @ response_lib.harmonics(windows).T,
-      fatigue=theta.fatigue,
-      recovery=jnp.exp(-jnp.exp(-theta.log_fading)),
-      redundancy=theta.redundancy, examination=_examination(theta),
-      stop=jax.nn.sigmoid(theta.stop), dismiss=dismiss)
+      scale=free.scale, level=free.level,
+      demand=free.harmonics @ response_lib.harmonics(windows).T,
+      fatigue=free.fatigue, recovery=jnp.exp(-jnp.exp(-free.log_fading)),
+      redundancy=free.redundancy,
+      examination=jnp.concatenate(
+          [jnp.ones(1), jax.nn.sigmoid(free.examination)]),
+      stop=jax.nn.sigmoid(free.stop), dismiss=dismiss)
 
 
-def _examination(theta: _Theta) -> jax.Array:
-  """`[K]`, 1 at the first position."""
-  return jnp.concatenate(
-      [jnp.ones(1), jax.nn.sigmoid(theta.examination)])
+def _shown(
+    free: _Free, exposures: response_lib.Exposures, num_categories: int
+) -> tuple[jax.Array, jax.Array]:
+  """Faded exposures to each item's category, and their slope by log_fading.
 
-
-def _slates(
-    theta: _Theta, exposures: response_lib.Exposures, num_categories: int
-) -> _Slate:
-  """Slates with the exposures before them, at this fading."""
+  Both are `[R, K]`.
+  """
   shown, slope = jax.jvp(
       lambda log_fading: response_lib.faded_exposures(
           exposures, num_categories=num_categories,
           fading=jnp.exp(log_fading)),
-      (theta.log_fading,), (jnp.ones_like(theta.log_fading),))
+      (free.log_fading,), (jnp.ones_like(free.log_fading),))
   at_items = lambda values: jnp.take_along_axis(
       values, exposures.categories, axis=1)
-  return _Slate(
-      exposures.log_odds, exposures.categories, exposures.similarity,
-      exposures.clicks, exposures.where, exposures.time, at_items(shown),
-      at_items(slope))
+  return at_items(shown), at_items(slope)
 
 
-def _log_likelihood(theta: _Theta, slate: _Slate) -> jax.Array:
+def _log_likelihood(
+    free: _Free, slate: response_lib.Exposures, shown: jax.Array,
+    slope: jax.Array,
+) -> jax.Array:
   """Log-likelihood of the clicks of one slate."""
   # `shown` was counted at this value of log_fading; `slope` carries the
   # gradient.
-  moved = theta.log_fading - lax.stop_gradient(theta.log_fading)
-  demand = theta.harmonics[slate.categories] @ response_lib.harmonics(
-      slate.time)
-  odds = (theta.scale * slate.log_odds + theta.level[slate.categories] + demand
-          - theta.fatigue * (slate.shown + moved * slate.slope)
-          - theta.redundancy * slate.similarity)
-  reached = jnp.where(
-      slate.where, _examination(theta) * jax.nn.sigmoid(odds), 0)
+  moved = free.log_fading - lax.stop_gradient(free.log_fading)
+  response = _constrained(free, jnp.zeros(()))
+  odds = response_lib.attraction(
+      response, slate.log_odds, slate.categories,
+      free.harmonics[slate.categories] @ response_lib.harmonics(slate.time),
+      shown + moved * slope, slate.similarity)
+  click_if_reached = jnp.where(
+      slate.where, response.examination * jax.nn.sigmoid(odds), 0)
   p = response_lib.clicks_given_above(
-      reached, slate.clicks, jax.nn.sigmoid(theta.stop))
+      click_if_reached, slate.clicks, response.stop)
   p = jnp.clip(p, 1e-6, 1 - 1e-6)
   return jnp.sum(jnp.where(
       slate.where, jnp.where(slate.clicks, jnp.log(p), jnp.log1p(-p)), 0))
 
 
-class _Draws(NamedTuple):
-  """Bootstrap samples."""
-
-  gradients: jax.Array  # [B, P] of the log-likelihood at the fit
-  dismissals: tuple[jax.Array, jax.Array]  # [B] dismissed; not clicked
-
-
 def _bootstrap(
     exposures: response_lib.Exposures, gradients: jax.Array, count: int,
     key: jax.Array,
-) -> _Draws:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Draws users' days with replacement.
 
   At the fit the gradients of likelihood and prior cancel: a sample's gradient
-  is its difference from the gradient of the log.
+  `[B, P]` is its difference from the gradient of the log. Returns with it the
+  numbers of items dismissed and of items not clicked, `[B]` each.
   """
   num_slates = len(exposures.day_ids)
   is_first = jnp.concatenate([
@@ -306,7 +282,7 @@ def _bootstrap(
         jnp.sum(gradients, axis=0), (0, 2))
 
   sums = lax.map(draw, jax.random.split(key, count))
-  return _Draws(sums[:, :-2], (sums[:, -2], sums[:, -1]))
+  return sums[:, :-2], sums[:, -2], sums[:, -1]
 
 
 def _dismissals(

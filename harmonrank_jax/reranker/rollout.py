@@ -1,4 +1,5 @@
-"""Simulated days of many users under a policy: their outcome and their log."""
+"""Simulated days of many users under a policy: their outcome and their slates.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 from harmonrank_jax.reranker import day as day_lib
 from harmonrank_jax.reranker import environment
 from harmonrank_jax.reranker import page as page_lib
-from harmonrank_jax.reranker import response as response_lib
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 NUM_WINDOWS = simulator_lib.NUM_WINDOWS
@@ -110,19 +110,12 @@ def simulate_days(
 
 
 class Visits(NamedTuple):
-  """Every window of a simulated day, W steps of B users.
+  """Every window of a simulated day, W steps of B users."""
 
-  Attributes:
-    pages: `[W, B, max_requests, K]` (diversity without K).
-    window: `[W, B]` int32.
-    where: `[W, B, max_requests]` bool, True = a slate was shown.
-    action: `[W, B, A]`.
-  """
-
-  pages: page_lib.Page
-  window: jax.Array
-  where: jax.Array
-  action: jax.Array
+  pages: page_lib.Page  # [W, B, max_requests, K] (diversity without K)
+  window: jax.Array  # [W, B] int32
+  where: jax.Array  # [W, B, max_requests] bool, True = a slate was shown.
+  action: jax.Array  # [W, B, A]
 
 
 def simulate_visits(
@@ -149,35 +142,6 @@ def simulate_visits(
         page, state.window, made & is_in_day, action)
 
   return lax.scan(step, begin, keys)[1]
-
-
-def exposures_of(visits: Visits) -> response_lib.Exposures:
-  """The log of visits, its slates in the order of users and time.
-
-  Args:
-    visits: by `simulate_visits`.
-
-  Returns:
-    `Exposures` of `B * W * max_requests` slates; slates that were not shown
-    are masked.
-  """
-  num_users = visits.window.shape[1]
-  requests = visits.where.shape[2]
-
-  def arranged(values):  # [W, B, R, ...] to [B * W * R, ...]
-    values = jnp.moveaxis(values, 0, 1)
-    return values.reshape(-1, *values.shape[3:])
-
-  pages = jax.tree.map(arranged, visits.pages)
-  time = jnp.broadcast_to(visits.window[:, :, None] + 0.5, visits.where.shape)
-  where = pages.where & arranged(visits.where)[:, None]
-  return response_lib.Exposures(
-      log_odds=pages.log_odds, categories=pages.categories,
-      similarity=pages.similarity, clicks=pages.clicks & where,
-      dismissed=pages.dismissed & where, where=where,
-      time=arranged(time).astype(jnp.float32),
-      day_ids=jnp.repeat(
-          jnp.arange(num_users, dtype=jnp.int32), NUM_WINDOWS * requests))
 
 
 def _begin(

@@ -65,9 +65,8 @@ def intercepts(
 ) -> Calibrated:
   """An offset for each category; arguments are those of `uncalibrated`."""
   rows = _rows(exposures)
-  design = lambda rows: _one_hot(rows, num_categories)
   offsets = _fit_log_odds(
-      design(rows), rows.clicks, rows.where, offset=rows.log_odds)
+      jax.nn.one_hot(rows.categories, num_categories), rows)
   return Calibrated(log_odds + offsets[categories],
                     jnp.zeros((NUM_WINDOWS, num_categories)))
 
@@ -83,9 +82,7 @@ def platt(
     targets.
   """
   rows = _rows(exposures)
-  fitted = _fit_log_odds(
-      _platt_design(rows, num_categories), rows.clicks, rows.where,
-      offset=rows.log_odds)
+  fitted = _fit_log_odds(_platt_design(rows, num_categories), rows)
   return Calibrated(_platt_base(fitted, log_odds, categories, num_categories),
                     jnp.zeros((NUM_WINDOWS, num_categories)))
 
@@ -101,13 +98,12 @@ def platt_by_hour(
   """
   rows = _rows(exposures)
   waves = response_lib.harmonics(rows.time)
-  is_category = _one_hot(rows, num_categories)
+  is_category = jax.nn.one_hot(rows.categories, num_categories)
   by_hour = (is_category[:, :, None] * waves[:, None, :]).reshape(
       len(waves), -1)
   design = jnp.concatenate(
       [_platt_design(rows, num_categories), by_hour], axis=1)
-  fitted = _fit_log_odds(
-      design, rows.clicks, rows.where, offset=rows.log_odds)
+  fitted = _fit_log_odds(design, rows)
   amplitudes = fitted[2 * num_categories:].reshape(num_categories, -1)
   windows = response_lib.harmonics(jnp.arange(NUM_WINDOWS) + 0.5)
   return Calibrated(_platt_base(fitted, log_odds, categories, num_categories),
@@ -158,13 +154,9 @@ def _rows(exposures: response_lib.Exposures) -> _Rows:
                flat(exposures.categories), flat(exposures.clicks), where, time)
 
 
-def _one_hot(rows: _Rows, num_categories: int) -> jax.Array:
-  return jax.nn.one_hot(rows.categories, num_categories)
-
-
 def _platt_design(rows: _Rows, num_categories: int) -> jax.Array:
   """`[N, 2 C]`: slopes, then offsets."""
-  is_category = _one_hot(rows, num_categories)
+  is_category = jax.nn.one_hot(rows.categories, num_categories)
   return jnp.concatenate(
       [rows.log_odds[:, None] * is_category, is_category], axis=1)
 
@@ -204,21 +196,18 @@ def _isotonic_curve(
   return jnp.maximum(knots, -1e3), curve
 
 
-def _fit_log_odds(
-    design: jax.Array, clicks: jax.Array, where: jax.Array, *,
-    offset: jax.Array
-) -> jax.Array:
-  """Coefficients `[P]` of `offset + design @ coefficients`, by Newton.
+def _fit_log_odds(design: jax.Array, rows: _Rows) -> jax.Array:
+  """Coefficients `[P]` of `log_odds + design @ coefficients`, by Newton.
 
   Steps are clipped, not taken back as in `logistic`. Where one is too long, as
   it can be for a small category, they cycle and miss the optimum.
   """
-  weight = where.astype(jnp.float32)
-  labels = clicks.astype(jnp.float32)
+  weight = rows.where.astype(jnp.float32)
+  labels = rows.clicks.astype(jnp.float32)
   precision = _PRIOR_SPREAD ** -2
 
   def step(_, coefficients):
-    p = jax.nn.sigmoid(offset + design @ coefficients)
+    p = jax.nn.sigmoid(rows.log_odds + design @ coefficients)
     gradient = design.T @ (weight * (labels - p)) - precision * coefficients
     curve = weight * p * (1 - p)
     information = (design.T * curve[None, :]) @ design

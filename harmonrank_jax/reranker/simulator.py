@@ -89,7 +89,7 @@ class Simulator:
   slots: a threshold of minus a floor keeps the share above the floor.
 
   Attributes:
-    num_categories: C, of 1 + 5 + N.
+    num_categories: C; by default 10.
     num_slots: K of a slate.
     num_candidates: N of a request; at most the number of places in the pool.
     layout: of the action: "slot_category", a correction of log pCTR for each
@@ -157,7 +157,7 @@ class Simulator:
 
   @property
   def num_rewards(self) -> int:
-    """One a category."""
+    """C: one reward for each category."""
     return self.num_categories
 
   @property
@@ -168,17 +168,9 @@ class Simulator:
   def reset(
       self, key: jax.Array, params: Params
   ) -> tuple[day_lib.State, environment.StepResult]:
-    """Begins the day of a user, with the first request.
+    """Begins the day of a user, with the first request: `where` is True.
 
-    Args:
-      key: consumed.
-      params: the world.
-
-    Returns:
-      `State` and `StepResult`, whose `where` is True.
-
-    Raises:
-      ValueError: if shapes of the world do not fit.
+    Raises ValueError if shapes of the world do not fit.
     """
     _check(self, params)
     user_key, time_key, start_key = jax.random.split(key, 3)
@@ -204,16 +196,9 @@ class Simulator:
   ) -> tuple[day_lib.State, environment.StepResult]:
     """Shows the slates of a window, and goes on to the next.
 
-    Args:
-      key: consumed. The same key brings the same requests, candidates and
-        dice, whatever the action: common random numbers.
-      state: from `reset` or `step`.
-      action: `[A]` in `layout`.
-      params: the world.
-
-    Returns:
-      `State` and `StepResult`. The result of the last window is `terminated`;
-      none is truncated.
+    The same key brings the same requests, candidates and dice, whatever the
+    action: common random numbers. The action is `[A]` in `layout`. The result
+    of the last window is `terminated`; none is truncated.
     """
     state, result, _ = self.step_with_pages(key, state, action, params)
     return state, result
@@ -238,15 +223,10 @@ class Simulator:
   def corrections(
       self, action: jax.Array, params: Params
   ) -> tuple[jax.Array, jax.Array]:
-    """What an action does, read from its layout.
+    """What an action `[A]` does, read from its layout.
 
-    Args:
-      action: `[A]`.
-      params: the world, whose theta the knob moves.
-
-    Returns:
-      Corrections `[K, C]` of log pCTR, of mean 0 over categories, and theta
-      `[]`.
+    Corrections `[K, C]` of log pCTR, of mean 0 over categories, and the theta
+    `[]` of the world, moved by the knob.
     """
     numbers, theta = action, params.theta
     if self.knob:
@@ -308,7 +288,8 @@ def _candidates(
   log_odds = jnp.where(where, take(pool.log_odds), 0)
   if simulator.privileged:
     score = response_lib.attraction(
-        params.response, log_odds, categories, window,
+        params.response, log_odds, categories,
+        params.response.demand[categories, window],
         state.fatigue[categories], jnp.zeros(()))
   else:
     score = take(params.base) + params.shift[window][categories]
@@ -323,9 +304,7 @@ def _show(
 ) -> tuple[day_lib.State, page_lib.Page]:
   """Shows the slates of a window, one after the other.
 
-  Returns:
-    The state with fatigue and memory after them, and `Page` of
-    `[max_requests, K]`.
+  Fatigue and memory of the state move; `Page` is of `[max_requests, K]`.
   """
   bias, theta = simulator.corrections(action, params)
   is_joint = simulator.scope == "window" and simulator.max_requests > 1
@@ -356,7 +335,8 @@ def _measure(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Reward `[C]`, cost and counted slates `[Q]` of a window.
 
-  `pages` are `[max_requests, K]`, `state` is that before the window.
+  `pages` are `[max_requests, K]`, `state` is that before the window. A learner
+  trained in `environment.Paired` sees this reward less that of the twin.
   """
   is_category = jax.nn.one_hot(pages.categories, simulator.num_categories)
   clicks = (pages.click_probability if simulator.expected_rewards

@@ -1,4 +1,5 @@
-"""The steps of many environments under a policy."""
+"""The steps of many environments under a policy, and their observations' scale.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,31 +16,19 @@ OBSERVATION_RANGE = (-10.0, 10.0)
 
 
 class Trajectory(NamedTuple):
-  """The steps of one update; T steps, E environments.
+  """The steps of one update; T steps, E environments."""
 
-  Attributes:
-    observation: `[T, E, O]`, which the action answers, not normalised.
-    action: `[T, E, A]`.
-    log_prob: `[T, E]`, of the action under the policy that drew it.
-    where: `[T, E]` bool, True = the action acted.
-    reward: `[T, E, M]`, of the step.
-    cost: `[T, E, Q]`, likewise.
-    counted: `[T, E, Q]`, likewise.
-    terminated: `[T, E]` bool.
-    truncated: `[T, E]` bool.
-    final_values: `[T, E, M + Q]`, of the observation before the reset where
-      truncated; 0 in steps at which no environment is.
-  """
-
-  observation: jax.Array
-  action: jax.Array
-  log_prob: jax.Array
-  where: jax.Array
-  reward: jax.Array
-  cost: jax.Array
-  counted: jax.Array
-  terminated: jax.Array
-  truncated: jax.Array
+  observation: jax.Array  # [T, E, O], which the action answers, as it is.
+  action: jax.Array  # [T, E, A]
+  log_prob: jax.Array  # [T, E] of the action under the policy that drew it.
+  where: jax.Array  # [T, E] bool, True = the action acted.
+  reward: jax.Array  # [T, E, M] of the step.
+  cost: jax.Array  # [T, E, Q]
+  counted: jax.Array  # [T, E, Q]
+  terminated: jax.Array  # [T, E] bool
+  truncated: jax.Array  # [T, E] bool
+  # [T, E, M + Q] of the observation before the reset where truncated; 0 in
+  # steps at which no environment is.
   final_values: jax.Array
 
 
@@ -60,18 +49,8 @@ def unroll(
 ) -> tuple[Standing, Trajectory]:
   """Acts for T steps; an environment that ends continues from `fresh`.
 
-  Args:
-    start: `[E, ...]`, where the environments stand.
-    fresh: `[E, ...]`, each of them after a reset.
-    noise: `[T, E, A]`, of the actions.
-    keys: `[T, E]`, of the steps.
-    act_fn: from observations and noise to actions and their log-density.
-    step_fn: from keys, states and actions to states and results.
-    value_fn: from observations `[E, O]` to values `[E, M + Q]`.
-    num_values: M + Q.
-
-  Returns:
-    Where the environments stand after, and the `Trajectory`.
+  Noise `[T, E, A]` is that of the actions, keys `[T, E]` are of the steps.
+  `act_fn` gives actions and their log-density, `value_fn` values `[E, M + Q]`.
   """
   def final_value_fn(observation):
     return value_fn(observation).astype(observation.dtype)
@@ -105,17 +84,11 @@ def expand(mask: jax.Array, array: jax.Array) -> jax.Array:
 
 
 class ObservationStatistics(NamedTuple):
-  """Mean and variance of the observations of all updates before.
+  """Mean and variance of the observations of all updates before."""
 
-  Attributes:
-    num_seen: `[]`, as a float.
-    mean: `[O]`, 0 at first.
-    variance: `[O]`, 1 at first.
-  """
-
-  num_seen: jax.Array
-  mean: jax.Array
-  variance: jax.Array
+  num_seen: jax.Array  # [], as a float.
+  mean: jax.Array  # [O], 0 at first.
+  variance: jax.Array  # [O], 1 at first.
 
 
 def no_statistics(size: int) -> ObservationStatistics:
@@ -138,14 +111,7 @@ def normalise(
 def merge(
     statistics: ObservationStatistics, observation: jax.Array
 ) -> ObservationStatistics:
-  """Statistics with more observations; exact for the union of both.
-
-  Args:
-    statistics: before.
-    observation: `[T, E, O]`.
-
-  Returns:
-    The statistics after.
+  """Statistics with more observations `[T, E, O]`, exact for their union.
 
   >>> seen = merge(no_statistics(1), jnp.array([[[1.0], [3.0]]]))
   >>> print(seen.num_seen, seen.mean, seen.variance)

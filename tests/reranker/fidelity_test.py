@@ -24,7 +24,7 @@ def log():
       rollout.simulate_visits, worlds.PAGE,
       policy_fn=rollout.no_action(worlds.PAGE), num_users=300))(
           params, key=jax.random.key(0))
-  exposures = worlds.arrays(rollout.exposures_of(visits))
+  exposures = worlds.arrays(worlds.exposures_of(visits))
   shown = exposures.where.any(axis=1)
   return params.response, jax.tree.map(lambda x: x[shown], exposures)
 

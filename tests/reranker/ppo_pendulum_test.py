@@ -11,6 +11,7 @@ from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import ppo_config
+from tests.reranker import toys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +79,7 @@ def test_swings_the_pendulum_up():
   learner = jax.jit(learning.init)(jax.random.key(0), None, settings)
   evaluate = jax.jit(functools.partial(pendulum_return, config=config))
   before = evaluate(learner)
-  train = jax.jit(functools.partial(
-      learning.train_scan, num_updates=200), donate_argnums=0)
+  train = jax.jit(toys.train_scan(learning, 200), donate_argnums=0)
   learner, diagnostics = train(learner, None, settings)
   after = evaluate(learner)
   assert before < -900

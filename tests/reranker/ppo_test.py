@@ -171,9 +171,8 @@ def test_weights_decide_what_is_learned():
 @functools.cache
 def long_training():
   """A whole training as one scan, from where `trained` begins."""
-  return toys.jit(functools.partial(
-      toys.LEARNING.train_scan, num_updates=150))(
-          toys.start(jax.random.key(0)), toys.TARGET, toys.SETTINGS)
+  return toys.jit(toys.train_scan(toys.LEARNING, 150))(
+      toys.start(jax.random.key(0)), toys.TARGET, toys.SETTINGS)
 
 
 def test_one_scan_is_the_loop_of_updates():

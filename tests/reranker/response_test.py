@@ -174,7 +174,7 @@ def test_attraction_by_hand():
       scale=2.0, level=[0.0, 0.5, 0.0, 0.0], fatigue=0.1, redundancy=0.3,
       demand=np.full((NUM_CATEGORIES, worlds.WINDOWS), 0.25))
   result = response_lib.attraction(
-      response, jnp.float32(-1.0), jnp.int32(1), jnp.int32(3),
+      response, jnp.float32(-1.0), jnp.int32(1), response.demand[1, 3],
       jnp.float32(4.0), jnp.float32(0.5))
   np.testing.assert_allclose(
       result, 2.0 * -1.0 + 0.5 + 0.25 - 0.1 * 4 - 0.3 * 0.5, rtol=1e-6)

@@ -5,6 +5,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,16 @@ traces = []
 # Programs run once and briefly here: this halves the time to compile.
 jit = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def train_scan(learning, num_updates):
+  """A function that makes many updates as one scan."""
+  def train(learner, env_params, settings):
+    return lax.scan(
+        lambda learner, _: learning.update(learner, env_params, settings),
+        learner, length=num_updates)
+
+  return train
 
 
 class ToyState(NamedTuple):

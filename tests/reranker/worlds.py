@@ -61,7 +61,28 @@ def visits(params, key):
   """`DAYS` days without corrections, and their log."""
   result = rollout.simulate_visits(
       PAGE, params, rollout.no_action(PAGE), key=key, num_users=DAYS)
-  return result, rollout.exposures_of(result)
+  return result, exposures_of(result)
+
+
+def exposures_of(visits):
+  """The log of `Visits`; slates that were not shown are masked."""
+  num_users = visits.window.shape[1]
+  requests = visits.where.shape[2]
+
+  def arranged(values):  # [W, B, R, ...] to [B * W * R, ...]
+    values = jnp.moveaxis(values, 0, 1)
+    return values.reshape(-1, *values.shape[3:])
+
+  pages = jax.tree.map(arranged, visits.pages)
+  time = jnp.broadcast_to(visits.window[:, :, None] + 0.5, visits.where.shape)
+  where = pages.where & arranged(visits.where)[:, None]
+  return response_lib.Exposures(
+      log_odds=pages.log_odds, categories=pages.categories,
+      similarity=pages.similarity, clicks=pages.clicks & where,
+      dismissed=pages.dismissed & where, where=where,
+      time=arranged(time).astype(jnp.float32),
+      day_ids=jnp.repeat(
+          jnp.arange(num_users, dtype=jnp.int32), WINDOWS * requests))
 
 
 @functools.cache
