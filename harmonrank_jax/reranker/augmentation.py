@@ -52,8 +52,6 @@ def augment_world(
   Returns:
     A `ResponseModel`, and its arrivals `[W]`.
 
-  >>> import jax
-  >>> import jax.numpy as jnp
   >>> ones = jnp.ones(2)
   >>> replicates = response_lib.ResponseModel(
   ...     ones, jnp.zeros((2, 3)), jnp.zeros((2, 3, 96)), 0.1 * ones,

@@ -90,12 +90,11 @@ def remember(
       jnp.stack([page.where, page.clicks, page.dismissed,
                  page.where * jax.nn.sigmoid(page.log_odds)])
       .astype(jnp.float32) @ is_category)
-  return fatigue + shown, Memory(
-      memory.shown_fast + shown, memory.shown_slow + shown,
-      memory.shown_today + shown, memory.clicks_fast + clicks,
-      memory.clicks_slow + clicks, memory.clicks_today + clicks,
-      memory.expected_slow + expected, memory.liked + clicks,
-      memory.disliked + dismissed)
+  new = Memory(
+      shown_fast=shown, shown_slow=shown, shown_today=shown,
+      clicks_fast=clicks, clicks_slow=clicks, clicks_today=clicks,
+      expected_slow=expected, liked=clicks, disliked=dismissed)
+  return fatigue + shown, jax.tree.map(jnp.add, memory, new)
 
 
 def next_window(

@@ -15,19 +15,12 @@ FATIGUE_EDGES = (0.5, 1.5, 3.0, 5.0, 8.0, 12.0)
 
 
 class Curve(NamedTuple):
-  """Click rates by group; G groups.
-
-  Attributes:
-    observed: `[G]`, NaN where nothing was shown.
-    predicted: `[G]`, likewise.
-    standard_error: `[G]`, of the observed rate, by the predicted variances.
-    size: `[G]`, exposures.
-  """
+  """Click rates by group, `[G]`; NaN where nothing was shown."""
 
   observed: jax.Array
   predicted: jax.Array
-  standard_error: jax.Array
-  size: jax.Array
+  standard_error: jax.Array  # Of the observed rate, by predicted variances.
+  size: jax.Array  # Exposures.
 
 
 class ResponseFidelity(NamedTuple):
@@ -81,21 +74,17 @@ def response_fidelity(
   Raises:
     ValueError: if shapes do not fit.
   """
-  num_categories = response.level.shape[0]
   p = response_lib.click_probabilities(response, exposures)
   p = jnp.clip(p, 1e-6, 1 - 1e-6)
   where, clicks = jnp.asarray(exposures.where), jnp.asarray(exposures.clicks)
   shape = clicks.shape
-  fresh = response_lib.faded_exposures(
-      exposures, num_categories=num_categories,
-      fading=response_lib.fading_time(response.recovery))
-  fresh = jnp.take_along_axis(fresh, exposures.categories, axis=1)
+  fresh = response_lib.fresh_exposures(response, exposures)
   hour = (exposures.time * (NUM_HOURS / response_lib.NUM_WINDOWS)).astype(
       jnp.int32)
   curve = functools.partial(_curve, clicks, p)
   positions = jnp.broadcast_to(jnp.arange(shape[1])[None, :], shape)
   by_chance = jnp.zeros(shape, bool) if is_random is None else is_random
-  by_category = curve(where, exposures.categories, num_categories)
+  by_category = curve(where, exposures.categories, response.level.shape[0])
   share = by_category.size / jnp.maximum(jnp.sum(by_category.size), 1)
   rate = jnp.sum(where & clicks) / jnp.maximum(jnp.sum(where), 1)
   slope, offset = _calibration_line(p, clicks, where)

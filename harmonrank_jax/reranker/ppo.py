@@ -87,16 +87,9 @@ class Ppo:
   ) -> Learner:
     """A learner before its first update, every environment freshly reset.
 
-    Args:
-      key: of everything that is random in training.
-      env_params: what `environment` takes.
-      settings: weights, discounts, constraints.
-
-    Returns:
-      The learner.
-
-    Raises:
-      ValueError: if sizes of configuration, settings and environment differ.
+    The key is that of everything random in training, `env_params` are what the
+    environment takes. Raises ValueError if sizes of configuration, settings
+    and environment differ.
     """
     config = self.config
     ppo_config.check_sizes(settings, self.environment, config)
@@ -108,8 +101,10 @@ class Ppo:
     return Learner(
         params,
         OptimiserStates(
-            ppo_fit.actor_optimiser(config).init(networks["actor"]),
-            ppo_fit.critic_optimiser(config).init(networks["critic"])),
+            ppo_fit.optimiser(config.actor_learning_rate, config).init(
+                networks["actor"]),
+            ppo_fit.optimiser(config.critic_learning_rate, config).init(
+                networks["critic"])),
         trajectory_lib.no_statistics(result.observation.shape[-1]),
         env_state, result, constraints.init(settings.controller), key,
         jnp.zeros((), jnp.int32))

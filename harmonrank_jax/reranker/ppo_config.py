@@ -82,15 +82,10 @@ class PpoConfig:
       hidden_sizes: tuple[int, ...] = (64, 64),
       initial_std: float = 0.3,
   ) -> Self:
-    """What has become usual since the paper; the defaults.
+    """What has become usual since the paper: the defaults of every field.
 
-    Args:
-      environment: whose sizes the networks fit.
-      hidden_sizes: of actor and critic.
-      initial_std: of the action.
-
-    Returns:
-      A configuration; `dataclasses.replace` changes the rest of it.
+    The networks fit the sizes of the environment. `dataclasses.replace` changes
+    the rest of the configuration.
     """
     return cls(policy.PolicyConfig(
         environment.action_size,
@@ -109,7 +104,6 @@ class PpoConfig:
 
     Advantages are full returns less the value, the critic takes one step an
     update, the actor several, and only the clipping of the ratio limits it.
-    Arguments are those of `modern`.
     """
     modern = cls.modern(
         environment, hidden_sizes=hidden_sizes, initial_std=initial_std)

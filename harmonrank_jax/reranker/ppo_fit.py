@@ -1,5 +1,4 @@
-"""The descent of critic and actor on the rows of one update, and its figures.
-"""
+"""The descent of critic and actor on the rows of an update; its figures."""
 
 from collections.abc import Callable
 import math
@@ -53,18 +52,12 @@ class _ActorRows(NamedTuple):
   where: jax.Array  # [N] bool
 
 
-def actor_optimiser(
-    config: ppo_config.PpoConfig
+def optimiser(
+    learning_rate: float, config: ppo_config.PpoConfig
 ) -> optax.GradientTransformation:
-  """Adam on clipped gradients, of the actor."""
-  return _optimiser(config.actor_learning_rate, config)
-
-
-def critic_optimiser(
-    config: ppo_config.PpoConfig
-) -> optax.GradientTransformation:
-  """Adam on clipped gradients, of the critic."""
-  return _optimiser(config.critic_learning_rate, config)
+  """Adam on clipped gradients."""
+  return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm),
+                     optax.adam(learning_rate))
 
 
 def fit_critic(
@@ -85,7 +78,8 @@ def fit_critic(
   return _descend(
       lambda params, rows: _critic_loss(params, rows, config), params,
       opt_state, _CriticRows(_flat(observation), _flat(returns)), key, rate,
-      optimiser=critic_optimiser(config), num_epochs=config.num_critic_epochs,
+      adam=optimiser(config.critic_learning_rate, config),
+      num_epochs=config.num_critic_epochs,
       num_minibatches=config.num_minibatches)
 
 
@@ -116,7 +110,8 @@ def fit_actor(
       acted(advantage), _flat(where))
   return _descend(
       lambda params, rows: _actor_loss(params, rows, config), params,
-      opt_state, rows, key, rate, optimiser=actor_optimiser(config),
+      opt_state, rows, key, rate,
+      adam=optimiser(config.actor_learning_rate, config),
       num_epochs=config.num_epochs, num_minibatches=config.num_minibatches,
       target_kl=config.target_kl)
 
@@ -208,15 +203,12 @@ def _descend(
     key: jax.Array,
     rate: jax.Array,
     *,
-    optimiser: optax.GradientTransformation,
+    adam: optax.GradientTransformation,
     num_epochs: int,
     num_minibatches: int,
     target_kl: float = math.inf,
 ) -> Fit:
-  """Descends on shuffled minibatches while the divergence is below target.
-
-  Steps are `rate` times those of the optimiser.
-  """
+  """Takes steps, `rate` times those of Adam, on shuffled minibatches."""
   num_rows = rows.observation.shape[0]
   order = jax.vmap(lambda key: jax.random.permutation(key, num_rows))(
       jax.random.split(key, num_epochs))
@@ -225,7 +217,7 @@ def _descend(
   def descend(fit, index):
     minibatch = jax.tree.map(lambda x: x[index], rows)
     gradient, metrics = jax.grad(loss_fn, has_aux=True)(fit.params, minibatch)
-    updates, opt_state = optimiser.update(gradient, fit.opt_state)
+    updates, opt_state = adam.update(gradient, fit.opt_state)
     updates = jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
     moved = optax.apply_updates(fit.params, updates), opt_state
     # "Below" instead of "not above", so that NaN stops, and inf whatever the
@@ -253,8 +245,7 @@ def _critic_loss(
   """Mean squared error of the values."""
   values = policy.values(params, rows.observation, config=config.policy)
   loss = jnp.mean(jnp.square(values - rows.returns))
-  zero = jnp.zeros_like(loss)
-  return loss, Metrics(loss, zero, zero, zero)
+  return loss, Metrics(loss, *[jnp.zeros_like(loss)] * 3)
 
 
 def _actor_loss(
@@ -278,13 +269,6 @@ def _actor_loss(
   approx_kl = average(ratio - 1 - log_ratio)
   return loss, Metrics(
       loss, approx_kl, average(outside), average(policy.entropy(log_std)))
-
-
-def _optimiser(
-    learning_rate: float, config: ppo_config.PpoConfig
-) -> optax.GradientTransformation:
-  return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm),
-                     optax.adam(learning_rate))
 
 
 def _flat(x: jax.Array) -> jax.Array:

@@ -98,10 +98,7 @@ def click_probabilities(
     raise ValueError(
         f"exposures have {num_positions} positions, the response "
         f"{response.examination.shape[0]}.")
-  shown = faded_exposures(
-      exposures, num_categories=response.level.shape[0],
-      fading=fading_time(response.recovery))
-  shown = jnp.take_along_axis(shown, exposures.categories, axis=1)
+  shown = fresh_exposures(response, exposures)
   window = jnp.clip(exposures.time.astype(jnp.int32), 0, NUM_WINDOWS - 1)
   odds = attraction(
       response, exposures.log_odds, exposures.categories,
@@ -150,9 +147,14 @@ def faded_exposures(
   return lax.associative_scan(joined, (kept, kept * before))[1]
 
 
-def fading_time(recovery: jax.Array | float) -> jax.Array:
-  """Windows in which an exposure falls by e, from its share left after one."""
-  return -1 / jnp.log(recovery)
+def fresh_exposures(
+    response: ResponseModel, exposures: Exposures
+) -> jax.Array:
+  """Exposures to each item's category that are still fresh, `[R, K]`."""
+  shown = faded_exposures(
+      exposures, num_categories=response.level.shape[0],
+      fading=-1 / jnp.log(response.recovery))
+  return jnp.take_along_axis(shown, exposures.categories, axis=1)
 
 
 def harmonics(time: jax.Array) -> jax.Array:

@@ -100,8 +100,6 @@ def fit_response(
     Hausman 1974, for the outer products; Davidson and MacKinnon 1999, for the
     one-step bootstrap.
 
-  >>> import jax
-  >>> import jax.numpy as jnp
   >>> clicks = jax.random.bernoulli(jax.random.key(0), 0.5, (500, 1))
   >>> fit = fit_response(
   ...     response_lib.Exposures(
@@ -130,12 +128,11 @@ def fit_response(
   gradients, *dismissals = _bootstrap(
       exposures, search.gradients, num_replicates, key)
   steps = jnp.linalg.solve(search.information, gradients.T).T
-  constrain = lambda free, dismiss: _constrained(unravel(free), dismiss)
+  constrain = lambda free, dismissed, unclicked: _constrained(
+      unravel(free), dismissed / jnp.maximum(unclicked, 1))
   return ResponseFit(
-      constrain(search.free,
-                _dismiss_rate(*map(jnp.sum, _dismissals(exposures)))),
-      jax.vmap(constrain)(search.free[None, :] + steps,
-                          _dismiss_rate(*dismissals)),
+      constrain(search.free, *map(jnp.sum, _dismissals(exposures))),
+      jax.vmap(constrain)(search.free[None, :] + steps, *dismissals),
       search.likelihood, search.gain <= _TOLERANCE)
 
 
@@ -217,9 +214,7 @@ def _constrained(
 def _shown(
     free: _Free, exposures: response_lib.Exposures, num_categories: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Faded exposures to each item's category, and their slope by log_fading.
-
-  Both are `[R, K]`.
+  """Fresh exposures to items' categories, and slopes by log_fading, `[R, K]`.
   """
   shown, slope = jax.jvp(
       lambda log_fading: response_lib.faded_exposures(
@@ -292,8 +287,3 @@ def _dismissals(
   could = exposures.where & ~exposures.clicks
   count = lambda chosen: jnp.sum(chosen, axis=1).astype(jnp.float32)
   return count(could & exposures.dismissed), count(could)
-
-
-def _dismiss_rate(dismissed: jax.Array, unclicked: jax.Array) -> jax.Array:
-  """Share of the items not clicked that were dismissed; 0 of none."""
-  return dismissed / jnp.maximum(unclicked, 1)

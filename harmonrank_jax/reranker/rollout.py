@@ -1,5 +1,4 @@
-"""Simulated days of many users under a policy: their outcome and their slates.
-"""
+"""Simulated days of many users under a policy: outcomes, and all slates."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -97,11 +96,10 @@ def simulate_days(
     return ((state, result), is_alive & ~result.terminated, total), None
 
   zeros = lambda *shape: jnp.zeros(shape)
-  categories, costs = simulator.num_categories, simulator.num_costs
+  by_category = zeros(num_users, simulator.num_categories)
+  by_cost = zeros(num_users, simulator.num_costs)
   total = Outcome(
-      zeros(num_users, categories), zeros(num_users, categories),
-      zeros(num_users, categories), zeros(num_users, costs),
-      zeros(num_users, costs), zeros(num_users),
+      by_category, by_category, by_category, by_cost, by_cost, zeros(num_users),
       zeros(NUM_WINDOWS, simulator.action_size), zeros(NUM_WINDOWS))
   (_, _, total), _ = lax.scan(
       step, (begin, jnp.ones(num_users, bool), total), keys)

@@ -9,17 +9,11 @@ import jax.numpy as jnp
 
 
 class SearchResult(NamedTuple):
-  """The end of a search.
+  """The end of a search."""
 
-  Attributes:
-    mean: `[P]`, mean of the last distribution: the best numbers.
-    spread: `[P]`, its standard deviations.
-    history: `[T]`, mean score of the elite in every round.
-  """
-
-  mean: jax.Array
-  spread: jax.Array
-  history: jax.Array
+  mean: jax.Array  # [P], mean of the last distribution: the best numbers.
+  spread: jax.Array  # [P], its standard deviations.
+  history: jax.Array  # [T], mean score of the elite in every round.
 
 
 def cross_entropy_search(
@@ -56,8 +50,6 @@ def cross_entropy_search(
     distributions. The extra variance of Szita and Lorincz 2006 falls to 0 over
     the first half of the rounds.
 
-  >>> import jax
-  >>> import jax.numpy as jnp
   >>> result = cross_entropy_search(
   ...     lambda key, x: -jnp.sum((x - 0.3)**2), 2, key=jax.random.key(0))
   >>> bool(jnp.all(jnp.abs(result.mean - 0.3) < 0.05))

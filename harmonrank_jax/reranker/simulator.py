@@ -11,6 +11,7 @@ configuration.
 """
 
 import dataclasses
+import operator
 from typing import NamedTuple
 
 import jax
@@ -246,19 +247,17 @@ class Simulator:
 def _check(simulator: Simulator, params: Params) -> None:
   """Raises ValueError if shapes of the world do not fit the page."""
   num_users, num_places = params.pool.items.shape
+  num_categories = simulator.num_categories
   expected = {
       "arrivals": (NUM_WINDOWS,), "activity": (num_users,),
-      "base": (num_users, num_places),
-      "shift": (NUM_WINDOWS, simulator.num_categories), "theta": (),
-      "values": (simulator.num_categories,)}
+      "base": (num_users, num_places), "shift": (NUM_WINDOWS, num_categories),
+      "theta": (), "values": (num_categories,),
+      "response.level": (num_categories,)}
   for name, shape in expected.items():
-    if getattr(params, name).shape != shape:
-      raise ValueError(f"params.{name} has shape "
-                       f"{getattr(params, name).shape}; expected {shape}.")
-  level = params.response.level.shape
-  if level != (simulator.num_categories,):
-    raise ValueError(f"params.response.level has shape {level}; expected "
-                     f"{(simulator.num_categories,)}.")
+    actual = operator.attrgetter(name)(params).shape
+    if actual != shape:
+      raise ValueError(
+          f"params.{name} has shape {actual}; expected {shape}.")
   positions = params.response.examination.shape[0]
   if positions < simulator.num_slots:
     raise ValueError(f"params.response knows {positions} positions; slates "

@@ -1,5 +1,4 @@
-"""The steps of many environments under a policy, and their observations' scale.
-"""
+"""The steps of many environments, and the scale of their observations."""
 
 from collections.abc import Callable
 from typing import Any

@@ -19,7 +19,7 @@ NUM_CATEGORIES = worlds.CATEGORIES
 probabilities = jax.jit(response_lib.click_probabilities)
 faded = jax.jit(lambda exposures, recovery: response_lib.faded_exposures(
     exposures, num_categories=NUM_CATEGORIES,
-    fading=response_lib.fading_time(recovery)))
+    fading=-1 / jnp.log(recovery)))
 
 
 def all_patterns(seed=0):
