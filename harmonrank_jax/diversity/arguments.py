@@ -18,12 +18,7 @@ FILLS = ("none", "relevance")
 class Arguments:
   """The arguments that all methods share, checked and as B rows.
 
-  Leading axes are flattened: B is their product.
-
-  Attributes:
-    batch: shape of the leading axes.
-    num_selected: K.
-    dtype: dtype of the keys.
+  Leading axes, of shape `batch`, are flattened: B is their product.
   """
 
   def __init__(
@@ -39,21 +34,13 @@ class Arguments:
       window: int | None = None,
       slot_bias: jax.Array | None = None,
   ):
-    relevance = jnp.asarray(relevance)
-    if not relevance.ndim:
-      raise ValueError("relevance must have shape [..., N], got a scalar.")
-    if features is None:
-      features = jnp.zeros((*relevance.shape[-1:], 0), jnp.float32)
-    else:
-      features = jnp.asarray(features)
-      if (features.shape[-2:-1] != relevance.shape[-1:]
-          or not features.shape[-1]):
-        raise ValueError(
-            "features must have shape [..., N, D], D at least 1, got "
-            f"{features.shape}; relevance has shape {relevance.shape}.")
-    for name, array in (("features", features), ("relevance", relevance)):
-      if jnp.issubdtype(array.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} must be real, got {array.dtype}.")
+    has_features = features is not None
+    features, relevance, self.dtype = check_arrays(features, relevance)
+    if has_features and (features.shape[-2:-1] != relevance.shape[-1:]
+                         or not features.shape[-1]):
+      raise ValueError(
+          "features must have shape [..., N, D], D at least 1, got "
+          f"{features.shape}; relevance has shape {relevance.shape}.")
     # Indices have no derivative, in the pure and in the native form.
     features, relevance = lax.stop_gradient((features, relevance))
     if num_selected < 0:
@@ -61,63 +48,47 @@ class Arguments:
           f"num_selected must be at least 0, got {num_selected}.")
     if window is not None and window < 1:
       raise ValueError(f"window must be at least 1, got {window}.")
-    self._shape = relevance.shape
-    self.dtype = jnp.promote_types(
-        jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
-    self.batch, num_items = relevance.shape[:-1], relevance.shape[-1]
+    self.batch, self._num_items = relevance.shape[:-1], relevance.shape[-1]
     self._num_rows = math.prod(self.batch)
     self.num_selected, self._window = num_selected, window
     self._features = self.rows(
-        features, "features", (num_items, *features.shape[-1:]), shared=True)
-    finite = jnp.isfinite(relevance)
-    if where is not None:
-      finite &= broadcast(
-          jnp.asarray(where, bool), "where", relevance.shape)
-    self._relevance = jnp.where(
-        finite, relevance.astype(self.dtype), -jnp.inf).reshape(
-            self._num_rows, num_items)
+        features, "features", (self._num_items, *features.shape[-1:]),
+        shared=True)
+    valid = jnp.isfinite(relevance) & mask(where, relevance.shape)
+    self._relevance = self.rows(
+        jnp.where(valid, relevance.astype(self.dtype), -jnp.inf),
+        "relevance", (self._num_items,))
     self._shown = self._shown_rows(shown_features)
     self._categories, self._quotas, self._bias = self._rules(
         category_ids, quotas, slot_bias)
 
-  def knob(self, theta: jax.Array | float, *, below_one: bool) -> jax.Array:
-    """Theta of each row, `[B]`; a traced one is clipped into its range."""
-    if isinstance(theta, (int, float)) and not (
-        0 <= theta < 1 or (theta == 1 and not below_one)):
-      interval = "[0, 1)" if below_one else "[0, 1]"
-      raise ValueError(f"theta must be in {interval}, got {theta}.")
-    theta = broadcast(lax.stop_gradient(
-        jnp.asarray(theta, self.dtype)), "theta", self.batch)
-    most = 1 - jnp.finfo(self.dtype).epsneg if below_one else 1
-    return jnp.clip(theta, 0, most).reshape(self._num_rows)
-
   def problem(
-      self, of_relevance: jax.Array, of_term: jax.Array,
-      criterion: engine.Criterion, ridge: float | None,
+      self, theta: jax.Array | float | None, criterion: engine.Criterion,
+      ridge: float | None = None,
   ) -> tuple[problem_lib.Problem, bool]:
-    """The problem of these weights, and whether it has a window.
+    """The problem of this trade-off, and whether it has a window.
 
-    Args:
-      of_relevance: `[B]`, weight of relevance and slot bias.
-      of_term: `[B]`, weight of the criterion's term.
-      criterion: DPP, MMR or SSD.
-      ridge: rho of the kernel of a DPP, or None.
+    The weights of relevance and of the criterion's term are theta and 1 -
+    theta; for the DPP, whose term is a logarithm, `2 alpha = theta / (1 -
+    theta)` and 1; without theta 1 and 1.
     """
-    rows, count = self._shown
+    of_relevance, of_term = self._weights(theta, is_dpp=criterion is engine.DPP)
+    compared, count = self._shown
     volume = jnp.ones(self._num_rows, self.dtype)
     window = self._window
-    if window is not None and window > rows.shape[1] + self.num_selected:
+    if window is not None and window > compared.shape[1] + self.num_selected:
       window = None  # Too long for any pick to leave it.
     if window is not None:
       size = window - 1
-      # The newest row is the last; rows that do not exist come first, as 0.
+      # The newest is the last; those that do not exist come first, as 0.
       order = problem_lib.places((1, size)) - size + count[:, None]
-      padded = jnp.pad(rows, ((0, 0), (0, 1), (0, 0)))
-      rows = jnp.take_along_axis(
+      padded = jnp.pad(compared, ((0, 0), (0, 1), (0, 0)))
+      compared = jnp.take_along_axis(
           padded, jnp.where(order < 0, -1, order)[..., None], axis=1)
       count = jnp.minimum(count, size)
-    elif criterion.is_orthogonal and rows.shape[1]:
-      rows, volume = directions.directions(rows, ridge)
+    elif criterion.is_orthogonal:
+      compared, left = directions.directions(compared, ridge)
+      volume = directions.volume(left)
     # Clipped, so that relevance and bias have a finite sum.
     largest = jnp.finfo(self.dtype).max / 4
 
@@ -128,30 +99,28 @@ class Arguments:
 
     return problem_lib.Problem(
         features=self._features, relevance=weighted(self._relevance),
-        lists=jnp.zeros((1, self._shape[-1]), jnp.int32),
+        lists=jnp.zeros((1, self._num_items), jnp.int32),
         categories=self._categories,
         limits=jnp.full((self._num_rows, 1), self.num_selected, jnp.int32),
-        quotas=self._quotas,
-        slot_bias=weighted(self._bias),
-        weight=of_term, rows=rows, num_rows=count,
-        volume=volume), window is not None
+        quotas=self._quotas, slot_bias=weighted(self._bias), weight=of_term,
+        compared=compared, num_compared=count, volume=volume
+    ), window is not None
 
-  def traded_off(
-      self, theta: jax.Array | float, criterion: engine.Criterion,
-      ridge: float | None = None,
-  ) -> tuple[problem_lib.Problem, bool]:
-    """`problem` with the weights that theta stands for.
-
-    They are `theta` and `1 - theta`; for the DPP, whose term is a logarithm,
-    `2 alpha = theta / (1 - theta)` and 1.
-    """
-    is_dpp = criterion is engine.DPP
-    theta = self.knob(theta, below_one=is_dpp)
-    if is_dpp:
-      weights = theta / (1 - theta), jnp.ones_like(theta)
-    else:
-      weights = theta, 1 - theta
-    return self.problem(*weights, criterion, ridge)
+  def _weights(self, theta, *, is_dpp):
+    """Weights `[B]` of relevance and term; a traced theta is clipped."""
+    if theta is None:
+      return (jnp.ones(self._num_rows, self.dtype),) * 2
+    if isinstance(theta, (int, float)) and not (
+        0 <= theta < 1 or (theta == 1 and not is_dpp)):
+      interval = "[0, 1)" if is_dpp else "[0, 1]"
+      raise ValueError(f"theta must be in {interval}, got {theta}.")
+    theta = self.rows(lax.stop_gradient(
+        jnp.asarray(theta, self.dtype)), "theta", ())
+    if not is_dpp:
+      theta = jnp.clip(theta, 0, 1)
+      return theta, 1 - theta
+    theta = jnp.clip(theta, 0, 1 - jnp.finfo(self.dtype).epsneg)
+    return theta / (1 - theta), jnp.ones_like(theta)
 
   def _shown_rows(self, shown):
     """Unit features `[B, S, D]` of shown items, and their number `[B]`.
@@ -160,32 +129,30 @@ class Arguments:
     """
     num_features = self._features.shape[-1]
     if shown is None:
-      return (jnp.zeros((self._num_rows, 0, num_features), self.dtype),
-              jnp.zeros(self._num_rows, jnp.int32))
+      shown = jnp.zeros((0, num_features), self.dtype)
     shown = lax.stop_gradient(jnp.asarray(shown))
     if shown.ndim < 2:
       raise ValueError("shown_features must have shape [..., S, D], got "
                        f"{shown.shape}.")
-    shown = self.rows(
-        shown, "shown_features", (*shown.shape[-2:-1], num_features))
-    scale = directions.inverse_norms(shown, self.dtype)
-    unit = jnp.where(
-        scale[..., None] > 0, shown.astype(self.dtype) * scale[..., None], 0)
-    order = jnp.argsort(scale == 0, axis=1, stable=True)
+    unit = directions.unit_features(self.rows(
+        shown, "shown_features", (*shown.shape[-2:-1], num_features)),
+                                    self.dtype)
+    exists = jnp.any(unit != 0, axis=-1)
+    order = jnp.argsort(~exists, axis=1, stable=True)
     return (jnp.take_along_axis(unit, order[..., None], axis=1),
-            jnp.sum(scale > 0, axis=1, dtype=jnp.int32))
+            jnp.sum(exists, axis=1, dtype=jnp.int32))
 
   def _rules(self, category_ids, quotas, slot_bias):
     """Categories `[B or 1, N]`, quotas `[B, C]` and bias `[B, K, C]`.
 
     The last category holds the candidates without one.
     """
-    num_items, slots = self._shape[-1], self.num_selected
+    slots = self.num_selected
     # A quota of all slots is no limit.
     free = jnp.full((self._num_rows, 1), slots, jnp.int32)
     unbiased = jnp.zeros((self._num_rows, slots, 1), self.dtype)
     if quotas is None and slot_bias is None:
-      return jnp.zeros((1, num_items), jnp.int32), free, unbiased
+      return jnp.zeros((1, self._num_items), jnp.int32), free, unbiased
     if category_ids is None:
       raise ValueError("quotas and slot_bias need category_ids.")
     count = last_axis(*(("slot_bias", slot_bias) if quotas is None else
@@ -197,7 +164,7 @@ class Arguments:
         lax.stop_gradient(jnp.asarray(slot_bias)))
     bias = self.rows(bias, "slot_bias", (slots, *count))
     ids = self.rows(integers(category_ids, "category_ids"), "category_ids",
-                    (num_items,), shared=True)
+                    (self._num_items,), shared=True)
     ids = jnp.where((ids >= 0) & (ids < count[0]), ids, count[0])
     return (ids, jnp.concatenate([quotas, free], axis=1),
             jnp.concatenate([bias.astype(self.dtype), unbiased], axis=2))
@@ -213,14 +180,33 @@ class Arguments:
     return array.reshape(self._num_rows, *last)
 
 
+def check_arrays(
+    features: jax.Array | None, relevance: jax.Array
+) -> tuple[jax.Array, jax.Array, jnp.dtype]:
+  """Features (None: D = 0) and relevance, and the dtype to compute in."""
+  relevance = jnp.asarray(relevance)
+  if not relevance.ndim:
+    raise ValueError("relevance must have shape [..., N], got a scalar.")
+  if features is None:
+    features = jnp.zeros((relevance.shape[-1], 0), jnp.float32)
+  features = jnp.asarray(features)
+  for name, array in (("features", features), ("relevance", relevance)):
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+      raise ValueError(f"{name} must be real, got {array.dtype}.")
+  return features, relevance, jnp.promote_types(
+      jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
+
+
+def mask(where: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+  """The mask in this shape; True everywhere without one."""
+  array = jnp.asarray(True if where is None else where, bool)
+  return broadcast(array, "where", shape)
+
+
 def broadcast(
     array: jax.Array, name: str, shape: tuple[int, ...]
 ) -> jax.Array:
-  """Broadcasts an array to a shape.
-
-  Raises:
-    ValueError: if it does not broadcast; with the name of the argument.
-  """
+  """Broadcasts an array to a shape; an error names the argument."""
   try:
     return jnp.broadcast_to(array, shape)
   except ValueError:
@@ -230,11 +216,7 @@ def broadcast(
 
 
 def integers(values: jax.Array | int, name: str) -> jax.Array:
-  """Integers as int32; those beyond its range become its ends.
-
-  Raises:
-    ValueError: if values are not integers; with the name of the argument.
-  """
+  """Checked integers as int32; those beyond its range become its ends."""
   # JAX would truncate 64-bit integers of NumPy before they are clipped.
   numbers: Any = jnp if isinstance(values, jax.Array) else np
   array = numbers.asarray(values)
@@ -249,22 +231,14 @@ def integers(values: jax.Array | int, name: str) -> jax.Array:
 
 
 def last_axis(name: str, array: jax.Array) -> tuple[int]:
-  """The shape of the last axis.
-
-  Raises:
-    ValueError: if the array is a scalar; with the name of the argument.
-  """
+  """The shape of the last axis; an error names the argument."""
   if not jnp.ndim(array):
     raise ValueError(f"{name} must have at least one axis, got a scalar.")
   return (jnp.shape(array)[-1],)
 
 
 def check_options(fill: str, ridge: float | None) -> float | None:
-  """Checks the options of a DPP; returns the ridge, None for 1.
-
-  Raises:
-    ValueError: if there is no such fill, or the ridge is outside [0, 1].
-  """
+  """Checks the options of a DPP; returns the ridge, None for 1."""
   if fill not in FILLS:
     raise ValueError(f"fill must be one of {FILLS}, got {fill!r}.")
   if ridge is not None and not 0 <= ridge <= 1:

@@ -6,7 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 def tolerance(dtype: jnp.dtype) -> float:
@@ -25,36 +25,46 @@ def inverse_norms(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
   return jnp.where(usable, 1 / (largest * jnp.sqrt(square)), 0)
 
 
+def unit_features(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  """Features `[..., D]` at length 1; 0 without gradient where not usable."""
+  features = features.astype(dtype)
+  usable = inverse_norms(lax.stop_gradient(features), dtype)[..., None] > 0
+  # Unusable features are replaced by ones, whose gradient is defined.
+  safe = jnp.where(usable, features, 1)
+  return jnp.where(usable, safe * inverse_norms(safe, dtype)[..., None], 0)
+
+
 def direction(
-    rows: jax.Array, feature: jax.Array, ridge: float | None
+    earlier: jax.Array, feature: jax.Array, ridge: float | None
 ) -> tuple[jax.Array, jax.Array]:
   """The direction that a pick adds to those of earlier picks.
 
   Args:
-    rows: `[..., R, D]` directions; zero rows are ignored.
+    earlier: `[..., R, D]` directions; zero rows are ignored.
     feature: `[..., D]`, the unit feature of the pick.
     ridge: rho of the kernel `rho F F^T + (1 - rho) I`; None is 1.
 
   Returns:
     The direction x, `[..., D]`: `(x f)^2` is what the squared residual of a
-    candidate f loses by this pick; 0 if the pick is in the span of the rows.
+    candidate f loses by this pick; 0 if the pick is in the span of the others.
     And the squared residual of the pick itself, `[...]`.
   """
-  along = _einsum("...rd,...d->...r", rows, feature)
-  spanned = _einsum("...rd,...r->...d", rows, along)
+  along = einsum("...rd,...d->...r", earlier, feature)
+  spanned = einsum("...rd,...r->...d", earlier, along)
   if ridge is not None:
     # The kernel is that of features (sqrt(rho) f_i, sqrt(1 - rho) e_i), with
     # unit vectors e_i. Candidates have products with the first part of a
     # direction alone, and x is sqrt(rho) times that part.
-    left = jnp.maximum(1 - jnp.sum(along**2, axis=-1), tolerance(rows.dtype))
+    left = jnp.maximum(
+        1 - jnp.sum(along**2, axis=-1), tolerance(feature.dtype))
     return (ridge * feature - spanned) / jnp.sqrt(left)[..., None], left
   rest = feature - spanned
   # A second pass, because what the first one leaves in the span by rounding is
   # not small beside a small residual.
-  rest -= _einsum("...rd,...r->...d", rows,
-                  _einsum("...rd,...d->...r", rows, rest))
+  rest -= einsum("...rd,...r->...d", earlier,
+                 einsum("...rd,...d->...r", earlier, rest))
   left = jnp.sum(rest**2, axis=-1)
-  outside = left > tolerance(rows.dtype)
+  outside = left > tolerance(feature.dtype)
   unit = rest / jnp.sqrt(jnp.where(outside, left, 1))[..., None]
   return jnp.where(outside[..., None], unit, 0), left
 
@@ -62,24 +72,26 @@ def direction(
 def directions(
     features: jax.Array, ridge: float | None
 ) -> tuple[jax.Array, jax.Array]:
-  """The `direction` of each feature beside those before it.
+  """The `direction` of each unit feature `[..., R, D]` beside earlier ones.
 
-  Args:
-    features: `[..., R, D]` unit features; zero rows are ignored.
-    ridge: as in `direction`.
-
-  Returns:
-    `[..., R, D]` directions, and the volume `[...]` that the features span.
+  Returns directions `[..., R, D]` and squared residuals `[..., R]`. Features
+  of 0 are ignored: they have the direction 0 and the residual 1.
   """
-  def body(carry, t):
-    rows, volume = carry
+  if not features.size:
+    return features, jnp.ones(features.shape[:-1], features.dtype)
+
+  def body(rows, t):
     feature = features[..., t, :]
     row, left = direction(rows, feature, ridge)
-    left = jnp.where(left > tolerance(rows.dtype), left, 0)
-    is_one = jnp.any(feature != 0, axis=-1)
-    volume *= jnp.where(is_one, jnp.sqrt(left), 1)
-    return (rows.at[..., t, :].set(row), volume), None
+    left = jnp.where(jnp.any(feature != 0, axis=-1), left, 1)
+    return rows.at[..., t, :].set(row), left
 
-  start = (jnp.zeros_like(features),
-           jnp.ones(features.shape[:-2], features.dtype))
-  return lax.scan(body, start, jnp.arange(features.shape[-2]))[0]
+  rows, left = lax.scan(
+      body, jnp.zeros_like(features), jnp.arange(features.shape[-2]))
+  return rows, jnp.moveaxis(left, 0, -1)
+
+
+def volume(left: jax.Array) -> jax.Array:
+  """The volume `[...]` that squared residuals `[..., R]` stand for."""
+  left = jnp.where(left > tolerance(left.dtype), left, 0)
+  return jnp.prod(jnp.sqrt(left), axis=-1)

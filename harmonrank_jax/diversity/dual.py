@@ -1,34 +1,25 @@
 """Determinants of `I + F^T Diag(w) F`, without a matrix of size N x N."""
 
-import functools
-from typing import NamedTuple
-
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+from harmonrank_jax.diversity import directions
 
 
-class Dual(NamedTuple):
-  """The log-determinant of `I + F^T Diag(w) F`, and arrays for its gradient."""
+def make_dual(
+    unit: jax.Array, log_weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The determinant, and the arrays that its gradient needs.
 
-  log_det: jax.Array  # [...]
-  rows: jax.Array  # [..., N, D]
-  inverse: jax.Array  # [..., D, D], inverse in the coordinates of the rows
-
-
-def make_dual(unit: jax.Array, log_weights: jax.Array) -> Dual:
-  """The determinant of `I + F^T Diag(w) F`, and what its gradient needs.
+  From unit features F `[..., N, D]` and log w `[..., N]` (-inf leaves a row
+  out) to the log-determinant `[...]`, rows `[..., N, D]`, and the inverse
+  `[..., D, D]` in the coordinates of these rows.
 
   Weights can differ by many orders of magnitude, and rounding of the Gram
   matrix of the rows `sqrt(w) f` hides small ones. Therefore its factor only
   rescales the rows: the determinant is that of the factor times that of the
   Gram matrix of the rescaled rows, which is near I (shifted CholeskyQR2).
-
-  Args:
-    unit: `[..., N, D]` unit features F.
-    log_weights: `[..., N]`, log w; -inf leaves a row out.
   """
   dtype = unit.dtype
   eye = jnp.eye(unit.shape[-1], dtype=dtype)
@@ -40,14 +31,13 @@ def make_dual(unit: jax.Array, log_weights: jax.Array) -> Dual:
       gram, axis1=-2, axis2=-1)[..., None, None]
   whitening, log_det = _eliminate(gram + (1 + shift) * eye)
   whitening = jnp.swapaxes(whitening, -2, -1)
-  rows = _einsum("...nd,...de->...ne", rows, whitening)
-  rest, inverse = _log_det_and_inverse(
-      _einsum("...dk,...dl->...kl", whitening, whitening) + _gram(rows))
-  return Dual(log_det + rest, rows, inverse)
+  rows = directions.einsum("...nd,...de->...ne", rows, whitening)
+  rest, inverse = _log_det_and_inverse(_gram(whitening) + _gram(rows))
+  return log_det + rest, rows, inverse
 
 
 def _gram(rows: jax.Array) -> jax.Array:
-  return _einsum("...nd,...ne->...de", rows, rows)
+  return directions.einsum("...nd,...ne->...de", rows, rows)
 
 
 @jax.custom_jvp
@@ -63,7 +53,7 @@ def _log_det_and_inverse_jvp(primals, tangents):
   log_det, inverse = _log_det_and_inverse(matrix)
   return (log_det, inverse), (
       jnp.sum(inverse * change, axis=(-2, -1)),
-      -_einsum("...ij,...jk,...kl->...il", inverse, change, inverse))
+      -directions.einsum("...ij,...jk,...kl->...il", inverse, change, inverse))
 
 
 def _eliminate(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:

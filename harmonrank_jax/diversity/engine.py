@@ -9,6 +9,7 @@ N x N is formed, and none of size N x K without a window.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any
 from typing import NamedTuple
@@ -26,27 +27,22 @@ import harmonrank_jax.sharding as sharding
 
 
 class Criterion(NamedTuple):
-  """How similarity to the picks enters the key of a candidate.
+  """How similarity to the picks enters the gain of a candidate.
 
   Each candidate has one value: the squared residual of its unit feature
   outside the span of the picks, or its largest cosine with a pick.
-
-  Attributes:
-    code: number of the criterion in the native form.
-    start: value while nothing is picked.
-    is_orthogonal: whether directions are orthogonalised against those of
-      earlier picks; otherwise the direction is the pick itself.
-    neutral: product with an empty row, which leaves values unchanged.
-    update: function from values `[B, N]` and products `[B, W, N]` to values.
-    term: function from values `[B, N]`, the volume of the picks and whether
-      there are any to the term of the key; -inf if it rules a candidate out.
   """
 
-  code: int
-  start: float
+  code: int  # number of the criterion in the native form
+  start: float  # value while nothing is picked
+  # Whether directions are orthogonalised against those of earlier picks;
+  # otherwise the direction is the pick itself.
   is_orthogonal: bool
-  neutral: float
+  neutral: float  # product with an empty row, which leaves values unchanged
+  # From values [B, N] and products [B, R, N] to values.
   update: Callable[[jax.Array, jax.Array], jax.Array]
+  # From values [B, N], the volume of the picks and whether there are any to
+  # the term of the gain; -inf rules a candidate out.
   term: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
@@ -80,136 +76,111 @@ MMR = Criterion(1, -1.0, False, -1.0, _largest, _dissimilarity)
 SSD = Criterion(2, 1.0, True, 0.0, _residual, _volume)
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the loop is compiled for."""
+
+  criterion: Criterion
+  windowed: bool = False  # whether only the last R picks are compared with
+  ridge: float | None = None  # as in `directions.direction`
+  fill: bool = False  # whether slots without a gain are filled by relevance
+
+
 class _State(NamedTuple):
   """The state between two slots."""
 
   relevance: jax.Array  # [B, N], -inf for candidates that were picked
   value: jax.Array  # [B, N]
   remaining: jax.Array  # [B, C] int32
-  memory: lists_lib.Memory
+  # Directions (with a window, unit features) that the next picks of each list
+  # are compared with.
+  compared: jax.Array  # [B, G, R, D]
+  num_compared: jax.Array  # [B, G] int32, shown items and picks
+  volume: jax.Array  # [B, G]
 
 
 def pick(
     problem: problem_lib.Problem,
     *,
-    criterion: Criterion,
-    num_slots: int,
-    windowed: bool,
-    ridge: float | None,
-    fill: bool,
+    settings: Settings,
     axis_name: sharding.AxisName | None = None,
 ) -> problem_lib.Picks:
-  """Picks, slot after slot, the candidate of the largest key in every list.
+  """Picks, slot after slot, the candidate of the largest gain in every list.
 
-  Equal keys are resolved by the lowest index. A slot for which no candidate
-  has a key stays empty, or with `fill` takes the most relevant one left.
-
-  Args:
-    problem: candidates and rules.
-    criterion: DPP, MMR or SSD.
-    num_slots: K.
-    windowed: whether candidates are compared with the last R picks only.
-    ridge: as in `directions.direction`.
-    fill: whether slots without a key are filled by relevance.
-    axis_name: mesh axes over which the candidates of a row are sharded.
+  Equal gains are resolved by the lowest index. A slot for which no candidate
+  has a gain stays empty, or with `fill` takes the most relevant one left.
   """
   dtype = problem.relevance.dtype
-  if 0 in (*problem.relevance.shape, *problem.limits.shape, num_slots):
-    shape = (*problem.limits.shape, num_slots)
+  shape = (*problem.limits.shape, problem.slot_bias.shape[1])
+  if 0 in (*problem.relevance.shape, *shape):
     return problem_lib.Picks(
         jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, dtype),
-        jnp.zeros(problem.limits.shape, jnp.int32))
-  static: dict[str, Any] = {
-      "criterion": criterion, "num_slots": num_slots,
-      "windowed": windowed, "ridge": ridge, "fill": fill}
+        jnp.zeros(shape[:-1], jnp.int32))
   # The native form takes no shards and no other dtypes.
   if axis_name is not None or dtype == jnp.float64 or (
       problem.features.dtype not in (jnp.float32, jnp.bfloat16)):
-    return problem_lib.Picks(*_loop(problem, axis_name=axis_name, **static))
-  return problem_lib.Picks(*_greedy(*problem, **static))
+    return problem_lib.Picks(*_loop(
+        problem, settings=settings, axis_name=axis_name))
+  return problem_lib.Picks(*_greedy(*problem, settings=settings))
 
 
-def _results(*problem: jax.ShapeDtypeStruct, num_slots: int, **_):
-  relevance, limits = problem[1], problem[4]
-  shape = (max(x.shape[0] for x in problem), limits.shape[1])
-  return [((*shape, num_slots), jnp.int32),
-          ((*shape, num_slots), relevance.dtype), (shape, jnp.int32)]
+def _results(*problem: Any, **_):
+  p = problem_lib.Problem(*problem)
+  shape = (max(x.shape[0] for x in problem), p.limits.shape[1])
+  slots = (*shape, p.slot_bias.shape[1])
+  return [(slots, jnp.int32), (slots, p.relevance.dtype), (shape, jnp.int32)]
 
 
-def _attributes(*, criterion, windowed, ridge, fill, **_):
-  return {"criterion": np.int32(criterion.code), "windowed": windowed,
-          "ridge": np.float32(-1 if ridge is None else ridge), "fill": fill}
+def _attributes(*, settings: Settings):
+  ridge = -1 if settings.ridge is None else settings.ridge
+  return {"criterion": np.int32(settings.criterion.code),
+          "windowed": settings.windowed, "ridge": np.float32(ridge),
+          "fill": settings.fill}
 
 
 @native.form_of(
     "greedy", layout=native.rows(_results), attributes=_attributes)
-def _greedy(*problem: jax.Array, **static):
+def _greedy(*problem: jax.Array, settings: Settings):
   """`_loop`, with its native form."""
   count = max(x.shape[0] for x in problem)
-  p = problem_lib.Problem(*(jnp.broadcast_to(x, (count, *x.shape[1:]))
-                if x.shape[0] == 1 else x for x in problem))
+  p = problem_lib.Problem(*(
+      jnp.broadcast_to(x, (count, *x.shape[1:])) if x.shape[0] == 1 else x
+      for x in problem))
   # These arrays are large and may be shared by all rows: they stay as they are.
   p = p._replace(features=problem[0], lists=problem[2], categories=problem[3])
-  return _loop(p, axis_name=None, **static)
+  return _loop(p, settings=settings, axis_name=None)
 
 
 # Jitted here, because every eager call would compile the loop anew.
-@functools.partial(jax.jit, static_argnames=(
-    "criterion", "num_slots", "windowed", "ridge", "fill", "axis_name"))
+@functools.partial(jax.jit, static_argnames=("settings", "axis_name"))
 def _loop(
-    p: problem_lib.Problem,
-    *,
-    criterion: Criterion,
-    num_slots: int,
-    windowed: bool,
-    ridge: float | None,
-    fill: bool,
+    p: problem_lib.Problem, *, settings: Settings,
     axis_name: sharding.AxisName | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """The pure form of `pick`."""
-  dtype = p.relevance.dtype
   lists = lists_lib.lists_of(p, axis_name)
-  compare = _Window if windowed else _Everything
-  comparison = compare(lists, criterion, ridge, num_slots)
+  compare = _Window if settings.windowed else _Everything
+  comparison = compare(lists, settings.criterion, settings.ridge)
 
-  def step(state: _State, slot: jax.Array):
+  def body(slot: jax.Array, carry):
+    state, indices, gains, num_valid = carry
     value, volume = comparison.look(state)
-    bias = lax.dynamic_index_in_dim(p.slot_bias, slot, 1, keepdims=False)
-    base = state.relevance + lists.of_category(
-        jnp.where(state.remaining > 0, bias, -jnp.inf))
-    base = jnp.where(lists.spread(slot < p.limits), base, -jnp.inf)
-
-    term = criterion.term(value, lists.spread(volume),
-                          lists.spread(state.memory.num_rows > 0))
-    choice = lists.choose(base + p.weight[:, None] * term)
-    by_key = choice.exists
-    if fill:
-      # By relevance without the term, which could hide small differences.
-      other = lists.choose(base)
-      least = jnp.full_like(other.key, np.nextafter(
-          np.asarray(directions.tolerance(dtype), dtype), np.ones((), dtype)))
-      other = other._replace(key=other.key + p.weight[:, None] * criterion.term(
-          least, volume, state.memory.num_rows > 0))
-      choice = jax.tree.map(lambda x, y: jnp.where(
-          jnp.reshape(by_key, by_key.shape + (1,) * (x.ndim - 2)), x, y),
-                            choice, other)
+    choice, has_gain = _choose(
+        p, lists, settings, state, slot, value, volume)
     state = comparison.remember(state._replace(
         relevance=jnp.where(
             lists.is_chosen(choice), -jnp.inf, state.relevance),
         remaining=state.remaining - lists.count_categories(choice)), choice)
-    return state, (jnp.where(choice.exists, choice.item, -1),
-                   jnp.where(choice.exists, choice.key, 0), by_key)
-
-  def body(slot: jax.Array, carry):
-    state, indices, gains, num_valid = carry
-    state, (index, gain, by_key) = step(state, slot)
     put = functools.partial(
         lax.dynamic_update_index_in_dim, index=slot, axis=2)
-    return state, put(indices, index), put(gains, gain), num_valid + by_key
+    return (state, put(indices, jnp.where(choice.exists, choice.item, -1)),
+            put(gains, jnp.where(choice.exists, choice.gain, 0)),
+            num_valid + has_gain)
 
-  shape = p.limits.shape
+  shape, num_slots = p.limits.shape, p.slot_bias.shape[1]
   start = (comparison.start(p), jnp.full((*shape, num_slots), -1, jnp.int32),
-           jnp.zeros((*shape, num_slots), dtype), jnp.zeros(shape, jnp.int32))
+           jnp.zeros((*shape, num_slots), p.relevance.dtype),
+           jnp.zeros(shape, jnp.int32))
   # One list fills all slots: its trip count is static, so accelerators need
   # not wait for a value. Many lists may have limits far below K.
   last = num_slots if shape[1] == 1 else jnp.minimum(
@@ -217,76 +188,103 @@ def _loop(
   return lax.fori_loop(0, last, body, start)[1:]
 
 
-class _Everything:
+def _choose(
+    p: problem_lib.Problem, lists, settings: Settings, state: _State,
+    slot: jax.Array, value: jax.Array, volume: jax.Array,
+) -> tuple[lists_lib.Choice, jax.Array]:
+  """The choice of each list for a slot, and whether it had a gain `[B, G]`."""
+  any_picked, term_of = state.num_compared > 0, settings.criterion.term
+  bias = lax.dynamic_index_in_dim(p.slot_bias, slot, 1, keepdims=False)
+  base = state.relevance + lists.of_category(
+      jnp.where(state.remaining > 0, bias, -jnp.inf))
+  base = jnp.where(lists.to_candidates(slot < p.limits), base, -jnp.inf)
+  term = term_of(
+      value, lists.to_candidates(volume), lists.to_candidates(any_picked))
+  choice = lists.choose(base + p.weight[:, None] * term)
+  has_gain = choice.exists
+  if not settings.fill:
+    return choice, has_gain
+  # By relevance without the term, which could hide small differences.
+  other = lists.choose(base)
+  dtype = base.dtype
+  least = jnp.full_like(other.gain, np.nextafter(
+      np.asarray(directions.tolerance(dtype), dtype), np.ones((), dtype)))
+  other = other._replace(gain=other.gain + p.weight[:, None] * term_of(
+      least, volume, any_picked))
+  return jax.tree.map(lambda x, y: jnp.where(
+      jnp.reshape(has_gain, has_gain.shape + (1,) * (x.ndim - 2)), x, y),
+                      choice, other), has_gain
+
+
+class _Comparison:
+  """How candidates are compared with earlier picks."""
+
+  def __init__(self, lists, criterion: Criterion, ridge: float | None):
+    self._lists, self._criterion, self._ridge = lists, criterion, ridge
+
+  def start(self, p: problem_lib.Problem) -> _State:
+    """The state before the first slot."""
+    size = p.limits.shape
+    return _State(
+        self._lists.relevance,
+        jnp.full_like(p.relevance, self._criterion.start), p.quotas,
+        jnp.broadcast_to(p.compared[:, None], (*size, *p.compared.shape[1:])),
+        jnp.broadcast_to(p.num_compared[:, None], size),
+        jnp.broadcast_to(p.volume[:, None], size))
+
+  def _updated(self, value, compared, present):
+    """Values beside the rows that are present."""
+    return self._criterion.update(value, self._lists.products(
+        compared, present, self._criterion.neutral))
+
+
+class _Everything(_Comparison):
   """Compares with all earlier picks: values are carried from slot to slot."""
 
-  def __init__(self, lists, criterion, ridge, num_slots):
-    self._lists, self._criterion, self._ridge = lists, criterion, ridge
-    # Directions are kept to orthogonalise later ones against them.
-    self._num_slots = num_slots if criterion.is_orthogonal else 0
-
   def start(self, p: problem_lib.Problem) -> _State:
-    memory = self._lists.memory(p)
-    place = problem_lib.places(memory.rows.shape[:3])
-    shown = place < memory.num_rows[..., None]
-    value = self._compared(
-        jnp.full_like(p.relevance, self._criterion.start), memory.rows, shown)
-    rows = jnp.pad(
-        memory.rows, ((0, 0), (0, 0), (0, self._num_slots), (0, 0)))
-    return _State(self._lists.relevance, value, p.quotas,
-                  memory._replace(rows=rows))
+    state = super().start(p)
+    place = problem_lib.places(state.compared.shape[:3])
+    shown = place < state.num_compared[..., None]
+    # Directions are kept to orthogonalise later ones against them.
+    room = p.slot_bias.shape[1] if self._criterion.is_orthogonal else 0
+    return state._replace(
+        value=self._updated(state.value, state.compared, shown),
+        compared=jnp.pad(state.compared, ((0, 0), (0, 0), (0, room), (0, 0))))
 
   def look(self, state: _State) -> tuple[jax.Array, jax.Array]:
-    return state.value, state.memory.volume
+    return state.value, state.volume
 
   def remember(self, state: _State, choice: lists_lib.Choice) -> _State:
-    rows, count, volume = state.memory
+    compared, count, volume = state[3:]
     new, exists = choice.feature, choice.exists
     if self._criterion.is_orthogonal:
-      new, left = directions.direction(
-          rows, choice.feature, self._ridge)
-      left = jnp.where(left > directions.tolerance(left.dtype), left, 0)
-      volume *= jnp.where(exists, jnp.sqrt(left), 1)
+      new, left = directions.direction(compared, new, self._ridge)
+      volume *= directions.volume(jnp.where(exists, left, 1)[..., None])
       new = jnp.where(exists[..., None], new, 0)
       # An empty slot writes zeros, which the next pick overwrites.
-      at = problem_lib.places(rows.shape[:3]) == count[..., None]
-      rows = jnp.where(at[..., None], new[:, :, None], rows)
-    value = self._compared(state.value, new[:, :, None], exists[..., None])
+      at = problem_lib.places(compared.shape[:3]) == count[..., None]
+      compared = jnp.where(at[..., None], new[:, :, None], compared)
     return state._replace(
-        value=value, memory=lists_lib.Memory(rows, count + exists, volume))
-
-  def _compared(self, value, rows, present):
-    return self._criterion.update(
-        value, self._lists.products(rows, present, self._criterion.neutral))
+        value=self._updated(state.value, new[:, :, None], exists[..., None]),
+        compared=compared, num_compared=count + exists, volume=volume)
 
 
-class _Window:
+class _Window(_Comparison):
   """Compares with the last R picks; their directions are computed anew."""
 
-  def __init__(self, lists, criterion, ridge, num_slots):
-    del num_slots
-    self._lists, self._criterion, self._ridge = lists, criterion, ridge
-
-  def start(self, p: problem_lib.Problem) -> _State:
-    value = jnp.full_like(p.relevance, self._criterion.start)
-    return _State(self._lists.relevance, value, p.quotas,
-                  self._lists.memory(p))
-
   def look(self, state: _State) -> tuple[jax.Array, jax.Array]:
-    rows, count, volume = state.memory
-    size = rows.shape[2]
-    if self._criterion.is_orthogonal and size:
-      rows, volume = directions.directions(rows, self._ridge)
-    present = problem_lib.places(rows.shape[:3]) >= size - count[..., None]
-    products = self._lists.products(rows, present, self._criterion.neutral)
-    return self._criterion.update(state.value, products), volume
+    compared, count, volume = state[3:]
+    size = compared.shape[2]
+    if self._criterion.is_orthogonal:
+      compared, left = directions.directions(compared, self._ridge)
+      volume = directions.volume(left)
+    present = problem_lib.places(compared.shape[:3]) >= size - count[..., None]
+    return self._updated(state.value, compared, present), volume
 
   def remember(self, state: _State, choice: lists_lib.Choice) -> _State:
-    rows, count, volume = state.memory
-    size = rows.shape[2]
-    moved = jnp.concatenate([rows, choice.feature[:, :, None]], axis=2)
-    moved = moved[:, :, 1:]
-    exists = choice.exists
-    return state._replace(memory=lists_lib.Memory(
-        jnp.where(exists[..., None, None], moved, rows),
-        jnp.minimum(count + exists, size), volume))
+    size, exists = state.compared.shape[2], choice.exists
+    moved = jnp.concatenate(
+        [state.compared, choice.feature[:, :, None]], axis=2)[:, :, 1:]
+    return state._replace(
+        compared=jnp.where(exists[..., None, None], moved, state.compared),
+        num_compared=jnp.minimum(state.num_compared + exists, size))

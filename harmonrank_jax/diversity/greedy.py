@@ -1,12 +1,13 @@
 """Greedy slates: determinantal point process, MMR, SSD and top-K.
 
 Every method fills one slot after the other with the candidate of the largest
-key, which combines relevance with a term for the similarity to earlier picks.
+gain, which combines relevance with a term for the similarity to earlier picks.
 The methods share the loop (`engine.py`), the arguments (`arguments.py`) and the
 direction of theta: at 1 relevance alone decides, at 0 diversity alone. The
 lambda of MMR is theta.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -25,11 +26,10 @@ class Slate(NamedTuple):
   Attributes:
     indices: `[..., K]` int32, the candidate of each slot, none twice; -1 in
       empty slots.
-    gains: `[..., K]`, the keys by which candidates were selected; 0 in empty
-      slots.
-    num_valid: `[...]` int32, number of slots filled by their key. Without
-      `fill` the others are empty. They are the last slots, unless a window or
-      a `slot_bias` of -inf has made a candidate possible again.
+    gains: `[..., K]`, by which candidates were selected; 0 in empty slots.
+    num_valid: `[...]` int32, number of slots filled by gain. Without `fill`
+      the others are empty. They are the last slots, unless a window or a
+      `slot_bias` of -inf has made a candidate possible again.
   """
 
   indices: jax.Array
@@ -61,13 +61,13 @@ def greedy_dpp(
 
       log det L_Y = 2 alpha sum_{i in Y} r_i + log det S_Y,
 
-  and the next pick is the candidate that adds most to it. Its key is
+  and the next pick is the candidate that adds most to it. Its gain is
 
       2 alpha (r_i + slot_bias) + log s2_i,
 
   where s2_i in [0, 1] is the squared part of f_i outside the span of the picks
   before. Without window, ridge and fill the gains sum to `log det S_Y + 2
-  alpha sum (r + slot_bias)`. Equal keys are resolved by the lowest index, which
+  alpha sum (r + slot_bias)`. Equal gains are resolved by the lowest index: this
   decides the first pick at theta = 0. A candidate whose s2 is rounding alone
   (1e-5 or less, in float64 1e-10) is not picked: copies are not, and no more
   candidates than the features have dimensions.
@@ -96,8 +96,8 @@ def greedy_dpp(
     slot_bias: `[..., K, C]` or `[K, C]`, added to the relevance of a category
       in a slot. A bias that is not finite keeps the category out of the slot.
     ridge: rho in [0, 1] of the kernel `rho S + (1 - rho) I`, which has full
-      rank: copies have a smaller key, but can be picked. None is 1.
-    fill: how slots are filled for which no candidate has a key: "none" leaves
+      rank: copies have a smaller gain, but can be picked. None is 1.
+    fill: how slots are filled for which no candidate has a gain: "none" leaves
       them empty; "relevance" takes the most relevant candidate that is left
       (under the same mask, quotas and bias), with the gain of the smallest s2.
     prefilter: K'; the K' most relevant candidates are searched first, and all
@@ -160,29 +160,15 @@ def greedy_mmr(
 ) -> Slate:
   """Maximal marginal relevance: relevance less the similarity to a pick.
 
-  The key is `theta (r + slot_bias) - (1 - theta) max_j cos(f_i, f_j)` over
+  The gain is `theta (r + slot_bias) - (1 - theta) max_j cos(f_i, f_j)` over
   earlier picks and shown items j; without any, the second term is 0. Copies
-  are penalised, but can be picked.
+  are penalised, but can be picked. Arguments and results are those of
+  `greedy_dpp`, except:
 
   Args:
-    features: as in `greedy_dpp`.
     relevance: `[..., N]`, on a scale that fits the cosine's, [-1, 1].
-    num_selected: K.
     theta: in [0, 1], a scalar or `[...]`: the lambda of MMR. 1 is relevance
       alone.
-    where: as in `greedy_dpp`, like all that follow.
-    shown_features: `[..., S, D]`.
-    category_ids: `[..., N]`.
-    quotas: `[..., C]`.
-    window: similarity to the last `window - 1` picks only.
-    slot_bias: `[..., K, C]`.
-    axis_name: mesh axes over which candidates are sharded.
-
-  Returns:
-    The `Slate`.
-
-  Raises:
-    ValueError: if shapes do not fit, or a static argument is out of range.
 
   References:
     Carbonell and Goldstein 1998, "The use of MMR", whose lambda is theta.
@@ -215,31 +201,16 @@ def greedy_ssd(
 ) -> Slate:
   """Sliding spectrum decomposition: relevance plus the volume of the window.
 
-  The key is `theta (r + slot_bias) + (1 - theta) V_i`, with V_i in [0, 1] the
+  The gain is `theta (r + slot_bias) + (1 - theta) V_i`, with V_i in [0, 1] the
   volume that candidate i spans together with earlier picks and shown items (of
   the window, if there is one). The volume of a long slate without a window
   tends to 0, and relevance takes over. A copy spans no volume, but can be
-  picked.
+  picked. Arguments and results are those of `greedy_dpp`, except:
 
   Args:
-    features: as in `greedy_dpp`.
     relevance: `[..., N]`, on a scale that fits the volume's, [0, 1].
-    num_selected: K.
     theta: in [0, 1], a scalar or `[...]`; 1 is relevance alone. The weight
       gamma of the paper is `(1 - theta) / theta`.
-    where: as in `greedy_dpp`, like all that follow.
-    shown_features: `[..., S, D]`.
-    category_ids: `[..., N]`.
-    quotas: `[..., C]`.
-    window: volume of the last `window - 1` picks and the candidate.
-    slot_bias: `[..., K, C]`.
-    axis_name: mesh axes over which candidates are sharded.
-
-  Returns:
-    The `Slate`.
-
-  Raises:
-    ValueError: if shapes do not fit, or a static argument is out of range.
 
   References:
     Huang et al. 2021 (arXiv 2107.05204), the greedy algorithm with a sliding
@@ -269,23 +240,8 @@ def greedy_top_k(
 ) -> Slate:
   """The most relevant candidates: the limit theta = 1 of the others.
 
-  The key is `r + slot_bias`, under the same mask and quotas.
-
-  Args:
-    relevance: `[..., N]`. Candidates whose relevance is not finite are not
-      selected.
-    num_selected: K.
-    where: `[..., N]` bool, True = may be selected.
-    category_ids: `[..., N]` or `[N]` integers, as in `greedy_dpp`.
-    quotas: `[..., C]` or `[C]` integers, at most so many of a category.
-    slot_bias: `[..., K, C]` or `[K, C]`, as in `greedy_dpp`.
-    axis_name: mesh axes over which candidates are sharded.
-
-  Returns:
-    The `Slate`.
-
-  Raises:
-    ValueError: if shapes do not fit.
+  The gain is `r + slot_bias`; arguments and results are those of
+  `greedy_dpp`.
 
   >>> import jax.numpy as jnp
   >>> greedy_top_k(jnp.array([0.1, 0.9, 0.8]), num_selected=2,
@@ -293,41 +249,30 @@ def greedy_top_k(
   ...              quotas=jnp.array([1, 1])).indices
   Array([1, 0], dtype=int32)
   """
-  request = arguments.Arguments(
-      None, relevance, num_selected, where, category_ids=category_ids,
-      quotas=quotas, slot_bias=slot_bias)
-  one = request.knob(1.0, below_one=False)
-  problem, _ = request.problem(one, one, engine.DPP, None)
-  return _slate(request, engine.pick(
-      problem, criterion=engine.DPP, num_slots=num_selected, windowed=False,
-      ridge=None, fill=False, axis_name=axis_name))
+  # A DPP without features, and with weights of 1: D = 0 makes log s2 = 0.
+  return _select(
+      engine.DPP, None, relevance, num_selected=num_selected, theta=None,
+      where=where, category_ids=category_ids, quotas=quotas,
+      slot_bias=slot_bias, axis_name=axis_name)
 
 
 def _select(
     criterion, features, relevance, *, num_selected, theta, where,
-    shown_features, category_ids, quotas, window, slot_bias, axis_name,
-    ridge=None, fill=False, prefilter=None,
+    category_ids, quotas, slot_bias, axis_name, shown_features=None,
+    window=None, ridge=None, fill=False, prefilter=None,
 ) -> Slate:
   """The slate by a criterion; arguments as those of the public functions."""
   request = arguments.Arguments(
       features, relevance, num_selected, where, shown_features=shown_features,
       category_ids=category_ids, quotas=quotas, window=window,
       slot_bias=slot_bias)
-  problem, windowed = request.traded_off(theta, criterion, ridge)
-
-  def pick(problem):
-    return engine.pick(
-        problem, criterion=criterion, num_slots=num_selected,
-        windowed=windowed, ridge=ridge, fill=fill, axis_name=axis_name)
-
-  if prefilter is None:
-    return _slate(request, pick(problem))
-  return _slate(request, _prefiltered(problem, prefilter, pick))
-
-
-def _slate(request: arguments.Arguments, picks: problem_lib.Picks) -> Slate:
-  """The picks in the shape of the arguments."""
-  shape = (*request.batch, request.num_selected)
+  problem, windowed = request.problem(theta, criterion, ridge)
+  pick = functools.partial(
+      engine.pick, axis_name=axis_name,
+      settings=engine.Settings(criterion, windowed, ridge, fill))
+  picks = pick(problem) if prefilter is None else _prefiltered(
+      problem, prefilter, pick)
+  shape = (*request.batch, num_selected)
   return Slate(picks.indices.reshape(shape), picks.gains.reshape(shape),
                picks.num_valid.reshape(request.batch))
 
@@ -337,8 +282,8 @@ def _prefiltered(
 ) -> problem_lib.Picks:
   """Picks among the candidates of the largest bounds, or else among all.
 
-  A key is largest while nothing is picked, because s2 is at most 1. If every
-  pick among some candidates has a key above this bound of all others, the
+  A gain is largest while nothing is picked, because s2 is at most 1. If every
+  pick among some candidates has a gain above this bound of all others, the
   picks are those among all candidates.
   """
   num_items, num_slots = problem.relevance.shape[1], problem.slot_bias.shape[1]
@@ -348,16 +293,15 @@ def _prefiltered(
   categories = jnp.broadcast_to(problem.categories, problem.relevance.shape)
   bounds = problem.relevance + jnp.take_along_axis(bias, categories, axis=1)
   best, chosen = lax.top_k(bounds, size + 1)
-  # In ascending order, because equal keys are resolved by the lowest index.
+  # In ascending order, because equal gains are resolved by the lowest index.
   chosen = jnp.sort(chosen[:, :-1], axis=1)
 
   picks = pick(problem_lib.subset(problem, chosen))
   bound = best[:, None, -1:]
-  # Another candidate may have a key for a slot that was filled by relevance or
+  # Another candidate may have a gain in a slot that was filled by relevance or
   # stayed empty.
-  by_key = (picks.num_valid == num_slots)[..., None]
-  is_certain = (by_key & (picks.gains > bound)) | (bound == -jnp.inf)
-  is_certain = jnp.all(is_certain)
+  by_gain = (picks.num_valid == num_slots)[..., None]
+  is_certain = (by_gain & (picks.gains > bound)) | (bound == -jnp.inf)
   return lax.cond(
-      is_certain, lambda: problem_lib.superset(picks, chosen),
+      jnp.all(is_certain), lambda: problem_lib.superset(picks, chosen),
       lambda: pick(problem))

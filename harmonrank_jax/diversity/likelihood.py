@@ -12,8 +12,7 @@ import jax.numpy as jnp
 
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import directions
-from harmonrank_jax.diversity import dual as dual_lib
-from harmonrank_jax.diversity import metrics
+from harmonrank_jax.diversity import dual
 
 
 class Lists(NamedTuple):
@@ -30,7 +29,8 @@ class Density(NamedTuple):
 
   value: jax.Array  # [...], log P(Y) - log det S_Y
   diagonal: jax.Array  # [..., N], log of the diagonal factor of I + L
-  dual: dual_lib.Dual
+  rows: jax.Array  # [..., N, D], of the other factor
+  inverse: jax.Array  # [..., D, D], inverse in the coordinates of the rows
 
 
 def dpp_log_likelihood(
@@ -117,17 +117,8 @@ def check_lists(
     positives: jax.Array,
     where: jax.Array | None,
 ) -> Lists:
-  """Checks arguments as those of `dpp_log_likelihood`, and masks items.
-
-  Raises:
-    ValueError: if shapes do not fit; with the name of the argument.
-  """
-  features, relevance = jnp.asarray(features), jnp.asarray(relevance)
-  for name, array in (("features", features), ("relevance", relevance)):
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-      raise ValueError(f"{name} must be real, got {array.dtype}.")
-  if not relevance.ndim:
-    raise ValueError("relevance must have shape [..., N], got a scalar.")
+  """Checks arguments as those of `dpp_log_likelihood`, and masks items."""
+  features, relevance, dtype = arguments.check_arrays(features, relevance)
   batch, num_items = relevance.shape[:-1], relevance.shape[-1]
   own = (*relevance.shape, *features.shape[-1:])
   if (features.ndim < 2 or features.shape not in (own, own[-2:])
@@ -140,14 +131,9 @@ def check_lists(
     features = features.reshape((1,) * len(batch) + own[-2:])
   positives = arguments.broadcast(
       jnp.asarray(positives).astype(bool), "positives", relevance.shape)
-  valid = jnp.isfinite(relevance)
-  if where is not None:
-    valid &= arguments.broadcast(
-        jnp.asarray(where, bool), "where", relevance.shape)
-  dtype = jnp.promote_types(
-      jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
-  unit = metrics.unit_features(features, dtype)
-  valid &= jnp.any(unit != 0, axis=-1)
+  unit = directions.unit_features(features, dtype)
+  valid = (jnp.isfinite(relevance) & jnp.any(unit != 0, axis=-1)
+           & arguments.mask(where, relevance.shape))
   relevance = jnp.where(valid, relevance, 0).astype(dtype)
   return Lists(unit, relevance, positives & valid, valid)
 
@@ -155,11 +141,7 @@ def check_lists(
 def check_ridge(
     ridge: jax.Array | float | None, dtype: jnp.dtype
 ) -> jax.Array | None:
-  """The ridge as an array, clipped below 1; None for 1.
-
-  Raises:
-    ValueError: if a static ridge is outside [0, 1].
-  """
+  """The checked ridge as an array, clipped below 1; None for 1."""
   if isinstance(ridge, (int, float)) and not 0 <= ridge <= 1:
     raise ValueError(f"ridge must be in [0, 1], got {ridge}.")
   if ridge is None or (isinstance(ridge, (int, float)) and ridge == 1):
@@ -174,11 +156,6 @@ def density_of(
 
   `I + L = Diag(1 + (1 - rho) e^x) + rho (F e^(x/2)) (F e^(x/2))^T`; factoring
   the diagonal out leaves I plus a matrix of rank D.
-
-  Args:
-    lists: the lists.
-    exponents: `[..., N]`, x.
-    rho: the ridge, from `check_ridge`.
   """
   if rho is None:
     exponents = jnp.minimum(exponents, largest_exponent(exponents.dtype))
@@ -186,11 +163,11 @@ def density_of(
   else:
     diagonal = jax.nn.softplus(exponents + jnp.log1p(-rho))
     log_weights = jnp.log(rho) + exponents - diagonal
-  dual = dual_lib.make_dual(
+  log_det, rows, inverse = dual.make_dual(
       lists.unit, jnp.where(lists.valid, log_weights, -jnp.inf))
   sums = (jnp.where(lists.positives, exponents, 0)
           - jnp.where(lists.valid, diagonal, 0))
-  return Density(jnp.sum(sums, axis=-1) - dual.log_det, diagonal, dual)
+  return Density(jnp.sum(sums, axis=-1) - log_det, diagonal, rows, inverse)
 
 
 def log_det_positives(lists: Lists, rho: jax.Array | None) -> jax.Array:
@@ -199,9 +176,9 @@ def log_det_positives(lists: Lists, rho: jax.Array | None) -> jax.Array:
     # det((1 - rho) I + rho F F^T) of P items, by its dual.
     rest = jnp.log1p(-rho)
     count = jnp.sum(lists.positives, axis=-1, dtype=jnp.int32)
-    dual = dual_lib.make_dual(lists.unit, jnp.where(
+    log_det, *_ = dual.make_dual(lists.unit, jnp.where(
         lists.positives, jnp.log(rho) - rest, -jnp.inf))
-    return count.astype(rest.dtype) * rest + dual.log_det
+    return count.astype(rest.dtype) * rest + log_det
   # More than D features are dependent: D places are enough for the positives,
   # in a shape that does not depend on their number.
   *_, num_items, num_features = lists.unit.shape
@@ -210,8 +187,9 @@ def log_det_positives(lists: Lists, rho: jax.Array | None) -> jax.Array:
   is_one = jnp.take_along_axis(lists.positives, order, axis=-1)
   unit = jnp.broadcast_to(
       lists.unit, (*lists.positives.shape, num_features))
-  packed = metrics.take_slate(unit, jnp.where(is_one, order, -1))
-  left = metrics.squared_residuals(packed)
+  packed = jnp.take_along_axis(unit, order[..., None], axis=-2)
+  _, left = directions.directions(
+      jnp.where(is_one[..., None], packed, 0), None)
   is_left = is_one & (left > directions.tolerance(left.dtype))
   possible = jnp.sum(is_left, axis=-1) == jnp.sum(lists.positives, axis=-1)
   total = jnp.sum(jnp.log(jnp.where(is_left, left, 1)), axis=-1)

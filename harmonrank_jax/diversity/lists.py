@@ -3,7 +3,6 @@
 A row of candidates is one list, many lists, or one list over several devices.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -14,29 +13,19 @@ from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import problem as problem_lib
 import harmonrank_jax.sharding as sharding
 
-_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-
-
-class Memory(NamedTuple):
-  """Rows that the next picks are compared with, in each list."""
-
-  rows: jax.Array  # [B, G, R, D]
-  num_rows: jax.Array  # [B, G] int32, shown items and picks
-  volume: jax.Array  # [B, G]
-
 
 class Choice(NamedTuple):
   """The best candidate of each list."""
 
   item: jax.Array  # [B, G] int32
-  key: jax.Array  # [B, G]
+  gain: jax.Array  # [B, G]
   feature: jax.Array  # [B, G, D], of unit length
   category: jax.Array  # [B, G] int32
 
   @property
   def exists(self) -> jax.Array:
-    """`[B, G]` bool, whether a list has a candidate with a key."""
-    return self.key > -jnp.inf
+    """`[B, G]` bool, whether a list has a candidate with a gain."""
+    return self.gain > -jnp.inf
 
 
 class _OneList:
@@ -51,18 +40,8 @@ class _OneList:
     if p.features.shape[-1]:
       self.relevance = jnp.where(self._scale > 0, p.relevance, -jnp.inf)
 
-  def memory(self, p: problem_lib.Problem) -> Memory:
-    """The memory before the first slot."""
-    size = p.limits.shape
-    rows = jnp.broadcast_to(p.rows[:, None], (*size, *p.rows.shape[1:]))
-    return Memory(rows, jnp.broadcast_to(p.num_rows[:, None], size),
-                  jnp.broadcast_to(p.volume[:, None], size))
-
-  def spread(self, values: jax.Array) -> jax.Array:
-    """Values of lists `[B, G]` as values of their candidates `[B, N]`.
-
-    The result may have any shape that broadcasts to `[B, N]`.
-    """
+  def to_candidates(self, values: jax.Array) -> jax.Array:
+    """Values of lists `[B, G]` as any shape that broadcasts to `[B, N]`."""
     return values
 
   def of_category(self, values: jax.Array) -> jax.Array:
@@ -74,33 +53,23 @@ class _OneList:
         values, jnp.broadcast_to(self._categories, shape), axis=1)
 
   def products(
-      self, rows: jax.Array, present: jax.Array, neutral: float
+      self, compared: jax.Array, present: jax.Array, neutral: float
   ) -> jax.Array:
-    """Products `[B, R, N]` of unit features with the rows of their lists.
+    """Products `[B, R, N]` of unit features with `[B, G, R, D]` of their lists.
 
-    Args:
-      rows: `[B, G, R, D]`.
-      present: `[B, G, R]` bool, True = the row exists.
-      neutral: product with a row that does not exist.
+    They are `neutral` where `[B, G, R]` says that none is present.
     """
-    features = self._features.astype(rows.dtype)
+    features = self._features.astype(compared.dtype)
     if features.shape[0] == 1:
-      products = _einsum("brd,nd->brn", rows[:, 0], features[0])
+      products = directions.einsum("brd,nd->brn", compared[:, 0], features[0])
     else:
-      products = _einsum("brd,bnd->brn", rows[:, 0], features)
-    scale = self._scale[:, None]
-    # The product with a feature that is not finite may be NaN.
-    products = jnp.where(scale > 0, products * scale, 0)
-    return jnp.where(present[:, 0, :, None], products, neutral)
+      products = directions.einsum("brd,bnd->brn", compared[:, 0], features)
+    return self._scaled(products, present[:, 0, :, None], neutral)
 
-  def choose(self, keys: jax.Array) -> Choice:
-    """The candidate of the largest key in each list; the first of equals.
-
-    Args:
-      keys: `[B, N]`, -inf for candidates that cannot be picked.
-    """
-    index = jnp.argmax(keys, axis=1, keepdims=True).astype(jnp.int32)
-    return self._choice(index, jnp.take_along_axis(keys, index, axis=1))
+  def choose(self, gains: jax.Array) -> Choice:
+    """The first candidate of the largest of gains `[B, N]` in each list."""
+    index = jnp.argmax(gains, axis=1, keepdims=True).astype(jnp.int32)
+    return self._choice(index, jnp.take_along_axis(gains, index, axis=1))
 
   def is_chosen(self, choice: Choice) -> jax.Array:
     """`[B, N]` bool, whether a candidate was chosen."""
@@ -113,10 +82,16 @@ class _OneList:
     is_one = choice.category[..., None] == categories
     return jnp.sum(is_one & choice.exists[..., None], axis=1, dtype=jnp.int32)
 
-  def _choice(self, index: jax.Array, key: jax.Array) -> Choice:
-    feature = problem_lib.entries(self._features, index).astype(key.dtype)
+  def _scaled(self, products, present, neutral):
+    # The product with a feature that is not finite may be NaN.
+    scale = self._scale[:, None]
+    return jnp.where(
+        present, jnp.where(scale > 0, products * scale, 0), neutral)
+
+  def _choice(self, index: jax.Array, gain: jax.Array) -> Choice:
+    feature = problem_lib.entries(self._features, index).astype(gain.dtype)
     scale = problem_lib.entries(self._scale, index)[..., None]
-    return Choice(index, key, feature * scale,
+    return Choice(index, gain, feature * scale,
                   problem_lib.entries(self._categories, index))
 
 
@@ -130,36 +105,36 @@ class _ManyLists(_OneList):
     rows = jnp.arange(self._num_rows, dtype=jnp.int32)[:, None]
     self._segments = (rows * self._num_lists + self._lists).reshape(-1)
 
-  def spread(self, values):
+  def to_candidates(self, values):
     return jnp.take_along_axis(values, self._lists, axis=1)
 
-  def products(self, rows, present, neutral):
+  def products(self, compared, present, neutral):
     # Products with the rows of all lists, of which there are few, and then the
     # own ones: a matrix product instead of gathering rows for each candidate.
     features = jnp.broadcast_to(
         self._features, (self._num_rows, *self._features.shape[1:]))
-    every = _einsum("bgrd,bnd->bgrn", rows, features.astype(rows.dtype))
+    every = directions.einsum(
+        "bgrd,bnd->bgrn", compared, features.astype(compared.dtype))
     own = self._lists[:, None, None, :]
     products = jnp.take_along_axis(every, own, axis=1)[:, 0]
     present = jnp.take_along_axis(present[..., None], own, axis=1)[:, 0]
-    scale = self._scale[:, None]
-    return jnp.where(
-        present, jnp.where(scale > 0, products * scale, 0), neutral)
+    return self._scaled(products, present, neutral)
 
-  def choose(self, keys):
+  def choose(self, gains):
     count = self._num_rows * self._num_lists
-    best = jax.ops.segment_max(keys.reshape(-1), self._segments, count)
+    best = jax.ops.segment_max(gains.reshape(-1), self._segments, count)
     best = best.reshape(self._num_rows, self._num_lists)
     items = problem_lib.places((1, self._num_items))
-    first = jnp.where(keys == self.spread(best), items, self._num_items)
+    first = jnp.where(
+        gains == self.to_candidates(best), items, self._num_items)
     index = jax.ops.segment_min(first.reshape(-1), self._segments, count)
     # The index of a list without candidates is out of range.
     index = jnp.minimum(index.reshape(best.shape), self._num_items - 1)
     return self._choice(index, best)
 
   def is_chosen(self, choice):
-    chosen = jnp.where(choice.exists, choice.item, -1)
-    return self.spread(chosen) == problem_lib.places((1, self._num_items))
+    chosen = self.to_candidates(jnp.where(choice.exists, choice.item, -1))
+    return chosen == problem_lib.places((1, self._num_items))
 
 
 class _ShardedList(_OneList):
@@ -170,23 +145,23 @@ class _ShardedList(_OneList):
     self._axis_name = axis_name
     self._first = lax.axis_index(axis_name) * self._num_items
 
-  def choose(self, keys):
-    own = super().choose(keys)
+  def choose(self, gains):
+    own = super().choose(gains)
     # A choice is packed into the words of one array: one collective a slot.
-    word = jnp.int64 if keys.dtype == jnp.float64 else jnp.int32
+    word = jnp.int64 if gains.dtype == jnp.float64 else jnp.int32
     packed = jnp.concatenate([
         (own.item + self._first).astype(word)[..., None],
         own.category.astype(word)[..., None],
-        lax.bitcast_convert_type(own.key, word)[..., None],
+        lax.bitcast_convert_type(own.gain, word)[..., None],
         lax.bitcast_convert_type(own.feature, word)], axis=2)
     shards = sharding.gather(packed, self._axis_name, axis=1)
-    every = lax.bitcast_convert_type(shards[..., 2], keys.dtype)
-    # Among shards with equal keys, the first one has the lowest index.
+    every = lax.bitcast_convert_type(shards[..., 2], gains.dtype)
+    # Among shards with equal gains, the first one has the lowest index.
     best = jnp.argmax(every, axis=1, keepdims=True)
     chosen = problem_lib.entries(shards, best)
-    numbers = lax.bitcast_convert_type(chosen[..., 2:], keys.dtype)
+    numbers = lax.bitcast_convert_type(chosen[..., 2:], gains.dtype)
     return Choice(chosen[..., 0].astype(jnp.int32), numbers[..., 0],
-                   numbers[..., 1:], chosen[..., 1].astype(jnp.int32))
+                  numbers[..., 1:], chosen[..., 1].astype(jnp.int32))
 
   def is_chosen(self, choice):
     items = self._first + problem_lib.places((1, self._num_items))

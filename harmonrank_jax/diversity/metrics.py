@@ -13,8 +13,6 @@ from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import directions
 from harmonrank_jax.ordering import sorting
 
-_EXACT = lax.Precision.HIGHEST
-
 
 def take_slate(
     values: jax.Array,
@@ -92,9 +90,10 @@ def slate_log_det(
   >>> float(jnp.exp(slate_log_det(slate)).round(6))
   0.5
   """
-  unit, valid = _unit_slots(slate_features, where)
-  left = jnp.maximum(squared_residuals(unit), directions.tolerance(unit.dtype))
-  return jnp.sum(jnp.where(valid, jnp.log(left), 0), axis=-1)
+  unit, _ = _unit_slots(slate_features, where)
+  _, left = directions.directions(unit, None)
+  least = directions.tolerance(unit.dtype)
+  return jnp.sum(jnp.log(jnp.maximum(left, least)), axis=-1)
 
 
 def intra_list_distance(
@@ -103,18 +102,8 @@ def intra_list_distance(
   """Mean of `1 - cosine` over the pairs of the slate's items.
 
   Computed as `sum_i |f_i - mean f|^2 / (n - 1)` of the n unit features, which
-  is the same and needs no pairs.
-
-  Args:
-    slate_features: `[..., K, D]`; a feature of 0 or not finite is no item.
-    where: `[..., K]` bool, True = there is an item.
-
-  Returns:
-    `[...]` in [0, 2], float32 (float64 for float64 features); NaN with fewer
-    than two items.
-
-  Raises:
-    ValueError: if shapes do not fit.
+  is the same and needs no pairs. Arguments are those of `slate_log_det`; the
+  result is in [0, 2], and NaN with fewer than two items.
 
   References:
     Smyth and McClave 2001, "Similarity vs. diversity", the average
@@ -139,18 +128,9 @@ def near_duplicate_rate(
 ) -> jax.Array:
   """Share of the slate's items that nearly repeat an earlier one.
 
-  Args:
-    slate_features: `[..., K, D]`; a feature of 0 or not finite is no item.
-    threshold: least cosine of a near-duplicate, in [-1, 1]. At 1 rounding
-      decides.
-    where: `[..., K]` bool, True = there is an item.
-
-  Returns:
-    `[...]` in [0, 1), float32 (float64 for float64 features); NaN for an empty
-    slate.
-
-  Raises:
-    ValueError: if shapes do not fit or a static threshold is out of range.
+  The threshold in [-1, 1] is the least cosine of a near-duplicate; at 1
+  rounding decides. Other arguments are those of `slate_log_det`; the result is
+  in [0, 1), and NaN for an empty slate.
 
   >>> import jax.numpy as jnp
   >>> near_duplicate_rate(jnp.array([[1.0, 0.0], [1.0, 0.1]]))
@@ -159,7 +139,7 @@ def near_duplicate_rate(
   if isinstance(threshold, (int, float)) and not -1 <= threshold <= 1:
     raise ValueError(f"threshold must be in [-1, 1], got {threshold}.")
   unit, valid = _unit_slots(slate_features, where)
-  cosines = jnp.einsum("...id,...jd->...ij", unit, unit, precision=_EXACT)
+  cosines = directions.einsum("...id,...jd->...ij", unit, unit)
   pairs = valid[..., :, None] & valid[..., None, :] & (cosines >= threshold)
   # Row i, column j < i.
   repeats = jnp.any(jnp.tril(pairs, -1), axis=-1)
@@ -192,7 +172,11 @@ def exposure_counts(
   >>> exposure_counts(jnp.array([2, 0, 2, -1]), num_categories=3)
   Array([1, 0, 2], dtype=int32)
   """
-  ids, valid = _categories(slate_category_ids, num_categories, where)
+  ids = _integers(slate_category_ids, "slate_category_ids")
+  if num_categories < 0:
+    raise ValueError(
+        f"num_categories must be at least 0, got {num_categories}.")
+  valid = arguments.mask(where, ids.shape) & (ids >= 0)
   # Empty slots count in category C, which is dropped.
   count = jnp.vectorize(
       lambda row: jnp.zeros(num_categories, jnp.int32).at[row].add(
@@ -208,16 +192,8 @@ def category_coverage(
 ) -> jax.Array:
   """Share of all categories that the slate has.
 
-  Args:
-    slate_category_ids: `[..., K]` integers; ids outside [0, C) are empty slots.
-    num_categories: C, at least 1.
-    where: `[..., K]` bool, True = there is an item.
-
-  Returns:
-    `[...]` float32 in [0, 1], at most `K / C`; 0 for an empty slate.
-
-  Raises:
-    ValueError: if shapes do not fit, ids are not integers or C is below 1.
+  Arguments are those of `exposure_counts`, with C at least 1. The result is
+  `[...]` float32 in [0, 1], at most `K / C`; 0 for an empty slate.
 
   >>> import jax.numpy as jnp
   >>> category_coverage(jnp.array([2, 0, 2, -1]), num_categories=4)
@@ -240,18 +216,8 @@ def category_entropy(
   """Shannon entropy of the slate's shares of categories, in nats.
 
   It is not normalised: its maximum is `log min(K, C)`, and `exp` of it is the
-  effective number of categories.
-
-  Args:
-    slate_category_ids: `[..., K]` integers; ids outside [0, C) are empty slots.
-    num_categories: C.
-    where: `[..., K]` bool, True = there is an item.
-
-  Returns:
-    `[...]` float32, at least 0; NaN for an empty slate.
-
-  Raises:
-    ValueError: if shapes do not fit, ids are not integers or C is negative.
+  effective number of categories. Arguments are those of `exposure_counts`. The
+  result is `[...]` float32, at least 0; NaN for an empty slate.
 
   >>> import jax.numpy as jnp
   >>> jnp.exp(category_entropy(jnp.array([2, 0, 2, 0]), num_categories=3))
@@ -365,74 +331,35 @@ def alpha_ndcg(
   batch = indices.shape[:-1]
   subtopics = arguments.broadcast(
       subtopics, "subtopics", (*batch, num_items, num_subtopics))
-  if where is not None:
-    where = arguments.broadcast(
-        jnp.asarray(where, bool), "where", (*batch, num_items))
-    subtopics = jnp.where(where[..., None], subtopics, 0)
+  where = arguments.mask(where, (*batch, num_items))
+  subtopics = jnp.where(where[..., None], subtopics, 0)
   worth = 1 - jnp.clip(jnp.asarray(alpha, subtopics.dtype), 0, 1)
   slots = jnp.arange(indices.shape[-1])
   discount = 1 / jnp.log2(slots.astype(subtopics.dtype) + 2)
 
   def sum_of(gains):
-    return jnp.einsum("...k,k->...", gains, discount, precision=_EXACT)
+    return directions.einsum("...k,k->...", gains, discount)
 
   held = take_slate(subtopics, indices)
   before = jnp.cumsum(held, axis=-2) - held
   actual = sum_of(jnp.sum(held * worth**before, axis=-1))
   if not num_items:
     return jnp.full_like(actual, jnp.nan)
+  items = jnp.arange(num_items).reshape((1,) * len(batch) + (num_items,))
 
   def pick(carry, _):
     before, is_free = carry
-    gains = is_free * jnp.einsum(
-        "...nt,...t->...n", subtopics, worth**before, precision=_EXACT)
+    gains = is_free * directions.einsum(
+        "...nt,...t->...n", subtopics, worth**before)
     best = jnp.argmax(gains, axis=-1, keepdims=True)
     gain = jnp.take_along_axis(gains, best, axis=-1)[..., 0]
     held = jnp.take_along_axis(subtopics, best[..., None], axis=-2)[..., 0, :]
-    items = jnp.arange(num_items).reshape((1,) * len(batch) + (num_items,))
     return (before + held, is_free & (items != best)), gain
 
   start = (jnp.zeros((*batch, num_subtopics), subtopics.dtype),
            jnp.ones((*batch, num_items), bool))
   _, gains = lax.scan(pick, start, slots)
   return _share(actual, sum_of(jnp.moveaxis(gains, 0, -1)))
-
-
-def unit_features(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
-  """Features `[..., D]` at length 1.
-
-  Features that are 0 or not finite become 0, and have no gradient.
-  """
-  features = features.astype(dtype)
-  usable = directions.inverse_norms(lax.stop_gradient(features), dtype) > 0
-  usable = usable[..., None]
-  # Unusable features are replaced by ones, whose gradient is defined.
-  safe = jnp.where(usable, features, 1)
-  unit = safe * directions.inverse_norms(safe, dtype)[..., None]
-  return jnp.where(usable, unit, 0)
-
-
-def squared_residuals(unit: jax.Array) -> jax.Array:
-  """Squared part of each unit feature outside the span of those before it.
-
-  Args:
-    unit: `[..., K, D]` unit features; zero rows are ignored. A feature whose
-      residual is below the tolerance does not extend the span.
-
-  Returns:
-    `[..., K]` in [0, 1] but for rounding.
-  """
-  if not unit.size:
-    return jnp.zeros(unit.shape[:-1], unit.dtype)
-
-  def step(rows, t):
-    feature = lax.dynamic_index_in_dim(unit, t, unit.ndim - 2, keepdims=False)
-    row, left = directions.direction(rows, feature, None)
-    return rows.at[..., t, :].set(row), left
-
-  _, left = lax.scan(
-      step, jnp.zeros_like(unit), jnp.arange(unit.shape[-2]))
-  return jnp.moveaxis(left, 0, -1)
 
 
 def _unit_slots(
@@ -443,28 +370,10 @@ def _unit_slots(
   if features.ndim < 2:
     raise ValueError(
         f"slate_features has shape {features.shape}; expected [..., K, D].")
-  if where is not None:
-    where = arguments.broadcast(
-        jnp.asarray(where, bool), "where", features.shape[:-1])
-    features = jnp.where(where[..., None], features, 0)
-  unit = unit_features(features, sorting.rank_dtype(features))
+  where = arguments.mask(where, features.shape[:-1])
+  unit = directions.unit_features(
+      jnp.where(where[..., None], features, 0), sorting.rank_dtype(features))
   return unit, jnp.any(unit != 0, axis=-1)
-
-
-def _categories(
-    slate_category_ids: jax.Array,
-    num_categories: int,
-    where: jax.Array | None,
-) -> tuple[jax.Array, jax.Array]:
-  """Checked ids `[..., K]`, and whether each is a category `[..., K]`."""
-  ids = _integers(slate_category_ids, "slate_category_ids")
-  if num_categories < 0:
-    raise ValueError(
-        f"num_categories must be at least 0, got {num_categories}.")
-  valid = (ids >= 0) & (ids < num_categories)
-  if where is not None:
-    valid &= arguments.broadcast(jnp.asarray(where, bool), "where", ids.shape)
-  return ids, valid
 
 
 def _integers(array: jax.Array, name: str) -> jax.Array:

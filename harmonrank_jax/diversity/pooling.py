@@ -6,6 +6,7 @@ array of candidates. Quotas are values, not shapes: other quotas need no new
 compilation.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -27,11 +28,11 @@ class FlowPool(NamedTuple):
     indices: `[..., P]` int32, candidates, none twice; -1 after the last. An
       independent union holds them category by category, in the order of the
       picks; a conditional one in the order of the second pass.
-    gains: `[..., P]`, the keys; 0 at -1. Keys of different categories are not
+    gains: `[..., P]`, 0 at -1. Those of different categories are not
       comparable.
     quotas: `[..., C]` int32, quotas of the categories after allocation.
-    num_valid: `[...]` int32, number of candidates picked by their key; the
-      others were filled in.
+    num_valid: `[...]` int32, number of candidates picked by gain; the others
+      were filled in.
   """
 
   indices: jax.Array
@@ -116,44 +117,33 @@ def flow_pool(
   if affinity is not None or subcategory_ids is not None:
     relevance = relevance + _affinities(relevance, subcategory_ids, affinity)
   request = arguments.Arguments(features, relevance, pool_size, where)
-  problem, _ = request.traded_off(theta, engine.DPP, ridge)
-  num_items = problem.relevance.shape[1]
-  num_categories, = arguments.last_axis("quotas", quotas)
-  ids = request.rows(arguments.integers(category_ids, "category_ids"),
-                     "category_ids", (num_items,))
-  quotas = request.rows(
-      arguments.integers(quotas, "quotas"), "quotas", (num_categories,))
-  if not num_items or not num_categories:
-    return _empty(request, pool_size if num_selected is None else num_selected,
-                  num_categories)
-  quotas = jnp.maximum(quotas, 0)
-  inside = (ids >= 0) & (ids < num_categories)
-  problem = problem._replace(
-      relevance=jnp.where(inside, problem.relevance, -jnp.inf),
-      lists=jnp.where(inside, ids, 0))
-  allowed = allocate_quotas(
-      # Clipped first, because the sum may be too large for an integer.
-      quotas, total=jnp.minimum(
-          jnp.sum(jnp.minimum(quotas, pool_size), axis=1), pool_size),
-      stock=_stock(problem, num_categories))
-
-  def pick(problem, num_slots):
-    return engine.pick(
-        problem, criterion=engine.DPP, num_slots=num_slots, windowed=False,
-        ridge=ridge, fill=fill == "relevance")
-
-  picks = _united(pick(problem._replace(limits=allowed), pool_size))
+  problem, quotas = _by_category(
+      request, request.problem(theta, engine.DPP, ridge)[0], category_ids,
+      quotas)
+  size = pool_size if num_selected is None else num_selected
+  if not problem.relevance.size or not quotas.size:
+    empty = jnp.full((*request.batch, size), -1, jnp.int32)
+    return FlowPool(
+        empty, jnp.zeros(empty.shape, request.dtype),
+        jnp.zeros((*request.batch, quotas.shape[1]), jnp.int32),
+        jnp.zeros(request.batch, jnp.int32))
+  # Clipped before the sum, which may be too large for an integer.
+  total = jnp.sum(jnp.minimum(quotas, pool_size), axis=1)
+  quotas = allocate_quotas(
+      quotas, total=jnp.minimum(total, pool_size),
+      stock=_stock(problem, quotas.shape[1]))
+  pick = functools.partial(engine.pick, settings=engine.Settings(
+      engine.DPP, ridge=ridge, fill=fill == "relevance"))
+  picks = _united(pick(problem._replace(limits=quotas)))
   if num_selected is not None:
     chosen = picks.indices[:, 0]
-    limits = jnp.full((len(chosen), 1), num_selected, jnp.int32)
     picks = problem_lib.superset(pick(
         problem_lib.subset(problem, chosen)._replace(
-            limits=limits, slot_bias=jnp.zeros(
-                (1, num_selected, 1), problem.relevance.dtype)),
-        num_selected), chosen)
-  return FlowPool(picks.indices.reshape(*request.batch, -1),
-                  picks.gains.reshape(*request.batch, -1),
-                  allowed.reshape(*request.batch, num_categories),
+            limits=jnp.full((len(chosen), 1), num_selected, jnp.int32),
+            slot_bias=jnp.zeros((1, num_selected, 1), request.dtype))), chosen)
+  shape = (*request.batch, size)
+  return FlowPool(picks.indices.reshape(shape), picks.gains.reshape(shape),
+                  quotas.reshape(*request.batch, -1),
                   picks.num_valid.reshape(request.batch))
 
 
@@ -250,15 +240,19 @@ def _affinities(
   return jnp.where(inside, values, 0)
 
 
-def _empty(
-    request: arguments.Arguments, size: int, num_categories: int
-) -> FlowPool:
-  """The pool of no candidates."""
-  batch = request.batch
-  return FlowPool(jnp.full((*batch, size), -1, jnp.int32),
-                  jnp.zeros((*batch, size), request.dtype),
-                  jnp.zeros((*batch, num_categories), jnp.int32),
-                  jnp.zeros(batch, jnp.int32))
+def _by_category(
+    request: arguments.Arguments, problem: problem_lib.Problem,
+    category_ids: jax.Array, quotas: jax.Array,
+) -> tuple[problem_lib.Problem, jax.Array]:
+  """The problem with a list for each category, and quotas `[B, C]`."""
+  count = arguments.last_axis("quotas", quotas)
+  ids = request.rows(arguments.integers(category_ids, "category_ids"),
+                     "category_ids", problem.relevance.shape[1:])
+  quotas = request.rows(arguments.integers(quotas, "quotas"), "quotas", count)
+  inside = (ids >= 0) & (ids < count[0])
+  return problem._replace(
+      relevance=jnp.where(inside, problem.relevance, -jnp.inf),
+      lists=jnp.where(inside, ids, 0)), jnp.maximum(quotas, 0)
 
 
 def _stock(problem: problem_lib.Problem, num_categories: int) -> jax.Array:

@@ -8,61 +8,37 @@ import jax.numpy as jnp
 
 
 class Problem(NamedTuple):
-  """B rows of N candidates in G lists, K slots, C categories.
+  """B rows of N candidates in G lists, K slots, C categories."""
 
-  Attributes:
-    features: `[B or 1, N, D]`, of any length; with 1, all rows share them. A
-      candidate whose feature is 0 or not finite cannot be picked. With D = 0
-      there are no features, and no candidates are similar.
-    relevance: `[B, N]`, weighted; -inf for candidates that cannot be picked.
-    lists: `[B, N]` int32, the list of each candidate, in [0, G).
-    categories: `[B, N]` int32, in [0, C).
-    limits: `[B, G]` int32, picks of each list at most.
-    quotas: `[B, C]` int32, picks of each category at most.
-    slot_bias: `[B, K, C]`, weighted; -inf keeps a category out of a slot.
-    weight: `[B]`, weight of the criterion's term.
-    rows: `[B, R, D]`, compared with the first picks. With a window the last R
-      unit features that were shown, the newest last; without, their
-      directions.
-    num_rows: `[B]` int32, number of rows that exist: the last ones with a
-      window, the first ones without.
-    volume: `[B]`, volume that the shown features span.
-  """
-
+  # [B or 1, N, D], of any length; with 1, all rows share them. A candidate
+  # whose feature is 0 or not finite cannot be picked. With D = 0 there are no
+  # features, and no candidates are similar.
   features: jax.Array
-  relevance: jax.Array
-  lists: jax.Array
-  categories: jax.Array
-  limits: jax.Array
-  quotas: jax.Array
-  slot_bias: jax.Array
-  weight: jax.Array
-  rows: jax.Array
-  num_rows: jax.Array
-  volume: jax.Array
+  relevance: jax.Array  # [B, N], weighted; -inf: cannot be picked
+  lists: jax.Array  # [B, N] int32, the list of each candidate, in [0, G)
+  categories: jax.Array  # [B, N] int32, in [0, C)
+  limits: jax.Array  # [B, G] int32, picks of each list at most
+  quotas: jax.Array  # [B, C] int32, picks of each category at most
+  slot_bias: jax.Array  # [B, K, C], weighted; -inf: not in this slot
+  weight: jax.Array  # [B], weight of the criterion's term
+  # [B, R, D], directions that the first pick is compared with (shown items);
+  # with a window, the unit features of the last R, the newest last.
+  compared: jax.Array
+  # [B] int32, how many of them exist: the first ones; with a window, the last.
+  num_compared: jax.Array
+  volume: jax.Array  # [B], volume that the shown features span
 
 
 class Picks(NamedTuple):
-  """Picks of G lists in each row.
+  """Picks of G lists in each row."""
 
-  Attributes:
-    indices: `[B, G, K]` int32, -1 in empty slots.
-    gains: `[B, G, K]`, the keys; 0 in empty slots.
-    num_valid: `[B, G]` int32, number of slots filled by their key.
-  """
-
-  indices: jax.Array
-  gains: jax.Array
-  num_valid: jax.Array
+  indices: jax.Array  # [B, G, K] int32, -1 in empty slots
+  gains: jax.Array  # [B, G, K], 0 in empty slots
+  num_valid: jax.Array  # [B, G] int32, slots whose pick had a gain
 
 
 def subset(problem: Problem, chosen: jax.Array) -> Problem:
-  """The problem of some of the candidates of every row, as one list.
-
-  Args:
-    problem: B rows of N candidates.
-    chosen: `[B, N']` int32, candidates of the new problem; -1 for none.
-  """
+  """The problem of candidates `[B, N']` of every row (-1: none) as one list."""
   index = jnp.maximum(chosen, 0)
   return problem._replace(
       features=entries(problem.features, index),

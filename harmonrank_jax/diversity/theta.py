@@ -7,7 +7,6 @@ ones.
 """
 
 from collections.abc import Callable
-import functools
 import math
 from typing import Any
 from typing import NamedTuple
@@ -16,9 +15,8 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import likelihood
-
-_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 # The largest number of Newton steps; four to ten are usual.
 _MAX_STEPS = 60
@@ -139,8 +137,8 @@ def fit_theta(
       counted[:, None],
       here.gradients - jnp.sum(here.gradients, axis=0, keepdims=True)
       / jnp.maximum(num_lists, 1), 0)
-  scores = _einsum("bi,bj->ij", centred, centred)
-  robust = _einsum("ij,jk,kl->il", covariance, scores, covariance)
+  scores = directions.einsum("bi,bj->ij", centred, centred)
+  robust = directions.einsum("ij,jk,kl->il", covariance, scores, covariance)
   # slope = 2 alpha spread, theta = 2 alpha / (1 + 2 alpha).
   twice_alpha = slope / spread
   to_theta = 1 / (spread * (1 + twice_alpha)**2)
@@ -193,10 +191,8 @@ def _maximise(
   """Maximises over exponents `slope r + level`, with a slope of at least 0.
 
   The function is concave: Newton steps, shortened where the value falls,
-  converge to the maximum if there is one.
-
-  Returns:
-    Slope and level `[2]`; the likelihood there; whether it is the maximum.
+  converge to the maximum if there is one. Returns slope and level `[2]`, the
+  likelihood there, and whether it is the maximum.
   """
   eps = jnp.finfo(start.dtype).eps
   # A gain of a thousandth of a standard error, or the rounding of the value.
@@ -250,24 +246,24 @@ def _measured_list(
   is the covariance of `sum_i y_i x_i`.
   """
   exponents = point[0] * one.relevance + point[1]
-  value, diagonal, (_, rows, inverse) = likelihood.density_of(
+  value, diagonal, rows, inverse = likelihood.density_of(
       one, exponents, rho)
   # The probability that the diagonal part alone leaves an item out, which is 1
   # without ridge.
   rest = jnp.exp(-diagonal)
-  by_rows = _einsum("nd,de,ne->n", rows, inverse, rows)
+  by_rows = directions.einsum("nd,de,ne->n", rows, inverse, rows)
   marginal = 1 - rest + rest * by_rows
   counts = one.valid
   if rho is None:
     counts &= exponents < likelihood.largest_exponent(exponents.dtype)
   x = jnp.stack([one.relevance, jnp.ones_like(exponents)], axis=1)
   x = jnp.where(counts[:, None], x, 0)
-  gradient = _einsum("n,na->a", one.positives - marginal, x)
-  moved = _einsum("na,n,nd,ne->ade", x, rest, rows, rows)
-  moved = _einsum("ade,ef->adf", moved, inverse)
+  gradient = directions.einsum("n,na->a", one.positives - marginal, x)
+  moved = directions.einsum("na,n,nd,ne->ade", x, rest, rows, rows)
+  moved = directions.einsum("ade,ef->adf", moved, inverse)
   own = rest * (1 - rest) + rest * (2 * rest - 1) * by_rows
-  information = (_einsum("na,n,nb->ab", x, own, x)
-                 - _einsum("ade,bed->ab", moved, moved))
+  information = (directions.einsum("na,n,nb->ab", x, own, x)
+                 - directions.einsum("ade,bed->ab", moved, moved))
   return value, gradient, information
 
 

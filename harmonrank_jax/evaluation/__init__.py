@@ -1,6 +1,9 @@
 """How good a ranking or a policy is, and how sure that is."""
 
 from harmonrank_jax.evaluation.bootstrap import Comparison
+from harmonrank_jax.evaluation.bootstrap import Part
+from harmonrank_jax.evaluation.bootstrap import bootstrap_auc
+from harmonrank_jax.evaluation.bootstrap import bootstrap_group_auc
 from harmonrank_jax.evaluation.bootstrap import compare
 from harmonrank_jax.evaluation.calibration_error import (
     expected_calibration_error,
@@ -19,6 +22,9 @@ from harmonrank_jax.evaluation.off_policy_weights import value_lower_bound
 __all__ = [
     "Comparison",
     "OffPolicyValue",
+    "Part",
+    "bootstrap_auc",
+    "bootstrap_group_auc",
     "cascade_slate_value",
     "compare",
     "expected_calibration_error",

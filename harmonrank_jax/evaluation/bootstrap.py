@@ -32,32 +32,31 @@ _REPLICATES = 300
 _WORK = 3_000_000_000
 
 
+class Part(NamedTuple):
+  """Rows that are ranked together: those of one test, by K methods."""
+
+  scores: np.ndarray  # [K, N]; higher ranks first
+  labels: np.ndarray  # [N, M] bool, or non-negative values
+  users: np.ndarray | None  # [N] integers, or None to resample rows
+
+
 class Comparison(NamedTuple):
   """AUCs of K methods for M objectives; standard errors by bootstrap.
 
   NaN where undefined: an objective with one class has no AUC and is left out
-  of sums.
-
-  Attributes:
-    names: of the methods; the first is compared with the others.
-    auc: `[K, M]`.
-    auc_error: `[K, M]` standard error.
-    auc_sum: `[K]`.
-    sum_error: `[K]` standard error.
-    lead: `[K]` weighted sum of AUCs of the first method minus that of this
-      one; weights have mean 1.
-    lead_error: `[K]` standard error of the paired difference.
-    clusters: "users" or "rows", what was resampled.
+  of sums. The lead is the weighted sum of AUCs of the first method minus that
+  of this one, with weights of mean 1; its error is that of the paired
+  difference.
   """
 
-  names: tuple[str, ...]
-  auc: np.ndarray
-  auc_error: np.ndarray
-  auc_sum: np.ndarray
-  sum_error: np.ndarray
-  lead: np.ndarray
-  lead_error: np.ndarray
-  clusters: str
+  names: tuple[str, ...]  # of the methods; the first is compared with others
+  auc: np.ndarray  # [K, M]
+  auc_error: np.ndarray  # [K, M]
+  auc_sum: np.ndarray  # [K]
+  sum_error: np.ndarray  # [K]
+  lead: np.ndarray  # [K]
+  lead_error: np.ndarray  # [K]
+  clusters: str  # "users" or "rows", what was resampled
 
 
 def compare(
@@ -116,20 +115,6 @@ def compare(
       auc_sum=total(auc, 1), sum_error=_standard_error(total(replicates, 1)),
       lead=value[0] - value, lead_error=_standard_error(values[:, :1] - values),
       clusters="rows" if users is None else "users")
-
-
-class Part(NamedTuple):
-  """Rows that are ranked together: those of one test, by K methods.
-
-  Attributes:
-    scores: `[K, N]`; higher ranks first.
-    labels: `[N, M]` bool, or non-negative values.
-    users: `[N]` integers, or None to resample rows.
-  """
-
-  scores: np.ndarray
-  labels: np.ndarray
-  users: np.ndarray | None
 
 
 def bootstrap_auc(
@@ -191,7 +176,7 @@ def bootstrap_auc(
       sums = np.stack([method.rank_sums(weights) for method in methods])
       with np.errstate(invalid="ignore"):
         each.append(0.5 + sums / np.where(best > 0, 2 * best, np.nan))
-    return mean_of_defined(np.stack(each))
+    return _mean_of_defined(np.stack(each))
 
   value = measure(np.ones(num_groups))
   replicates = np.empty((num_replicates, *value.shape))
@@ -235,19 +220,8 @@ def bootstrap_group_auc(
   With `are_probabilities`, AUC_u is as in `bootstrap_auc` and n_u is weighted
   by the probability that both classes are drawn. For users of few positives
   this approximates the expected GAUC: it divides expected pairs in order by
-  expected pairs.
-
-  Args:
-    parts: all with users; the result is their mean.
-    seed: of the resamples.
-    num_replicates: R >= 0.
-    are_probabilities: whether labels are probabilities, in [0, 1].
-
-  Returns:
-    `[K, M]` and `[R, K, M]` float64; NaN where no user has both classes.
-
-  Raises:
-    ValueError: if there is no part, one has no users, or shapes do not agree.
+  expected pairs. Arguments and results are those of `bootstrap_auc`, but all
+  parts need users, and values are NaN where no user has both classes.
 
   References:
     Zhou et al., "Deep interest network for click-through rate prediction",
@@ -286,7 +260,7 @@ def bootstrap_group_auc(
     gained = np.einsum("rg,kgm->rkm", weights, mass * value, optimize=True)
     each.append(np.where(
         total > 0, gained / np.where(total > 0, total, 1), np.nan))
-  result = mean_of_defined(np.stack(each))
+  result = _mean_of_defined(np.stack(each))
   return result[0], result[1:]
 
 
@@ -306,19 +280,14 @@ def _resample(rng: np.random.Generator, num_groups: int) -> np.ndarray:
   return np.bincount(drawn, minlength=num_groups).astype(np.float64)
 
 
-def mean_of_defined(values: np.ndarray) -> np.ndarray:
-  """Mean over the first axis, NaN where nothing is defined."""
-  defined = ~np.isnan(values)
-  count = defined.sum(axis=0)
-  return np.where(count > 0, np.where(defined, values, 0).sum(axis=0)
-                  / np.maximum(count, 1), np.nan)
+def _mean_of_defined(values: np.ndarray, lost: int = 0) -> np.ndarray:
+  """Sum over the first axis by defined values less `lost`; NaN without any."""
+  count = np.sum(~np.isnan(values), axis=0) - lost
+  return np.where(
+      count > 0, np.nansum(values, axis=0) / np.maximum(count, 1), np.nan)
 
 
 def _standard_error(replicates: np.ndarray) -> np.ndarray:
   """Standard deviation over the first axis; NaN values are left out."""
-  defined = ~np.isnan(replicates)
-  count = defined.sum(axis=0)
-  mean = np.where(defined, replicates, 0).sum(axis=0) / np.maximum(count, 1)
-  squares = np.where(defined, (replicates - mean)**2, 0).sum(axis=0)
-  return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)),
-                  np.nan)
+  deviations = replicates - _mean_of_defined(replicates)
+  return np.sqrt(_mean_of_defined(deviations**2, lost=1))

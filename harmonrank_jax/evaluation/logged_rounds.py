@@ -9,25 +9,15 @@ from harmonrank_jax.ordering import sorting
 
 
 class LoggedRounds(NamedTuple):
-  """Rounds in one layout; rounds without slots have K = 1.
+  """Rounds in one layout; rounds without slots have K = 1."""
 
-  Attributes:
-    rewards: `[..., N, K, M]`, 0 where masked.
-    predicted_rewards: like rewards, or None.
-    predicted_values: like rewards, or None.
-    weights: `[..., N, K]`, 0 where masked, NaN where not a weight.
-    valid: `[..., N, K]` bool.
-    segment_ids: `[..., N]` integers, or None.
-    squeeze: True = the rewards came without the axis M.
-  """
-
-  rewards: jax.Array
-  predicted_rewards: jax.Array | None
-  predicted_values: jax.Array | None
-  weights: jax.Array
-  valid: jax.Array
-  segment_ids: jax.Array | None
-  squeeze: bool
+  rewards: jax.Array  # [..., N, K, M], 0 where masked
+  predicted_rewards: jax.Array | None  # like rewards
+  predicted_values: jax.Array | None  # like rewards
+  weights: jax.Array  # [..., N, K], 0 where masked, NaN where not a weight
+  valid: jax.Array  # [..., N, K] bool
+  segment_ids: jax.Array | None  # [..., N] integers
+  squeeze: bool  # whether the rewards came without the axis M
 
 
 def check_rounds(
@@ -40,22 +30,9 @@ def check_rounds(
     segment_ids: jax.Array | None = None,
     slates: bool,
 ) -> LoggedRounds:
-  """Checks the shapes and brings all arguments into one layout.
+  """Checks arguments of `off_policy_value`, with `slates` of slate values.
 
-  Args:
-    rewards: `[..., N]` or `[..., N, M]`; with slates K before M.
-    weights: `[..., N]`; with slates `[..., N, K]`.
-    predicted_rewards: like rewards.
-    predicted_values: like rewards. Both, or neither.
-    where: like weights, True = valid.
-    segment_ids: `[..., N]` integers.
-    slates: True = the arguments have an axis K.
-
-  Returns:
-    `LoggedRounds`, in the wider of the floating types.
-
-  Raises:
-    ValueError: if shapes do not fit, or only one kind of prediction is given.
+  Results have the wider of the floating types.
   """
   if (predicted_rewards is None) != (predicted_values is None):
     missing = "values" if predicted_values is None else "rewards"

@@ -170,35 +170,28 @@ def estimate(
     self_normalise: bool,
     confidence: float,
 ) -> OffPolicyValue:
-  """The estimate whose residuals have the given weights.
+  """The estimate of `[..., N, K]` weights of the residuals `reward - q`.
 
-  Args:
-    log: checked arguments.
-    weights: `[..., N, K]`, of the residuals `reward - q`.
-    weights_before: `[..., N, K]`, of the predicted values; None for ones.
-    weight_fn: g, or None.
-    self_normalise: whether to divide by mean weights.
-    confidence: of the interval.
-
-  Returns:
-    `OffPolicyValue`, with statistics of the weights `[..., K]`.
-
-  Raises:
-    ValueError: if `weight_fn` changes the shape, or `confidence` is out of
-      range.
+  `weights_before` are those of the predicted values; None stands for ones.
   """
   logged_rounds.check_confidence(confidence)
-  change = weight_fn or (lambda weights: weights)
-  used = change(weights)
+  weight_fn = weight_fn or (lambda weights: weights)
+  used = weight_fn(weights)
   if used.shape != weights.shape:
     raise ValueError(f"weight_fn made weights of shape {used.shape} from "
                      f"{weights.shape}; it must keep the shape.")
-  before = weights_before
-  if before is not None:
-    # No item stands above the first slot, and no limit lowers its weight.
-    before = change(before).at[..., 0].set(1)
-  terms = jnp.sum(
-      _terms(log, used, before, self_normalise=self_normalise), axis=-2)
+  terms = log.rewards
+  if log.predicted_rewards is not None:
+    terms = terms - log.predicted_rewards
+  terms = _weigh(terms, used, log.valid, self_normalise)
+  if log.predicted_values is not None:
+    values = log.predicted_values
+    if weights_before is not None:
+      # No item stands above the first slot, and no limit lowers its weight.
+      before = weight_fn(weights_before).at[..., 0].set(1)
+      values = _weigh(values, before, log.valid, self_normalise)
+    terms = terms + values
+  terms = jnp.sum(terms, axis=-2)
   is_round = jnp.any(log.valid, axis=-1)
   num_rounds = jnp.sum(is_round, axis=-1, dtype=jnp.int32)
   count = num_rounds.astype(terms.dtype)[..., None]
@@ -216,26 +209,6 @@ def estimate(
       *_weight_statistics(weights, used, log.valid), num_rounds, influence)
 
 
-def _terms(
-    log: logged_rounds.LoggedRounds,
-    used: jax.Array,
-    before: jax.Array | None,
-    *,
-    self_normalise: bool,
-) -> jax.Array:
-  """Terms `[..., N, K, M]` whose sum over K has the estimate as its mean."""
-  terms = log.rewards
-  if log.predicted_rewards is not None:
-    terms = terms - log.predicted_rewards
-  terms = _weigh(terms, used, log.valid, self_normalise)
-  if log.predicted_values is None:
-    return terms
-  if before is None:
-    return terms + log.predicted_values
-  return terms + _weigh(
-      log.predicted_values, before, log.valid, self_normalise)
-
-
 def _weigh(
     values: jax.Array, weights: jax.Array, valid: jax.Array,
     self_normalise: bool,
@@ -245,18 +218,18 @@ def _weigh(
   With `self_normalise` they are also its linearisation: their spread over
   rounds is that of the ratio.
   """
-  if self_normalise:
-    count = logged_rounds.count(valid, weights.dtype)
-    total = jnp.sum(jnp.where(valid, weights, 0), axis=-2)
-    # With all weights 0 this is 0 / 0: there is no estimate.
-    weights = weights / (total / jnp.maximum(count, 1))[..., None, :]
-  terms = jnp.where(valid[..., None], weights[..., None] * values, 0)
-  if self_normalise:
-    ratio = (jnp.sum(terms, axis=-3) / jnp.maximum(count, 1)[..., None])
-    ratio = ratio[..., None, :, :]
-    terms = jnp.where(
-        valid[..., None], weights[..., None] * (values - ratio) + ratio, 0)
-  return terms
+  weigh = lambda weights, values: jnp.where(
+      valid[..., None], weights[..., None] * values, 0)
+  if not self_normalise:
+    return weigh(weights, values)
+  count = jnp.maximum(logged_rounds.count(valid, weights.dtype), 1)
+  total = jnp.sum(jnp.where(valid, weights, 0), axis=-2)
+  # With all weights 0 this is 0 / 0: there is no estimate.
+  weights = weights / (total / count)[..., None, :]
+  ratio = jnp.sum(weigh(weights, values), axis=-3) / count[..., None]
+  ratio = ratio[..., None, :, :]
+  return jnp.where(
+      valid[..., None], weights[..., None] * (values - ratio) + ratio, 0)
 
 
 def _influence(

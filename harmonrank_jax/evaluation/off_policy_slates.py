@@ -32,6 +32,8 @@ def independent_slate_value(
   reading, or tire of a category, bias it; in return its weights are the
   smallest.
 
+  Args not listed, and errors, are those of `off_policy_value`.
+
   Args:
     rewards: `[..., N, K]`, or `[..., N, K, M]`, slot by slot.
     weights: `[..., N, K]`, ratio of the probabilities that the target and the
@@ -40,21 +42,14 @@ def independent_slate_value(
     predicted_rewards: like rewards, for the logged item in its slot.
     predicted_values: like rewards, mean over the target policy's items in that
       slot.
-    weight_fn: as for `off_policy_value`.
-    self_normalise: as for `off_policy_value`, slot by slot.
     where: `[..., N, K]` bool (or `[..., N, 1]`), True = valid. Masked slots
       have no reward and no weight; a round without a valid slot does not
       count. The mask must not depend on the actions: a slot that the user did
       not reach is valid and has reward 0.
-    segment_ids: `[..., N]` integers, as for `off_policy_value`.
-    confidence: as for `off_policy_value`.
 
   Returns:
     `OffPolicyValue`; the statistics of the weights are `[..., K]`, over valid
     slots.
-
-  Raises:
-    ValueError: as for `off_policy_value`.
 
   References:
     Li et al., "Offline evaluation of ranking policies with click models",
@@ -97,8 +92,7 @@ def cascade_slate_value(
   Unbiased if the reward of a slot depends on the context and on the items in
   that slot and above; the variance grows with the products.
 
-  Arguments and results are those of `independent_slate_value`, except where
-  stated.
+  Args not listed, and errors, are those of `independent_slate_value`.
 
   Args:
     rewards: `[..., N, K]`, or `[..., N, K, M]`, slot by slot.
@@ -111,15 +105,9 @@ def cascade_slate_value(
       items in this slot, given the logged items above.
     weight_fn: g, applied to the products.
     self_normalise: whether to divide by the mean product, slot by slot.
-    where: `[..., N, K]` bool (or `[..., N, 1]`), True = valid.
-    segment_ids: `[..., N]` integers, as for `off_policy_value`.
-    confidence: as for `off_policy_value`.
 
   Returns:
     `OffPolicyValue`; the statistics are those of the products, `[..., K]`.
-
-  Raises:
-    ValueError: as for `off_policy_value`.
 
   References:
     McInerney et al., "Counterfactual evaluation of slate recommendations with

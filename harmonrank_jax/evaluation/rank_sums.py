@@ -11,25 +11,18 @@ import numpy as np
 
 
 class Ordered(NamedTuple):
-  """Rows in the order of their scores; sorted once for all resamples.
+  """Rows in the order of their scores; sorted once for all resamples."""
 
-  Attributes:
-    groups: `[N]` group of each row.
-    labels: `[N, M]` float64.
-    run: `[N]` number of the run of equal scores; None if all scores differ.
-    ends: `[runs + 1]` where runs begin, and N.
-  """
-
-  groups: np.ndarray
-  labels: np.ndarray
-  run: np.ndarray | None
-  ends: np.ndarray
+  groups: np.ndarray  # [N]
+  labels: np.ndarray  # [N, M] float64
+  run: np.ndarray | None  # [N], runs of equal scores; None if all differ
+  ends: np.ndarray  # [runs + 1], where runs begin, and N
 
   @classmethod
   def of(
       cls, scores: np.ndarray, groups: np.ndarray, labels: np.ndarray
   ) -> "Ordered":
-    """Sorts `[N]` scores with their groups `[N]` and labels `[N, M]`."""
+    """Sorts scores `[N]` with their groups `[N]` and labels `[N, M]`."""
     order = np.argsort(scores, kind="stable")
     ordered = scores[order]
     opens = np.append(True, ordered[1:] != ordered[:-1])
@@ -38,11 +31,7 @@ class Ordered(NamedTuple):
                np.append(np.flatnonzero(opens), len(scores)))
 
   def rank_sums(self, group_weights: np.ndarray) -> np.ndarray:
-    """`[M]` weighted sums of label times centred rank, for `[G]` weights.
-
-    The rank of a row is the weight of the rows below it, and half the weight
-    of those with the same score, itself among them.
-    """
+    """`[M]` weighted sums of label times centred mid-rank; weights `[G]`."""
     weights = group_weights[self.groups]
     total = np.cumsum(weights)
     middle = 0.5 * total[-1]
@@ -69,8 +58,8 @@ def half_of_pairs(
 ) -> Callable[[np.ndarray], np.ndarray]:
   """From weights `[G]` to `[M]` halves of the expected pairs of two classes.
 
-  For labels that are drawn with the probabilities `labels`; the value that
-  rank sums of a perfect ranking have on average over draws of many rows.
+  Labels are probabilities. Rank sums of a perfect ranking have this mean over
+  many rows drawn.
   """
   chances = labels.astype(np.float64)
   # A row makes no pair with itself.
@@ -91,11 +80,8 @@ def rank_sums_within(
 ) -> np.ndarray:
   """`[G, M]` sums of label times centred mid-rank within each of G groups.
 
-  Args:
-    scores: `[N]`.
-    labels: `[N, M]`.
-    groups: `[N]` numbers below G.
-    count: `[G]` rows of each group.
+  Scores are `[N]`, labels `[N, M]`, groups `[N]` numbers below G, and count
+  `[G]` is the number of rows of each group.
   """
   order = np.lexsort((scores, groups))
   ids, ordered = groups[order], scores[order]
@@ -105,9 +91,17 @@ def rank_sums_within(
   middle = 0.5 * (first + np.append(first[1:], len(ids)))
   begins = np.cumsum(count) - count
   ranks = middle[np.cumsum(opens) - 1] - begins[ids] - 0.5 * count[ids]
+  return _sums_within(
+      labels[order].astype(np.float64) * ranks[:, None], ids, len(count))
+
+
+def _sums_within(
+    values: np.ndarray, groups: np.ndarray, num_groups: int
+) -> np.ndarray:
+  """`[G, M]` sums of values `[N, M]` within each of G groups."""
   return np.stack([
-      np.bincount(ids, weights=column * ranks, minlength=len(count))
-      for column in labels[order].T.astype(np.float64)], axis=1)
+      np.bincount(groups, weights=column, minlength=num_groups)
+      for column in values.T], axis=1)
 
 
 def pairs_within(
@@ -115,19 +109,11 @@ def pairs_within(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Pairs of two classes within each of G groups, for labels that are drawn.
 
-  Args:
-    labels: `[N, M]` probabilities of the labels.
-    groups: `[N]` numbers below G.
-    count: `[G]` rows of each group.
-
-  Returns:
-    `[G, M]` halves of the expected number of pairs, and the probability that
-    there is a pair.
+  Returns `[G, M]` halves of the expected number of pairs, and the probability
+  that there is a pair. Arguments are those of `rank_sums_within`.
   """
   chances = labels.astype(np.float64)
-  each = lambda values: np.stack([
-      np.bincount(groups, weights=column, minlength=len(count))
-      for column in values.T], axis=1)
+  each = lambda values: _sums_within(values, groups, len(count))
   positive = each(chances)
   half = 0.5 * (positive * (count[:, None] - positive)
                 - each(chances * (1 - chances)))
