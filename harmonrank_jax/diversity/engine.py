@@ -104,7 +104,7 @@ def pick(
     *,
     settings: Settings,
     axis_name: sharding.AxisName | None = None,
-) -> problem_lib.Picks:
+) -> problem_lib.Selection:
   """Picks, slot after slot, the candidate of the largest gain in every list.
 
   Equal gains are resolved by the lowest index. A slot for which no candidate
@@ -113,15 +113,15 @@ def pick(
   dtype = problem.relevance.dtype
   shape = (*problem.limits.shape, problem.slot_bias.shape[1])
   if 0 in (*problem.relevance.shape, *shape):
-    return problem_lib.Picks(
+    return problem_lib.Selection(
         jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, dtype),
         jnp.zeros(shape[:-1], jnp.int32))
   # The native form takes no shards and no other dtypes.
   if axis_name is not None or dtype == jnp.float64 or (
       problem.features.dtype not in (jnp.float32, jnp.bfloat16)):
-    return problem_lib.Picks(*_loop(
+    return problem_lib.Selection(*_loop(
         problem, settings=settings, axis_name=axis_name))
-  return problem_lib.Picks(*_greedy(*problem, settings=settings))
+  return problem_lib.Selection(*_greedy(*problem, settings=settings))
 
 
 def _results(*problem: Any, **_):

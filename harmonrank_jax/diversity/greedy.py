@@ -23,18 +23,13 @@ import harmonrank_jax.sharding as sharding
 class Slate(NamedTuple):
   """A slate of K slots.
 
-  Attributes:
-    indices: `[..., K]` int32, the candidate of each slot, none twice; -1 in
-      empty slots.
-    gains: `[..., K]`, by which candidates were selected; 0 in empty slots.
-    num_valid: `[...]` int32, number of slots filled by gain. Without `fill`
-      the others are empty. They are the last slots, unless a window or a
-      `slot_bias` of -inf has made a candidate possible again.
+  Slots not filled by gain are empty without `fill`. They are the last ones,
+  unless a window or a `slot_bias` of -inf has made a candidate possible again.
   """
 
-  indices: jax.Array
-  gains: jax.Array
-  num_valid: jax.Array
+  indices: jax.Array  # [..., K] int32, candidates, none twice; -1 if empty
+  gains: jax.Array  # [..., K], by which candidates were selected; 0 if empty
+  num_valid: jax.Array  # [...] int32, number of slots filled by gain
 
 
 def greedy_dpp(
@@ -279,7 +274,7 @@ def _select(
 
 def _prefiltered(
     problem: problem_lib.Problem, size: int, pick
-) -> problem_lib.Picks:
+) -> problem_lib.Selection:
   """Picks among the candidates of the largest bounds, or else among all.
 
   A gain is largest while nothing is picked, because s2 is at most 1. If every

@@ -3,6 +3,8 @@
 Metrics take features or categories of the items in the slots, `[..., K]` and
 more, as `take_slate` returns them. Empty slots are ignored. A metric that is
 undefined is NaN, as most are for an empty slate; `jnp.nanmean` leaves it out.
+Shapes that do not fit, ids that are not integers and static numbers out of
+range raise ValueError.
 """
 
 import jax
@@ -35,9 +37,6 @@ def take_slate(
 
   Returns:
     `[..., K]` or `[..., K, ...]`, in the dtype of values.
-
-  Raises:
-    ValueError: if shapes do not fit or indices are not integers.
 
   >>> import jax.numpy as jnp
   >>> indices = jnp.array([2, 0, -1])
@@ -81,9 +80,6 @@ def slate_log_det(
   Returns:
     `[...]`, at most 0; float32 (float64 for float64 features). 0 for an empty
     slate, as for orthogonal items: the determinant of no items is 1.
-
-  Raises:
-    ValueError: if shapes do not fit.
 
   >>> import jax.numpy as jnp
   >>> slate = jnp.array([[1.0, 0.0], [1.0, 1.0]])
@@ -164,9 +160,6 @@ def exposure_counts(
 
   Returns:
     `[..., C]` int32.
-
-  Raises:
-    ValueError: if shapes do not fit, ids are not integers or C is negative.
 
   >>> import jax.numpy as jnp
   >>> exposure_counts(jnp.array([2, 0, 2, -1]), num_categories=3)
@@ -250,9 +243,6 @@ def exposure_gini(
     (float64 for float64 exposures). NaN if the exposures sum to 0, or if a
     valid one is negative, infinite or NaN.
 
-  Raises:
-    ValueError: if shapes do not fit.
-
   References:
     Gini 1912; for ties the mid-ranks give the same sum as any order.
 
@@ -298,17 +288,13 @@ def alpha_ndcg(
       [0, 1]. With categories as subtopics, `jax.nn.one_hot(category_ids, T)`,
       times the labels if only relevant items are to gain.
     alpha: in [0, 1], discount of a repeated subtopic; at 0 the metric is nDCG
-      by the number of subtopics.
+      by the number of subtopics. A traced alpha is clipped.
     where: `[..., N]` bool, True = a candidate. Masked items gain 0 and are not
       in the ideal slate.
 
   Returns:
     `[...]`, float32 (float64 for float64 subtopics); NaN where no candidate
     has a subtopic.
-
-  Raises:
-    ValueError: if shapes do not fit, indices are not integers or a static
-      alpha is out of range. A traced alpha is clipped.
 
   References:
     Clarke et al., "Novelty and diversity in information retrieval

@@ -1,5 +1,5 @@
-// The CPU's own form of the greedy loop of `engine.py`: same picks, to the
-// rounding of keys.
+// The native form of the greedy loop of `engine.py`: same picks, to the
+// rounding of gains, which are called keys here.
 //
 // What XLA does for one pick is a chain of operations, each with its own pass
 // over memory and its own cost of a call. Here a list stays in cache: its unit

@@ -24,21 +24,14 @@ UNIONS = ("independent", "conditional")
 class FlowPool(NamedTuple):
   """A pool of at most P candidates.
 
-  Attributes:
-    indices: `[..., P]` int32, candidates, none twice; -1 after the last. An
-      independent union holds them category by category, in the order of the
-      picks; a conditional one in the order of the second pass.
-    gains: `[..., P]`, 0 at -1. Those of different categories are not
-      comparable.
-    quotas: `[..., C]` int32, quotas of the categories after allocation.
-    num_valid: `[...]` int32, number of candidates picked by gain; the others
-      were filled in.
+  An independent union holds them category by category, in the order of the
+  picks; a conditional one in the order of the second pass.
   """
 
-  indices: jax.Array
-  gains: jax.Array
-  quotas: jax.Array
-  num_valid: jax.Array
+  indices: jax.Array  # [..., P] int32, none twice; -1 after the last
+  gains: jax.Array  # [..., P], not comparable between categories; 0 at -1
+  quotas: jax.Array  # [..., C] int32, after allocation
+  num_valid: jax.Array  # [...] int32, picked by gain; others were filled in
 
 
 def flow_pool(
@@ -69,15 +62,14 @@ def flow_pool(
   to more than `pool_size` are scaled down to it.
 
   Args:
-    features: `[..., N, D]` or `[N, D]`, as in `greedy_dpp`.
+    features: `[..., N, D]` or `[N, D]`, like relevance, theta, `where` and
+      ridge as in `greedy_dpp`.
     relevance: `[..., N]`, on a log scale.
     category_ids: `[..., N]` or `[N]` integers in [0, C), in any order.
       Candidates of other ids are in no category and are not picked.
     quotas: `[..., C]` or `[C]` integers, picks of each category. A category
       of 0 or less has no picks, not even those that others leave.
-    theta: in [0, 1), towards 1 relevance, a scalar or `[...]`.
     pool_size: P, the largest number of candidates in the union.
-    where: `[..., N]` bool, True = may be picked.
     subcategory_ids: `[..., N]` or `[N]` integers in [0, S), for `affinity`;
       candidates of other ids have an affinity of 0.
     affinity: `[..., S]`, the user's affinity to each sub-category, added to
@@ -85,13 +77,11 @@ def flow_pool(
     union: "independent" for the union itself, "conditional" for the slate
       that a second DPP selects from it.
     num_selected: K of the second pass; with `union="conditional"` only.
-    ridge: rho of the kernel, as in `greedy_dpp`, in both passes.
     fill: how a category goes on when only copies are left to it: "relevance"
       takes the most relevant ones, "none" leaves its places empty.
 
   Returns:
-    The `FlowPool`, of K places if there was a second pass. Empty places are
-    -1, at the end.
+    The `FlowPool`, of K places if there was a second pass.
 
   Raises:
     ValueError: if shapes do not fit, or a static argument is out of range.
@@ -267,7 +257,7 @@ def _stock(problem: problem_lib.Problem, num_categories: int) -> jax.Array:
   return counts.reshape(-1, num_categories)
 
 
-def _united(picks: problem_lib.Picks) -> problem_lib.Picks:
+def _united(picks: problem_lib.Selection) -> problem_lib.Selection:
   """The picks `[B, C, K]` of all lists as those of one, `[B, 1, K]`."""
   num_rows, _, size = picks.indices.shape
   indices = picks.indices.reshape(num_rows, -1)
@@ -280,6 +270,6 @@ def _united(picks: problem_lib.Picks) -> problem_lib.Picks:
     scatter = lambda row, at, x: row.at[at].set(x, mode="drop")
     return jax.vmap(scatter)(row, place, values)[:, None]
 
-  return problem_lib.Picks(
+  return problem_lib.Selection(
       put(indices, -1), put(picks.gains.reshape(num_rows, -1), 0),
       jnp.sum(picks.num_valid, axis=1, keepdims=True, dtype=jnp.int32))

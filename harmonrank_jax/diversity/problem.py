@@ -29,7 +29,7 @@ class Problem(NamedTuple):
   volume: jax.Array  # [B], volume that the shown features span
 
 
-class Picks(NamedTuple):
+class Selection(NamedTuple):
   """Picks of G lists in each row."""
 
   indices: jax.Array  # [B, G, K] int32, -1 in empty slots
@@ -48,7 +48,7 @@ def subset(problem: Problem, chosen: jax.Array) -> Problem:
       categories=entries(problem.categories, index))
 
 
-def superset(picks: Picks, chosen: jax.Array) -> Picks:
+def superset(picks: Selection, chosen: jax.Array) -> Selection:
   """Picks of a `subset`, with indices in the whole problem."""
   shape = picks.indices.shape
   index = jnp.maximum(picks.indices, 0).reshape(shape[0], -1)

@@ -31,27 +31,21 @@ class ThetaFit(NamedTuple):
   no positives or only positives, relevance that is constant or separates all
   positives from all others, or (without ridge) sets as large as the rank.
 
-  Attributes:
-    theta: in [0, 1); 0 if the unbounded maximum is below 0, where less
-      relevant items are positive more often.
-    error: standard error of theta, if the model is true. At theta = 0 it is
-      that of the maximum without the bound, which is too large.
-    robust_error: standard error from the spread of the gradients of the lists
-      (sandwich): valid for many independent lists, also if the model is wrong.
-    log_scale: log-scale of the kernel, for `dpp_log_likelihood`.
-    log_likelihood: value at the maximum, summed over lists.
-    num_lists: int32, fitted lists, which have a valid item.
-    num_skipped: int32, lists left out because the features of the positives
-      are linearly dependent: without ridge their probability is 0 at any theta.
+  Theta is 0 if the unbounded maximum is below 0, where less relevant items are
+  positive more often; the error is then that of the maximum without the bound,
+  which is too large. Lists are skipped if the features of the positives are
+  linearly dependent: without ridge their probability is 0 at any theta.
   """
 
-  theta: jax.Array
-  error: jax.Array
+  theta: jax.Array  # in [0, 1)
+  error: jax.Array  # standard error of theta, if the model is true
+  # From the spread of the gradients of the lists (sandwich): valid for many
+  # independent lists, also if the model is wrong.
   robust_error: jax.Array
-  log_scale: jax.Array
-  log_likelihood: jax.Array
-  num_lists: jax.Array
-  num_skipped: jax.Array
+  log_scale: jax.Array  # of the kernel, for `dpp_log_likelihood`
+  log_likelihood: jax.Array  # value at the maximum, summed over lists
+  num_lists: jax.Array  # int32, fitted lists, which have a valid item
+  num_skipped: jax.Array  # int32
 
 
 def fit_theta(
@@ -71,19 +65,10 @@ def fit_theta(
   without positives (mask lists that were not seen). All lists share the scale:
   fit lists with very different rates of positives separately.
 
-  Args:
-    features: `[..., N, D]` or `[N, D]`, as in `dpp_log_likelihood`.
-    relevance: `[..., N]`.
-    positives: `[..., N]` bool, or 0 and 1.
-    where: `[..., N]` bool, True = valid.
-    ridge: as in `dpp_log_likelihood`; the same as for selection. Observed
-      sets often hold near-copies, or more than D items, which need a ridge.
-
-  Returns:
-    `ThetaFit`, over the lists of all leading axes. It has no derivative.
-
-  Raises:
-    ValueError: if shapes do not fit, or ridge is static and out of range.
+  Arguments are those of `dpp_log_likelihood`. The ridge should be the same as
+  for selection: observed sets often hold near-copies, or more than D items,
+  which need one. The `ThetaFit` is over the lists of all leading axes, and has
+  no derivative.
 
   References:
     Kulesza and Taskar 2012 (arXiv 1207.6083), section 4.2: with the quality of
@@ -112,27 +97,10 @@ def fit_theta(
       positives=lists.positives & counted[:, None],
       valid=lists.valid & counted[:, None])
   num_lists = jnp.sum(counted, dtype=jnp.int32)
-
-  # Standardised, so that the two parameters are nearly uncorrelated.
-  dtype = lists.relevance.dtype
-  num_items = jnp.sum(lists.valid, dtype=jnp.int32).astype(dtype)
-  num_positives = jnp.sum(lists.positives, dtype=jnp.int32).astype(dtype)
-  mean = lambda x: (
-      jnp.sum(jnp.where(lists.valid, x, 0)) / jnp.maximum(num_items, 1))
-  centre = mean(lists.relevance)
-  spread = jnp.sqrt(mean((lists.relevance - centre)**2))
-  # The spread of a constant relevance is rounding.
-  is_constant = spread <= 1e-5 * jnp.abs(centre)
-  spread = jnp.where(is_constant, 1, spread)
-  lists = lists._replace(relevance=jnp.where(
-      lists.valid & ~is_constant, (lists.relevance - centre) / spread, 0))
-  log_odds = (jnp.log(num_positives + 1)
-              - jnp.log(num_items - num_positives + 1))
-
-  (slope, level), here, converged = _maximise(
-      lists, rho, jnp.stack([jnp.zeros_like(log_odds), log_odds]))
+  lists, centre, spread, start = _standardise(lists)
+  (slope, level), here, converged = _maximise(lists, rho, start)
   covariance = _inverse(
-      jnp.where(converged, here.information, jnp.eye(2, dtype=dtype)))
+      jnp.where(converged, here.information, jnp.eye(2, dtype=start.dtype)))
   centred = jnp.where(
       counted[:, None],
       here.gradients - jnp.sum(here.gradients, axis=0, keepdims=True)
@@ -153,6 +121,29 @@ def fit_theta(
           here.value + jnp.sum(jnp.where(counted, constant, 0))),
       num_lists=num_lists,
       num_skipped=jnp.sum(is_list & ~possible, dtype=jnp.int32))
+
+
+def _standardise(
+    lists: likelihood.Lists,
+) -> tuple[likelihood.Lists, jax.Array, jax.Array, jax.Array]:
+  """Lists, centre and spread of their relevance, and slope and level `[2]`.
+
+  The two parameters of standardised relevance are nearly uncorrelated.
+  """
+  dtype = lists.relevance.dtype
+  num_items = jnp.sum(lists.valid, dtype=jnp.int32).astype(dtype)
+  num_positives = jnp.sum(lists.positives, dtype=jnp.int32).astype(dtype)
+  mean = lambda x: (
+      jnp.sum(jnp.where(lists.valid, x, 0)) / jnp.maximum(num_items, 1))
+  centre = mean(lists.relevance)
+  spread = jnp.sqrt(mean((lists.relevance - centre)**2))
+  # The spread of a constant relevance is rounding.
+  is_constant = spread <= 1e-5 * jnp.abs(centre)
+  spread = jnp.where(is_constant, 1, spread)
+  lists = lists._replace(relevance=jnp.where(
+      lists.valid & ~is_constant, (lists.relevance - centre) / spread, 0))
+  level = jnp.log(num_positives + 1) - jnp.log(num_items - num_positives + 1)
+  return lists, centre, spread, jnp.stack([jnp.zeros_like(level), level])
 
 
 def _flat(lists: likelihood.Lists) -> likelihood.Lists:

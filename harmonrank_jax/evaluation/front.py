@@ -54,10 +54,9 @@ def hypervolume(
   Exact up to M = 2. Beyond, rays go from the reference through points spread
   evenly over the box from there to `upper`. A ray that leaves the dominated
   part at a share s of its way to the end of the box adds s^M: a uniform point
-  of the box on this ray is dominated with that probability. So no ray is
-  without information, however small the dominated share is, and the error falls
-  about as one over their number. The rays are always the same, which makes
-  most of the error of two fronts in one box the same, too.
+  of the box on this ray is dominated with that probability. The error falls
+  about as one over their number; as the rays are always the same, most of it is
+  the same for two fronts in one box.
 
   Args:
     points: `[..., K, M]`, any real dtype. One with a NaN, or not above the

@@ -47,39 +47,29 @@ class OffPolicyValue(NamedTuple):
   """An estimate and its diagnostics.
 
   Floats are float32, or float64 if rewards or weights are. Shapes are those
-  of one log; leading axes hold one estimate each.
-
-  Attributes:
-    value: `[]`, or `[M]` for M objectives: the mean reward of a round (of a
-      slate: the sum over its slots).
-    standard_error: like value; by linearisation if self-normalised. NaN with
-      fewer than two rounds (or clusters).
-    low: like value, lower end of the interval of the normal approximation,
-      `value - z standard_error`.
-    high: like value, its upper end.
-    effective_sample_size: `(sum g)^2 / sum g^2` of the weights as used, g;
-      0 if all are 0. `[K]` for slates, as are the next three.
-    largest_weight: before `weight_fn`.
-    mean_weight: before `weight_fn`; 1 up to sampling error, unless
-      propensities are wrong or the log lacks actions of the target policy.
-    clipped_share: share of the weights that `weight_fn` made smaller.
-    num_rounds: `[]` int32.
-    influence: `[N]` or `[M, N]`, the contribution of each round (or cluster,
-      at one of its rounds) to the error: the squares sum to
-      `standard_error^2`. For two estimates `a` and `b` from one log, the
-      standard error of `a.value - b.value` is
-      `jnp.linalg.norm(a.influence - b.influence, axis=-1)`.
+  of one log; leading axes hold one estimate each. Statistics of weights have
+  an axis K for slates; g are the weights as used, after `weight_fn`.
   """
 
+  # [], or [M] for M objectives: the mean reward of a round (of a slate: the
+  # sum over its slots).
   value: jax.Array
+  # Like value; by linearisation if self-normalised. NaN with fewer than two
+  # rounds (or clusters).
   standard_error: jax.Array
-  low: jax.Array
-  high: jax.Array
-  effective_sample_size: jax.Array
-  largest_weight: jax.Array
+  low: jax.Array  # like value, `value - z standard_error`
+  high: jax.Array  # like value, `value + z standard_error`
+  effective_sample_size: jax.Array  # (sum g)^2 / sum g^2; 0 if all are 0
+  largest_weight: jax.Array  # before `weight_fn`
+  # Before `weight_fn`; 1 up to sampling error, unless propensities are wrong
+  # or the log lacks actions of the target policy.
   mean_weight: jax.Array
-  clipped_share: jax.Array
-  num_rounds: jax.Array
+  clipped_share: jax.Array  # share of weights that `weight_fn` made smaller
+  num_rounds: jax.Array  # [] int32
+  # [N] or [M, N], the contribution of each round (or cluster, at one of its
+  # rounds) to the error: the squares sum to `standard_error^2`. For estimates
+  # `a` and `b` from one log, the standard error of `a.value - b.value` is
+  # `jnp.linalg.norm(a.influence - b.influence, axis=-1)`.
   influence: jax.Array
 
 
@@ -233,17 +223,14 @@ def _weigh(
 
 
 def _influence(
-    deviations: jax.Array,
-    is_round: jax.Array,
-    segment_ids: jax.Array | None,
-    count: jax.Array,
+    deviations: jax.Array, is_round: jax.Array,
+    segment_ids: jax.Array | None, count: jax.Array,
 ) -> jax.Array:
   """`[..., M, N]` of `OffPolicyValue`, from deviations `[..., N, M]`."""
   deviations = jnp.where(is_round[..., None], deviations, 0)
   num_clusters = count
   if segment_ids is not None:
-    deviations, num_clusters = _cluster_sums(
-        deviations, is_round, segment_ids)
+    deviations, num_clusters = _cluster_sums(deviations, is_round, segment_ids)
   several = num_clusters > 1
   correction = num_clusters / jnp.where(several, num_clusters - 1, 1)
   scale = jnp.where(several, jnp.sqrt(correction) / count, jnp.nan)

@@ -2,6 +2,7 @@
 
 Clipping and shrinkage trade variance for bias, and `least_error_limit` chooses
 how much. `value_lower_bound` holds whatever the tails of the weights are.
+Shapes that do not fit and static numbers out of range raise ValueError.
 """
 
 from collections.abc import Callable
@@ -32,9 +33,6 @@ def importance_weights(
   Returns:
     `[...]`, float32 (float64 if an argument is); NaN where a probability is
     not finite, target_prob negative or logging_prob not positive.
-
-  Raises:
-    ValueError: if the shapes do not fit.
 
   >>> import jax.numpy as jnp
   >>> jax.jit(importance_weights)(
@@ -67,9 +65,6 @@ def shrink_weights(
 
   Returns:
     `[...]`, float32 (float64 for float64 weights).
-
-  Raises:
-    ValueError: if a static limit is negative.
 
   References:
     Su, Dimakopoulou, Krishnamurthy and Dudik, "Doubly robust off-policy
@@ -113,9 +108,6 @@ def least_error_limit(
   Returns:
     One of the limits, `[...]` like `value`: with M objectives each has its
     own. NaN where no error is defined.
-
-  Raises:
-    ValueError: if limits is not `[L]` with L at least 1.
 
   References:
     Su et al., ICML 2020, also choose by variance and squared bias, with upper
@@ -179,10 +171,6 @@ def value_lower_bound(
   Returns:
     `[...]` or `[..., M]`, at least 0; NaN where a valid reward or weight is
     negative or not finite.
-
-  Raises:
-    ValueError: if shapes do not fit, a static limit is not positive or
-      `confidence` is out of range.
 
   References:
     Maurer and Pontil, "Empirical Bernstein bounds and sample-variance
