@@ -18,9 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ordering import algebra as algebra_lib
 from harmonrank_jax.ordering import sums as sums_lib
-from harmonrank_jax.ordering import tiles as tiles_lib
 
 # Probes of a bracket at a time, where steps cost more than work does.
 WIDTH = 8
@@ -55,21 +53,14 @@ class Probes(NamedTuple):
 
 
 def find_bridges(
-    probe_fn: Callable[..., Probes], middle: jax.Array, bracket: Bracket, *,
-    count: jax.Array, steps: int,
+    probe_fn: Callable[..., Probes],  # of a middle, a bracket and a width
+    middle: jax.Array,  # [P], the tile that each junction is the start of
+    bracket: Bracket,  # [P]; a closed one needs no search
+    *,
+    count: jax.Array,  # number of junctions to search; later ones are padding
+    steps: int,  # enough steps of `WIDTH` probes; see `num_steps`
 ) -> Bracket:
-  """Searches for the run that pools at each junction.
-
-  Args:
-    probe_fn: `probe` of a middle, a bracket and a width.
-    middle: `[P]` the tile that each junction is the start of.
-    bracket: `[P]` bounds of how much pools; a closed one needs no search.
-    count: junctions after this many are closed.
-    steps: enough steps of `WIDTH` probes; see `num_steps`.
-
-  Returns:
-    A bracket whose low bounds lie in the outermost blocks of the run.
-  """
+  """A bracket whose low bounds lie in the outermost blocks of each run."""
   def search(fn):
     return lambda bracket: fn(
         probe_fn, middle, bracket, count=count, steps=steps)
@@ -172,8 +163,9 @@ def _narrow(bracket: Bracket, probes: Probes) -> Bracket:
 
 
 def probe(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
-    middle: jax.Array, bracket: Bracket, width: int,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    middle: jax.Array,  # [P] int32, the tile that each junction is the start of
+    bracket: Bracket, width: int,
 ) -> Probes:
   """Tries `width` counts left of each junction with as many right of it.
 
@@ -182,17 +174,6 @@ def probe(
   exponentials of x and v. A probe takes whole blocks, `left` slots of L and
   `right` of R, with mean mu; the sign of F at the outermost pooled values, or
   at the next values outside, follows from mu. See `_verdict` for the cases.
-
-  Args:
-    problem: the slots.
-    fit: blocks of the halves.
-    sums: sums of the halves.
-    middle: `[P]` int32, the tile that each junction is the start of.
-    bracket: `[P]`, where to probe.
-    width: W.
-
-  Returns:
-    The `Probes`.
   """
   tile = middle[None, None]
   left = _left_side(problem, fit, sums, tile, _spread(
@@ -216,78 +197,79 @@ def _spread(low: jax.Array, high: jax.Array, width: int) -> jax.Array:
 class _Side(NamedTuple):
   """Whole blocks on one side of junctions: `[W, 1, P]` or `[1, W, P]`.
 
-  Attributes:
-    size: slots of the blocks.
-    less: slots without the outermost block.
-    value: fitted value of the outermost block. Values are relative to the
-      item at the junction.
-    beyond: fitted value of the next block outside.
-    sum: sum over the items of all blocks.
-    rest: sum over the items without the outermost block, in an algebra that
-      absorbs; elsewhere `sum`.
+  Values are relative to the item at the junction.
   """
 
-  size: jax.Array
-  less: jax.Array
-  value: jax.Array
-  beyond: jax.Array
-  sum: algebra_lib.Sum
-  rest: algebra_lib.Sum
+  size: jax.Array  # slots of the blocks
+  less: jax.Array  # slots without the outermost block
+  value: jax.Array  # fitted value of the outermost block
+  beyond: jax.Array  # fitted value of the next block outside
+  sum: sums_lib.Sum  # over the items of all blocks
+  rest: sums_lib.Sum  # without the outermost block, if the algebra absorbs
 
 
 def _left_side(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
     tile: jax.Array, count: jax.Array,
 ) -> _Side:
   """The blocks that hold the last `count` slots left of the junctions."""
   junction = tile * fit.start.shape[0]
   anchor = problem.edge(0, tile).value
-  start = tiles_lib.at(fit.start, junction - count)
-  less = junction - tiles_lib.at(fit.end, start)
+  start = sums_lib.at(fit.start, junction - count)
+  less = junction - sums_lib.at(fit.end, start)
   total = sums_lib.pool_left(problem, sums, start, tile)
   rest = total
   if problem.algebra.absorbs:
     rest = sums_lib.pool_left(problem, sums, junction - less, tile)
   return _Side(
-      junction - start, less, tiles_lib.at(fit.mean, start) - anchor,
+      junction - start, less, sums_lib.at(fit.mean, start) - anchor,
       fit.mean_at(start - 1) - anchor, total, rest)
 
 
 def _right_side(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
     tile: jax.Array, count: jax.Array,
 ) -> _Side:
   """The blocks that hold the first `count` slots right of the junctions."""
   junction = tile * fit.start.shape[0]
   anchor = problem.edge(0, tile).value
-  last_start = tiles_lib.at(fit.start, junction + count - 1)
-  end = tiles_lib.at(fit.end, last_start)
+  last_start = sums_lib.at(fit.start, junction + count - 1)
+  end = sums_lib.at(fit.end, last_start)
   less = last_start - junction
   total = sums_lib.pool_right(problem, sums, tile, end)
   rest = total
   if problem.algebra.absorbs:
     rest = sums_lib.pool_right(problem, sums, tile, junction + less)
   return _Side(
-      end - junction, less, tiles_lib.at(fit.mean, last_start) - anchor,
-      tiles_lib.at(fit.mean, end) - anchor, total, rest)
+      end - junction, less, sums_lib.at(fit.mean, last_start) - anchor,
+      sums_lib.at(fit.mean, end) - anchor, total, rest)
 
 
 def _verdict(
-    algebra: algebra_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
+    algebra: sums_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
 ) -> jax.Array:
   """What each run `[W, W, P]` teaches about the two counts, as bits.
 
-  A run that wants more on a side grows there. Otherwise a run that wants less
-  on one side shrinks there, and keeps at least what it has on the other; one
-  that wants less on both shrinks where it has more to lose. A run that wants
-  neither is the bridge.
+  A run that wants more on a side grows there: the next block lies on the wrong
+  side of the mean, and pools too. Otherwise a run that wants less on one side,
+  whose outermost block there lies on the right side of the mean, shrinks
+  there, and keeps at least what it has on the other; one that wants less on
+  both shrinks where it has more to lose. A run that wants neither is the
+  bridge.
   """
   mean = algebra.mean(*algebra.join(left.sum, right.sum))
-  grow_left = _wants_more_left(mean, left, bounds)
-  grow_right = _wants_more_right(mean, right, bounds)
+  grow_left = (mean < left.beyond) & (left.size < bounds.left_high)
+  grow_right = (mean > right.beyond) & (right.size < bounds.right_high)
   grow = grow_left | grow_right
-  less_left = ~grow & _wants_less_left(algebra, left, right, bounds)
-  less_right = ~grow & _wants_less_right(algebra, left, right, bounds)
+  # A block compares with the run that it is in as with the rest of that run.
+  # The rest is asked where one item may absorb all others: the mean of the run
+  # is then the block's own to all digits.
+  rest = algebra.mean(*algebra.join(left.rest, right.sum))
+  less_left = ~grow & (
+      (left.less >= bounds.left_low) & (rest > left.value))
+  rest = algebra.mean(*algebra.join(left.sum, right.rest))
+  less_right = ~grow & (
+      (right.less >= bounds.right_low) & (rest < right.value))
   shrink_left = less_left & (
       ~less_right | _left_has_more_to_lose(algebra, left, right))
   shrink_right = less_right & ~shrink_left
@@ -299,43 +281,8 @@ def _verdict(
   return jnp.where(verdict == 0, _DONE, verdict).astype(jnp.int32)
 
 
-def _wants_more_left(
-    mean: jax.Array, left: _Side, bounds: Bracket
-) -> jax.Array:
-  """The next block of L lies above the mean: it pools too."""
-  return (mean < left.beyond) & (left.size < bounds.left_high)
-
-
-def _wants_more_right(
-    mean: jax.Array, right: _Side, bounds: Bracket
-) -> jax.Array:
-  """The next block of R lies below the mean: it pools too."""
-  return (mean > right.beyond) & (right.size < bounds.right_high)
-
-
-def _wants_less_left(
-    algebra: algebra_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
-) -> jax.Array:
-  """The outermost block of L lies below the mean.
-
-  A block compares with the run that it is in as with the rest of that run.
-  The rest is what is asked where one item may absorb all others: the mean of
-  the run is then the block's own to all digits.
-  """
-  mean = algebra.mean(*algebra.join(left.rest, right.sum))
-  return (left.less >= bounds.left_low) & (mean > left.value)
-
-
-def _wants_less_right(
-    algebra: algebra_lib.Algebra, left: _Side, right: _Side, bounds: Bracket
-) -> jax.Array:
-  """The outermost block of R lies above the mean, or that of the rest."""
-  mean = algebra.mean(*algebra.join(left.sum, right.rest))
-  return (right.less >= bounds.right_low) & (mean < right.value)
-
-
 def _left_has_more_to_lose(
-    algebra: algebra_lib.Algebra, left: _Side, right: _Side
+    algebra: sums_lib.Algebra, left: _Side, right: _Side
 ) -> jax.Array:
   """Which side shrinks where the mean is between the two outermost values.
 

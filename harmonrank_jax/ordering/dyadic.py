@@ -16,7 +16,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ordering import algebra as algebra_lib
 from harmonrank_jax.ordering import bridges
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sums as sums_lib
@@ -29,22 +28,10 @@ _LOWEST_LEVELS = 5
 
 def partition(
     values: jax.Array, lists: segments.Blocks, weights: jax.Array | None,
-    *, row_size: int, algebra: algebra_lib.Algebra = algebra_lib.LINEAR,
+    *, row_size: int, algebra: sums_lib.Algebra = sums_lib.LINEAR,
     search_fn: Callable[..., bridges.Bracket] = bridges.find_bridges,
 ) -> segments.Blocks:
-  """The blocks of the isotonic fit; see `isotonic.isotonic_blocks`.
-
-  Args:
-    values: `[S]` floating.
-    lists: the list of each slot.
-    weights: `[S]`, or None for 1.
-    row_size: slots of a row.
-    algebra: `LINEAR` or `LOGARITHMIC`, how means are formed.
-    search_fn: `find_bridges`, or of its two forms `bisect` or `sect`.
-
-  Returns:
-    The `Blocks` on which the fit is constant.
-  """
+  """The blocks of the isotonic fit; see `isotonic.isotonic_blocks`."""
   rows = values.shape[0] // row_size
   tile = min(tiles_lib.TILE, 1 << (row_size - 1).bit_length())
   padded = -(-row_size // tile) * tile
@@ -67,7 +54,7 @@ def partition(
   # A pad slot is a list of its own.
   list_start = jnp.where(is_pad, slots, pad(lists.start, 0) + shift)
   list_end = jnp.where(is_pad, slots + 1, pad(lists.end, 0) + shift)
-  problem = tiles_lib.Problem(
+  problem = sums_lib.Problem(
       values=to_lanes(pad(values, 0)),
       weights=None if weights is None else to_lanes(pad(weights, 1)),
       list_start=to_lanes(list_start),
@@ -76,11 +63,11 @@ def partition(
   fit, sums = sums_lib.summarise(problem, *tiles_lib.fit_tiles(problem))
   fit = _merge_tiles(problem, fit, sums, search_fn)
   return segments.Blocks(
-      from_lanes(fit.start), from_lanes(tiles_lib.at(fit.end, fit.start)))
+      from_lanes(fit.start), from_lanes(sums_lib.at(fit.end, fit.start)))
 
 
 def _merge_tiles(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
     search_fn: Callable[..., bridges.Bracket],
 ) -> sums_lib.Fit:
   """Merges fitted tiles pairwise until every row is one."""
@@ -104,7 +91,7 @@ def _merge_tiles(
 
 
 def _merge_level(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums, *,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums, *,
     level: jax.Array, num_pairs: int,
     search_fn: Callable[..., bridges.Bracket],
 ) -> tuple[sums_lib.Fit, sums_lib.Sums]:
@@ -135,7 +122,7 @@ def _merge_level(
 
 
 def _open_brackets(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, middle: jax.Array,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, middle: jax.Array,
     exists: jax.Array, half: jax.Array,
 ) -> tuple[jax.Array, bridges.Bracket]:
   """Which junctions violate the order, and how much may pool there."""
@@ -155,14 +142,14 @@ def _open_brackets(
 
 
 def _runs(
-    problem: tiles_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
+    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
     middle: jax.Array, bracket: bridges.Bracket,
 ) -> tuple[segments.Blocks, jax.Array]:
   """Bounds `[P]` of the runs that closed brackets give, and their means."""
   junction = middle * fit.start.shape[0]
-  start = tiles_lib.at(fit.start, junction - bracket.left_low)
-  end = tiles_lib.at(
-      fit.end, tiles_lib.at(fit.start, junction + bracket.right_low - 1))
+  start = sums_lib.at(fit.start, junction - bracket.left_low)
+  end = sums_lib.at(
+      fit.end, sums_lib.at(fit.start, junction + bracket.right_low - 1))
   algebra = problem.algebra
   run = algebra.join(sums_lib.pool_left(problem, sums, start, middle),
                      sums_lib.pool_right(problem, sums, middle, end))

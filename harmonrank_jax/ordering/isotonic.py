@@ -7,10 +7,10 @@ from jax import lax
 import jax.numpy as jnp
 
 import harmonrank_jax.native as native
-from harmonrank_jax.ordering import algebra
 from harmonrank_jax.ordering import dyadic
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
+from harmonrank_jax.ordering import sums
 
 
 def isotonic_regression(
@@ -96,11 +96,11 @@ def isotonic_regression(
 
 @functools.partial(jax.jit, static_argnames=("row_size", "logarithmic"))
 def isotonic_blocks(
-    values: jax.Array,
-    lists: segments.Blocks,
+    values: jax.Array,  # [S], rows of `row_size` slots
+    lists: segments.Blocks,  # no list leaves its row
     *,
-    weights: jax.Array | None = None,
-    row_size: int,
+    weights: jax.Array | None = None,  # [S] positive; needed if logarithmic
+    row_size: int,  # rows are aligned: merge levels depend on it alone
     logarithmic: bool = False,
 ) -> segments.Blocks:
   """The partition of the isotonic fit, for lists that are contiguous slots.
@@ -111,30 +111,16 @@ def isotonic_blocks(
     log(sum_B exp(x_i + u_i)) - log(sum_B exp(u_i)),
 
   summed in logarithms throughout: nothing overflows or vanishes. It serves
-  entropic regularisation, whose fit is `LSE(z) - LSE(u)` with `x = z - u`.
+  entropic regularisation, whose fit is `LSE(z) - LSE(u)` with `x = z - u`
+  (Blondel et al., arXiv 2002.08871, proposition 4; it descends there).
 
-  Args:
-    values: `[S]` floating, rows of `row_size` slots one after the other.
-    lists: the list of each slot; no list leaves its row.
-    weights: `[S]` positive, or None for 1. With `logarithmic`: `[S]` finite,
-      not None.
-    row_size: slots of a row. Rows are aligned, so that the number of merge
-      levels depends on the row and not on how many rows there are.
-    logarithmic: whether values and weights are logarithms.
-
-  Returns:
-    The `Blocks` on which the fit is constant. Neighbours of equal value are
-    not pooled. Not differentiable (piecewise constant).
-
-  References:
-    Blondel, Teboul, Berthet, Djolonga, ICML 2020, arXiv 2002.08871,
-    proposition 4, for the logarithmic fit (it descends there).
+  Neighbours of equal value are not pooled. Piecewise constant: no derivative.
   """
   values, weights = jax.tree.map(lax.stop_gradient, (values, weights))
   if logarithmic:
     return dyadic.partition(
         values, lists, weights, row_size=row_size,
-        algebra=algebra.LOGARITHMIC)
+        algebra=sums.LOGARITHMIC)
   arrays = (values,) if weights is None else (values, weights)
   return segments.Blocks(*_isotonic(*lists, *arrays, row_size=row_size))
 

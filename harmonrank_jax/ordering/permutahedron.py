@@ -112,20 +112,14 @@ def soft_rank(
 
 
 def rank_lists(
-    scores: jax.Array, laid_out: sorting.SortedLists, strength: jax.Array
+    scores: jax.Array,  # [..., N]
+    laid_out: sorting.SortedLists,
+    strength: jax.Array,  # [..., 1] or [..., N]; not positive is taken as 0
 ) -> tuple[jax.Array, segments.Blocks]:
-  """Soft ranks of lists whose order is known.
+  """Soft ranks `[..., N]` of lists whose order is known.
 
-  Args:
-    scores: `[..., N]` floating.
-    laid_out: the lists, in ascending slots.
-    strength: `[..., 1]` or `[..., N]`, or what broadcasts to the first: eps
-      of the list of each item; what is not positive is taken as 0.
-
-  Returns:
-    `[..., N]` soft ranks (0 where an item takes no part) and the blocks that
-    pooled, by slots. Ties that are ranked hard (infinite, or at strength 0)
-    are blocks of their own.
+  Items that take no part get 0. The blocks that pooled are by slots; ties that
+  are ranked hard (infinite, or at strength 0) are blocks of their own.
   """
   if strength.shape != scores.shape:
     strength = jnp.broadcast_to(strength, (*scores.shape[:-1], 1))
@@ -138,15 +132,9 @@ def rank_lists(
 def deviations(
     values: jax.Array, laid_out: sorting.SortedLists, blocks: segments.Blocks
 ) -> jax.Array:
-  """Items less the mean of their block; 0 for what is alone in it.
+  """Items `[..., N]` less the mean of their block; 0 for what is alone in it.
 
-  Args:
-    values: `[..., N]` floating, in the order of the items.
-    laid_out: says which item each slot holds.
-    blocks: partition of the slots.
-
-  Returns:
-    `[..., N]`. Linear in `values`; its own transpose.
+  Linear in `values`; its own transpose.
   """
   result, = _deviation(values.reshape(-1), laid_out.order, *blocks)
   return result.reshape(values.shape)
@@ -170,7 +158,9 @@ def _project_jvp(row_size, primals, tangents):
   scores_dot, strength_dot, _ = tangents
   ranks, blocks = _project(scores, strength, laid_out, row_size)
   # With z = s / eps, dz = (ds - z deps) / eps; within a block z and the rank
-  # differ by a constant.
+  # differ by a constant. Reverse mode transposes this rule: all in it is linear
+  # in the tangents, and `_deviation` is registered as its own transpose
+  # (`linear=True`, see `native`).
   is_zero = lambda x: isinstance(x, jax.custom_derivatives.SymbolicZero)
   z_dot = jnp.zeros_like(scores) if is_zero(scores_dot) else scores_dot
   if not is_zero(strength_dot):
@@ -256,7 +246,7 @@ def _pool_sorted(
         z - hard_ranks, lists, row_size=row_size)
   blocks = segments.Blocks(jnp.where(soft, blocks.start, index),
                            jnp.where(soft, blocks.end, index + 1))
-  # A run of ties may stand in parts, each a block of the same mean.
+  # The fit may cut a run of ties into blocks of equal mean; join them.
   blocks = segments.join_blocks(blocks, soft & (ties.start != index))
   return _Pooled(
       slots, scale, hard_ranks, blocks, blocks.size > 1,
@@ -275,7 +265,7 @@ def _deviation(
 
 
 def _of_items(lists: jax.Array, items: jax.Array) -> jax.Array:
-  """One value for each item `[S]`, from one for each item or each row."""
+  """Spreads one value per item or per row to all items `[S]`."""
   return jnp.broadcast_to(
       lists[:, None], (lists.shape[0], items.shape[0] // lists.shape[0])
   ).reshape(-1)

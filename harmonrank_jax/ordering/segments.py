@@ -3,8 +3,7 @@
 Everything in this package works on one flat array of slots. Whatever the user
 hands over (a batch of lists, padded lists, ragged groups in any order) is
 first brought to slots in which every list is contiguous; from then on a list,
-a run of ties and a pooled block are the same thing: a contiguous block, known
-to each of its slots by its first slot and the slot after its last.
+a run of ties and a pooled block are the same thing, a contiguous block.
 """
 
 from typing import NamedTuple
@@ -17,15 +16,10 @@ _PART = 128
 
 
 class Blocks(NamedTuple):
-  """A partition of flat slots into contiguous blocks.
+  """A partition of S flat slots into contiguous blocks."""
 
-  Attributes:
-    start: `[S]` int32, the first slot of the block that each slot is in.
-    end: `[S]` int32, one past the last slot of that block.
-  """
-
-  start: jax.Array
-  end: jax.Array
+  start: jax.Array  # [S] int32, the first slot of the block of each slot
+  end: jax.Array  # [S] int32, one past the last slot of that block
 
   @property
   def size(self) -> jax.Array:
@@ -34,14 +28,7 @@ class Blocks(NamedTuple):
 
 
 def run_blocks(is_first: jax.Array) -> Blocks:
-  """Blocks from flags: a block starts wherever `is_first` is True.
-
-  Args:
-    is_first: `[S]` bool. Slot 0 starts a block whatever its flag says.
-
-  Returns:
-    The `Blocks` of `S` slots.
-  """
+  """Blocks start wherever `is_first` `[S]` is True, and at slot 0."""
   slots = jnp.arange(is_first.shape[0], dtype=jnp.int32)
   return join_blocks(Blocks(slots, slots + 1), ~is_first.at[:1].set(True))
 
@@ -52,16 +39,10 @@ def run_blocks(is_first: jax.Array) -> Blocks:
 def join_blocks(blocks: Blocks, joined: jax.Array) -> Blocks:
   """Joins the block that starts at a flagged slot to the block before it.
 
-  Pointer jumping: the ends of neighbouring blocks point at one another, and
-  pointers are squared until they rest. That takes as many rounds as the
-  longest chain of blocks has binary digits: none where nothing is joined.
-
-  Args:
-    blocks: partition of `S` slots.
-    joined: `[S]` bool; flags inside a block mean nothing. Not at slot 0.
-
-  Returns:
-    The coarser partition.
+  Flags inside a block mean nothing; slot 0 has none. Pointer jumping: the ends
+  of neighbouring blocks point at one another, and pointers are squared until
+  they rest. That takes as many rounds as the longest chain of blocks has binary
+  digits: none where nothing is joined.
   """
   slots = jnp.arange(joined.shape[0], dtype=jnp.int32)
   joined &= blocks.start == slots
@@ -97,17 +78,10 @@ def unpermute(values: jax.Array, order: jax.Array) -> jax.Array:
 
 
 def block_sum(values: jax.Array, blocks: Blocks) -> jax.Array:
-  """Sum over each slot's block, at every slot; its own transpose.
+  """Sum of `[S, ...]` over each slot's block, at every slot; its own transpose.
 
   Exactly the same number stands at every slot of a block. Differentiable in
   `values` in both modes; the derivative is again a block sum.
-
-  Args:
-    values: `[S, ...]` floating.
-    blocks: partition of the `S` slots.
-
-  Returns:
-    `[S, ...]`, the dtype of `values`.
   """
   if not values.shape[0]:
     return values

@@ -1,6 +1,7 @@
 """Sorting every list at once, by the fast form of each backend; hard ranks."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,18 +17,12 @@ class SortedLists(NamedTuple):
 
   A call on `[..., N]` works on `R` rows of `N` items, `S = R * N` slots. The
   slots of a row hold its lists one after the other, each followed by those of
-  its items that take no part (masked, or NaN).
-
-  Attributes:
-    order: `[S]` int32, the flat position of the item in each slot.
-    lists: the list each slot belongs to; an item that takes no part is a
-      list of its own.
-    valid: `[S]` bool, whether the item of the slot takes part.
+  its items that take no part (masked, or NaN), each a list of its own.
   """
 
-  order: jax.Array
-  lists: segments.Blocks
-  valid: jax.Array
+  order: jax.Array  # [S] int32, the flat position of the item in each slot
+  lists: segments.Blocks  # of each slot
+  valid: jax.Array  # [S] bool, whether the item of the slot takes part
 
 
 def rank_dtype(scores: jax.Array) -> jnp.dtype:
@@ -37,25 +32,17 @@ def rank_dtype(scores: jax.Array) -> jnp.dtype:
 
 @functools.partial(jax.jit, static_argnames="shape")
 def sort_lists(
-    scores: jax.Array | None,
+    scores: jax.Array | None,  # None for the order of appearance
     where: jax.Array | None,
     segment_ids: jax.Array | None,
     *,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...],  # [..., N], of all that is given
 ) -> SortedLists:
   """Lays the lists of `[..., N]` out in slots, ascending by score.
 
-  Args:
-    scores: `shape`, or None for the order of appearance.
-    where: `shape` bool, True = valid, or None.
-    segment_ids: `shape` integer, or None: items of a row with the same id
-      are one list, wherever they stand.
-    shape: `[..., N]`.
-
-  Returns:
-    The `SortedLists` of all rows.
+  Items of a row with the same id are one list, wherever they stand.
   """
-  rows = (_size(shape[:-1]), shape[-1])
+  rows = (math.prod(shape[:-1]), shape[-1])
   if segment_ids is not None:
     segment_ids = _integer_key(segment_ids)
   if scores is not None:
@@ -90,7 +77,7 @@ def _sort_rows(
     keys.append(jnp.where(valid, 0, 1))
   if segment_ids.size:
     keys.append(segment_ids)
-  slots = lax.broadcasted_iota(jnp.int32, (_size(rows),), 0).reshape(rows)
+  slots = lax.broadcasted_iota(jnp.int32, (math.prod(rows),), 0).reshape(rows)
   row_start = slots[:, :1]
   order = _argsort(keys) + row_start
   if segment_ids.size:
@@ -178,11 +165,8 @@ def middle_rank(
 
 
 def check_lists(
-    scores: jax.Array,
-    where: jax.Array | None,
-    segment_ids: jax.Array | None,
-    *,
-    name: str = "scores",
+    scores: jax.Array, where: jax.Array | None,
+    segment_ids: jax.Array | None, *, name: str = "scores",
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
   """Checks shapes and dtypes and brings all arguments to `[..., N]`."""
   scores = jnp.asarray(scores)
@@ -278,10 +262,3 @@ def _integer_key(ids: jax.Array) -> jax.Array:
   if ids.dtype in (jnp.int64, jnp.uint64):
     return ids.astype(jnp.int64)
   return ids.astype(jnp.int32)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-  size = 1
-  for dimension in shape:
-    size *= dimension
-  return size

@@ -42,11 +42,7 @@ def check_regularization(regularization: str) -> None:
 def check_strength(
     strength: jax.Array | float, scores: jax.Array
 ) -> jax.Array:
-  """The strength as an array that broadcasts to `[..., 1]`.
-
-  Raises:
-    ValueError: if it does not, or is static and negative.
-  """
+  """The strength as an array, checked to broadcast to `[..., 1]`."""
   if isinstance(strength, (int, float)) and not strength >= 0:
     raise ValueError(f"strength must be at least 0, got {strength}.")
   strength = jnp.asarray(strength, scores.dtype)

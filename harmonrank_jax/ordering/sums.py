@@ -1,19 +1,151 @@
-"""Blocks of the fit so far, and sums of the items on either side of a junction.
+"""Sums and means of runs of items: how they are formed, and where they lie.
 
-Sums start at an end of a tile, or of a dyadic group of tiles. A sum up to a
-junction is measured against the item beside it, in its list: float32 stays
-accurate where a global prefix sum is off by orders of magnitude.
+A sum is kept relative to one item, the anchor, which stands beside the place
+where the sum starts: float32 stays accurate where a global prefix sum is off
+by orders of magnitude. The two algebras, `LINEAR` and `LOGARITHMIC`, form sums
+of numbers or of logarithms of numbers; everything else in the merge of
+isotonic fits is the same for both.
 """
 
+from collections.abc import Callable
+import math
 from typing import NamedTuple
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ordering import algebra as algebra_lib
 from harmonrank_jax.ordering import segments
-from harmonrank_jax.ordering import tiles as tiles_lib
+
+# Units in the last place by which sums of logarithms may err.
+_SLACK = 16
+# Whether a slot is in the block of its neighbour, as bits.
+TO_PREVIOUS, TO_NEXT = 1, 2
+
+
+class Item(NamedTuple):
+  """An item, or many."""
+
+  value: jax.Array
+  weight: jax.Array
+
+
+class Sum(NamedTuple):
+  """Sums of weighted values and of weights, relative to an anchor."""
+
+  total: jax.Array
+  weight: jax.Array
+
+
+class Algebra(NamedTuple):
+  """How means are formed."""
+
+  empty: float  # total and weight of no item at all
+  add: Callable[[jax.Array, jax.Array], jax.Array]  # two totals, two weights
+  weigh: Callable[[jax.Array, jax.Array], jax.Array]  # value, weight to total
+  mean: Callable[[jax.Array, jax.Array], jax.Array]  # of a total and a weight
+  excess: Callable[[jax.Array, jax.Array], jax.Array]  # of the larger total
+  absorbs: bool  # one item may exceed all others beyond all precision
+  single: Callable[[Item, Item], Sum]  # of an item alone, and an anchor
+  move: Callable[[Sum, Item, Item], Sum]  # from an anchor to another
+
+  def join(self, left: Sum, right: Sum) -> Sum:
+    """The sum of two runs, both relative to one anchor."""
+    return Sum(self.add(left.total, right.total),
+               self.add(left.weight, right.weight))
+
+  def only(self, part: Sum, where: jax.Array) -> Sum:
+    """The sum where a condition holds, elsewhere that of no item."""
+    return Sum(*(jnp.where(where, x, self.empty) for x in part))
+
+  def nothing(self, anchor: Item) -> Sum:
+    """The sum of no item.
+
+    Made from data: under `shard_map` a constant would not vary over devices,
+    and could not be the carry of a loop whose results do.
+    """
+    return Sum(*(x - x + self.empty for x in anchor))
+
+
+def _single_linear(item: Item, anchor: Item) -> Sum:
+  return Sum(item.weight * (item.value - anchor.value), item.weight)
+
+
+def _move_linear(part: Sum, anchor: Item, to: Item) -> Sum:
+  return part._replace(
+      total=part.total + part.weight * (anchor.value - to.value))
+
+
+def _single_logarithmic(item: Item, anchor: Item) -> Sum:
+  weight = item.weight - anchor.weight
+  return Sum(item.value - anchor.value + weight, weight)
+
+
+def _move_logarithmic(part: Sum, anchor: Item, to: Item) -> Sum:
+  by = anchor.weight - to.weight
+  return Sum(part.total + (anchor.value - to.value + by), part.weight + by)
+
+
+def _excess_logarithmic(more: jax.Array, less: jax.Array) -> jax.Array:
+  """`log(exp(more) - exp(less))`, enlarged by what rounding may have hidden.
+
+  Two excesses are compared to tell which side of a run has too much. What is
+  lost in the difference of large numbers may be more than all there is on the
+  other side; giving up some of the larger side is then the harmless mistake.
+  """
+  lost = hidden(jnp.maximum(jnp.abs(more), jnp.abs(less)))
+  return more + jnp.log(-jnp.expm1(-lost - jnp.maximum(more - less, 0)))
+
+
+def hidden(size: jax.Array) -> jax.Array:
+  """What rounding may hide in a sum of logarithms of some size."""
+  return _SLACK * jnp.finfo(size.dtype).eps * (1 + size)
+
+
+LINEAR = Algebra(
+    empty=0.0, add=jnp.add, weigh=jnp.multiply, mean=jnp.divide,
+    excess=jnp.subtract, absorbs=False, single=_single_linear,
+    move=_move_linear)
+LOGARITHMIC = Algebra(
+    empty=-math.inf, add=jnp.logaddexp, weigh=jnp.add, mean=jnp.subtract,
+    excess=_excess_logarithmic, absorbs=True, single=_single_logarithmic,
+    move=_move_logarithmic)
+
+
+class Problem(NamedTuple):
+  """Slots in lanes: slot `s` is the entry `[s % TILE, s // TILE]`.
+
+  A lane is a tile. Each row is padded to whole tiles.
+  """
+
+  values: jax.Array  # [TILE, T]
+  weights: jax.Array | None  # [TILE, T]
+  list_start: jax.Array  # [TILE, T] int32
+  list_end: jax.Array  # [T] int32, of the first slot of each tile
+  rows: int
+  algebra: Algebra
+
+  @property
+  def items(self) -> Item:
+    """All of them; weights of 1 are `[TILE, 1]`."""
+    if self.weights is None:
+      return Item(
+          self.values, jnp.ones_like(self.values[:, :1]))
+    return Item(self.values, self.weights)
+
+  def edge(self, place: int, tile: jax.Array) -> Item:
+    """The first (0) or last (-1) item of tiles."""
+    value = segments.take(self.values[place], tile)
+    if self.weights is None:
+      return Item(value, jnp.ones_like(value))
+    return Item(value, segments.take(self.weights[place], tile))
+
+
+def at(lanes: jax.Array, slots: jax.Array) -> jax.Array:
+  """The entries of slots in an array `[TILE, T]`."""
+  size, tiles = lanes.shape
+  tile = slots >> (size.bit_length() - 1)
+  return segments.take(lanes.reshape(-1), (slots & (size - 1)) * tiles + tile)
 
 
 class Fit(NamedTuple):
@@ -25,26 +157,25 @@ class Fit(NamedTuple):
 
   def mean_at(self, slots: jax.Array) -> jax.Array:
     """The fitted values of any slots."""
-    return tiles_lib.at(self.mean, tiles_lib.at(self.start, slots))
+    return at(self.mean, at(self.start, slots))
 
 
 class Sums(NamedTuple):
   """Sums from either end of a tile, and from either end of a dyadic group.
 
-  The anchor is the item at the end that a sum starts from: whatever is summed
-  up to a junction is then measured against an item beside it, in its list.
-  Where no weights are given, they are counts and follow from the bounds; then
-  the weights here mean nothing.
+  The anchor is the item at the end that a sum starts from. Where no weights are
+  given, they are counts and follow from the bounds; then the weights here mean
+  nothing.
   """
 
-  prefix: algebra_lib.Sum  # [TILE, T], within the tile
-  suffix: algebra_lib.Sum
-  tile_prefix: algebra_lib.Sum  # [T], whole tiles within the group
-  tile_suffix: algebra_lib.Sum
+  prefix: Sum  # [TILE, T], within the tile
+  suffix: Sum
+  tile_prefix: Sum  # [T], whole tiles within the group
+  tile_suffix: Sum
 
 
 def summarise(
-    problem: tiles_lib.Problem, fitted: jax.Array, links: jax.Array
+    problem: Problem, fitted: jax.Array, links: jax.Array
 ) -> tuple[Fit, Sums]:
   """Bounds of the blocks within tiles, and sums over the items of tiles."""
   algebra, items = problem.algebra, problem.items
@@ -53,7 +184,7 @@ def summarise(
   place = jnp.arange(size, dtype=jnp.int32)
 
   def sweep(bounds, edge, ahead, back, *, reverse=False):
-    anchor = algebra_lib.Item(*(x[edge] for x in items))
+    anchor = Item(*(x[edge] for x in items))
 
     def step(carry, inputs):
       bound, before, part = carry
@@ -67,7 +198,7 @@ def summarise(
     return lax.scan(step, (nowhere, nowhere, algebra.nothing(anchor)),
                     (items, links, bounds), reverse=reverse)[1]
 
-  to_next, to_previous = tiles_lib.TO_NEXT, tiles_lib.TO_PREVIOUS
+  to_next, to_previous = TO_NEXT, TO_PREVIOUS
   start, prefix = sweep(place, 0, to_next, to_previous)
   end, suffix = sweep(place + 1, -1, to_previous, to_next, reverse=True)
   return Fit(start, end, fitted), Sums(
@@ -76,9 +207,9 @@ def summarise(
 
 
 def pool_left(
-    problem: tiles_lib.Problem, sums: Sums, start: jax.Array,
+    problem: Problem, sums: Sums, start: jax.Array,
     middle: jax.Array,
-) -> algebra_lib.Sum:
+) -> Sum:
   """Sums `[start, junction)`; anchor and junction are tile `middle`'s first."""
   algebra, size = problem.algebra, problem.values.shape[0]
   anchor = problem.edge(0, middle)
@@ -87,13 +218,13 @@ def pool_left(
     in_tile = ((tile + 1) * size - start).astype(anchor.value.dtype)
     in_others = ((middle - tile - 1) * size).astype(anchor.value.dtype)
   else:
-    in_tile = tiles_lib.at(sums.suffix.weight, start)
+    in_tile = at(sums.suffix.weight, start)
     in_others = segments.take(sums.tile_suffix.weight, tile + 1)
   part = algebra.move(
-      algebra_lib.Sum(tiles_lib.at(sums.suffix.total, start), in_tile),
+      Sum(at(sums.suffix.total, start), in_tile),
       problem.edge(-1, tile), anchor)
   others = algebra.move(
-      algebra_lib.Sum(
+      Sum(
           segments.take(sums.tile_suffix.total, tile + 1), in_others),
       problem.edge(-1, middle - 1), anchor)
   return algebra.join(algebra.only(part, tile < middle),
@@ -101,8 +232,8 @@ def pool_left(
 
 
 def pool_right(
-    problem: tiles_lib.Problem, sums: Sums, middle: jax.Array, end: jax.Array
-) -> algebra_lib.Sum:
+    problem: Problem, sums: Sums, middle: jax.Array, end: jax.Array
+) -> Sum:
   """Sums `[junction, end)`; anchor and junction are tile `middle`'s first."""
   algebra, size = problem.algebra, problem.values.shape[0]
   anchor = problem.edge(0, middle)
@@ -111,30 +242,24 @@ def pool_right(
     in_tile = (end - tile * size).astype(anchor.value.dtype)
     in_others = ((tile - middle) * size).astype(anchor.value.dtype)
   else:
-    in_tile = tiles_lib.at(sums.prefix.weight, end - 1)
+    in_tile = at(sums.prefix.weight, end - 1)
     in_others = segments.take(sums.tile_prefix.weight, tile - 1)
   part = algebra.move(
-      algebra_lib.Sum(tiles_lib.at(sums.prefix.total, end - 1), in_tile),
+      Sum(at(sums.prefix.total, end - 1), in_tile),
       problem.edge(0, tile), anchor)
-  others = algebra_lib.Sum(
+  others = Sum(
       segments.take(sums.tile_prefix.total, tile - 1), in_others)
   return algebra.join(algebra.only(part, tile >= middle),
                       algebra.only(others, tile > middle))
 
 
 def extend_sums(
-    problem: tiles_lib.Problem, sums: Sums, start: jax.Array,
-    middle: jax.Array, end: jax.Array,
+    problem: Problem, sums: Sums,
+    start: jax.Array,  # [T], the first tile of the group of each tile
+    middle: jax.Array,  # [T], the first tile of its right half
+    end: jax.Array,  # [T], the tile after its last
 ) -> Sums:
-  """Adds to each half the other's total, measured from the merged ends.
-
-  Args:
-    problem: the slots.
-    sums: sums of the halves.
-    start: `[T]` int32, the first tile of the group of each tile.
-    middle: `[T]` int32, the first tile of its right half.
-    end: `[T]` int32, the tile after its last.
-  """
+  """Adds to each half the other's total, measured from the merged ends."""
   algebra, size = problem.algebra, problem.values.shape[0]
   tile = jnp.arange(middle.shape[0], dtype=jnp.int32)
   prefix, suffix = sums.tile_prefix, sums.tile_suffix
@@ -144,9 +269,9 @@ def extend_sums(
     suffix = suffix._replace(weight=counts(middle - tile))
 
   def extend(part, grows, anchor, to, other):
-    others = algebra_lib.Sum(*(segments.take(x, other) for x in part))
+    others = Sum(*(segments.take(x, other) for x in part))
     longer = algebra.join(others, algebra.move(part, anchor, to))
-    return algebra_lib.Sum(*(jnp.where(grows, x, y)
+    return Sum(*(jnp.where(grows, x, y)
                              for x, y in zip(longer, part, strict=True)))
 
   prefix = extend(prefix, tile >= middle, problem.edge(0, middle),

@@ -1,8 +1,8 @@
 """The dense base of the dyadic merge: isotonic fits of tiles of 32 slots.
 
 Inside a tile the run that pools is computed by brute force, without a gather,
-for all tiles at once: slots are stored with the tile as the last axis, so
-that every operation is one on whole vectors of tiles.
+for all tiles at once: the tile is the last axis, so that every operation is
+one on whole vectors of tiles.
 """
 
 import functools
@@ -12,56 +12,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ordering import algebra as algebra_lib
-from harmonrank_jax.ordering import segments
+from harmonrank_jax.ordering import sums as sums_lib
 
 TILE = 32
 
-# Whether a slot is in the block of its neighbour, as bits.
-TO_PREVIOUS, TO_NEXT = 1, 2
+def fit_tiles(problem: sums_lib.Problem) -> tuple[jax.Array, jax.Array]:
+  """Fits tiles: `[TILE, T]` values, and which neighbours share a block (bits).
 
-
-class Problem(NamedTuple):
-  """Slots in lanes: slot `s` is the entry `[s % TILE, s // TILE]`.
-
-  A lane is a tile. Each row is padded to whole tiles.
-  """
-
-  values: jax.Array  # [TILE, T]
-  weights: jax.Array | None  # [TILE, T]
-  list_start: jax.Array  # [TILE, T] int32
-  list_end: jax.Array  # [T] int32, of the first slot of each tile
-  rows: int
-  algebra: algebra_lib.Algebra
-
-  @property
-  def items(self) -> algebra_lib.Item:
-    """All of them; weights of 1 are `[TILE, 1]`."""
-    if self.weights is None:
-      return algebra_lib.Item(
-          self.values, jnp.ones_like(self.values[:, :1]))
-    return algebra_lib.Item(self.values, self.weights)
-
-  def edge(self, place: int, tile: jax.Array) -> algebra_lib.Item:
-    """The first (0) or last (-1) item of tiles."""
-    value = segments.take(self.values[place], tile)
-    if self.weights is None:
-      return algebra_lib.Item(value, jnp.ones_like(value))
-    return algebra_lib.Item(value, segments.take(self.weights[place], tile))
-
-
-def at(lanes: jax.Array, slots: jax.Array) -> jax.Array:
-  """The entries of slots in an array `[TILE, T]`."""
-  size, tiles = lanes.shape
-  tile = slots >> (size.bit_length() - 1)
-  return segments.take(lanes.reshape(-1), (slots & (size - 1)) * tiles + tile)
-
-
-def fit_tiles(problem: Problem) -> tuple[jax.Array, jax.Array]:
-  """Fits every tile by brute-force merges of 1 + 1, 2 + 2, ... slots.
-
-  Returns:
-    `[TILE, T]` fitted values, and which neighbours share a block (bits).
+  By brute-force merges of 1 + 1, 2 + 2, ... slots.
   """
   size, tiles = problem.values.shape
   # On the CPU a loop of one round whose count the compiler does not know: it
@@ -99,7 +57,7 @@ class _Halves(NamedTuple):
 
 
 def _merge(
-    problem: Problem, fitted: jax.Array, links: jax.Array, *, half: int
+    problem: sums_lib.Problem, fitted: jax.Array, links: jax.Array, *, half: int
 ) -> tuple[jax.Array, jax.Array]:
   """Merges pairs of `half` slots."""
   def group(lanes):
@@ -110,7 +68,8 @@ def _merge(
   level = _pooled_level(halves, problem.algebra)[:, None]
   pooled = _is_pooled(halves, level, problem.algebra)
   is_left = (jnp.arange(2 * half) < half)[None, :, None]
-  link = jnp.where(is_left, TO_NEXT, TO_PREVIOUS).astype(jnp.int32)
+  link = jnp.where(is_left, sums_lib.TO_NEXT, sums_lib.TO_PREVIOUS)
+  link = link.astype(jnp.int32)
   return (
       jnp.where(pooled, halves.first + level, halves.value).reshape(
           fitted.shape),
@@ -118,7 +77,7 @@ def _merge(
 
 
 def _pooled_level(
-    halves: _Halves, algebra: algebra_lib.Algebra
+    halves: _Halves, algebra: sums_lib.Algebra
 ) -> jax.Array:
   """`max_a min_b mean(a, b)` over the runs `[a, b)` across the junction.
 
@@ -126,14 +85,14 @@ def _pooled_level(
   to the first item right of the junction.
   """
   value, weight, lists, half = halves
-  anchor = algebra_lib.Item(value[:, half], weight[:, half])
+  anchor = sums_lib.Item(value[:, half], weight[:, half])
   list_here = lists[:, half]
 
   def row(groups, i):
     return lax.dynamic_index_in_dim(groups, i, 1, keepdims=False)
 
   def extend(part, i):
-    item = algebra_lib.Item(row(value, i), row(weight, i))
+    item = sums_lib.Item(row(value, i), row(weight, i))
     return (algebra.join(part, algebra.single(item, anchor)),
             row(lists, i) == list_here)
 
@@ -152,7 +111,7 @@ def _pooled_level(
     # Not `jnp.min`: that is a slow library call on the CPU.
     least = functools.reduce(jnp.minimum, (
         algebra.mean(*algebra.join(
-            left, algebra_lib.Sum(right.total[b], right.weight[b])))
+            left, sums_lib.Sum(right.total[b], right.weight[b])))
         for b in range(half)))
     return left, jnp.where(is_inside & (least > level), least, level)
 
@@ -162,7 +121,7 @@ def _pooled_level(
 
 
 def _is_pooled(
-    halves: _Halves, level: jax.Array, algebra: algebra_lib.Algebra
+    halves: _Halves, level: jax.Array, algebra: sums_lib.Algebra
 ) -> jax.Array:
   """Which slots `[G, 2 * half, T]` the run at `level` `[G, 1, T]` takes.
 
@@ -179,7 +138,7 @@ def _is_pooled(
     # A block that has all the weight is on the level, and must pool.
     # Alike for all of a block, so that it stays whole.
     apart = jnp.abs(weight - weight[:, half:half + 1])
-    near = algebra_lib.hidden(jnp.abs(above) + jnp.max(
+    near = sums_lib.hidden(jnp.abs(above) + jnp.max(
         jnp.where(lists == list_here, apart, 0), axis=1, keepdims=True))
   pooled = jnp.where(is_left, (above > level - near) | (value >= last),
                      (above < level + near) | (value <= first))

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from harmonrank_jax.ordering import algebra
 from harmonrank_jax.ordering import bridges
 from harmonrank_jax.ordering import dyadic
 from harmonrank_jax.ordering import segments
+from harmonrank_jax.ordering import sums
 from tests import oracles
 
 
@@ -23,7 +23,7 @@ def form():
 def logarithmic_start(values, weights, lists, row_size, form):
   return dyadic.partition(
       values, lists, weights, row_size=row_size,
-      algebra=algebra.LOGARITHMIC, search_fn=getattr(bridges, form)).start
+      algebra=sums.LOGARITHMIC, search_fn=getattr(bridges, form)).start
 
 
 def assert_logarithmic_fits(dtype, form, tolerance):
