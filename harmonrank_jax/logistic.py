@@ -10,6 +10,9 @@ whose gradient and curvature in (slope, offset) are, with X the columns x, 1,
     g = X' (w (p - t)) / T,
     H = X' diag(w p (1 - p)) X / T.
 
+H is kept invertible by `_RIDGE` on its diagonal, and `_CURVE_FLOOR` is added to
+each `w p (1 - p) / T`; L and g are not penalised.
+
 A step `b - length * H^-1 g` that does not lower L is taken back, and its
 length is divided by 4; one that does doubles the next length, up to 1. The
 number of steps is static: a fit can be jitted, mapped and exported.
@@ -37,12 +40,12 @@ class Line(NamedTuple):
 
 
 def fit_line(
-    inputs: jax.Array,
-    targets: jax.Array,
+    inputs: jax.Array,  # [N]; must be finite, where `weights` is 0 too
+    targets: jax.Array,  # [N] in [0, 1]: labels, or fractions
     *,
-    weights: jax.Array | None = None,
-    total: jax.Array | float | None = None,
-    start: Line | None = None,
+    weights: jax.Array | None = None,  # [N], 0 leaves a row out; None for 1
+    total: jax.Array | float | None = None,  # T; None for the sum of weights
+    start: Line | None = None,  # None for slope and offset 0
     num_steps: int = 40,
 ) -> Line:
   """Slope and offset of one input by maximum likelihood.
@@ -51,19 +54,9 @@ def fit_line(
   stays element-wise, where a solver would be a library call for each. Inputs
   that are centred and of unit spread make the curvature well conditioned.
 
-  Args:
-    inputs: `[N]` floating; must be finite, where `weights` is 0 too.
-    targets: `[N]` in [0, 1]: labels, or fractions.
-    weights: `[N]`, at least 0 (0 leaves a row out); None for 1.
-    total: T, what the sums of the likelihood are divided by; None for the sum
-      of the weights. It has no effect on the optimum, but float32 results
-      depend on it in their last digits.
-    start: where the steps begin; None for slope and offset 0.
-    num_steps: static.
-
-  Returns:
-    The `Line`. Targets that a threshold on the input separates have no
-    finite optimum: the slope is then as steep as `num_steps` allow.
+  T has no effect on the optimum, but float32 results depend on it in their
+  last digits. Targets that a threshold on the input separates have no finite
+  optimum: the slope is then as steep as `num_steps` allow.
 
   >>> import jax.numpy as jnp
   >>> x = jnp.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0])

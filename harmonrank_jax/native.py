@@ -70,7 +70,7 @@ def library_path() -> str | None:
 
 @functools.cache
 def available() -> bool:
-  """Whether the native forms are built and fit; loads them."""
+  """Loads the native library once; False if it is missing or does not match."""
   path = library_path()
   if path is None:
     return False
@@ -90,14 +90,11 @@ def available() -> bool:
 
 
 def slots(*dtypes: Any) -> "Layout":
-  """Arguments and results are flat slots, of one size or of none.
+  """Arguments and results are flat arrays of one size, or empty.
 
-  Results have the shape of the largest argument. The entries of int32 arrays
-  are positions in arrays of that shape: `vmap` makes longer arrays, with
-  positions moved on.
-
-  Args:
-    *dtypes: dtype of each result; None for that of the first argument.
+  Results have the shape of the largest argument, and dtypes as given (None for
+  that of the first argument). The entries of int32 arrays are positions in
+  arrays of that shape: `vmap` makes longer arrays, with positions moved on.
   """
   def results(*avals, **_):
     like = max(avals, key=lambda x: x.size)
@@ -126,9 +123,6 @@ def rows(results: Callable[..., list[tuple[tuple[int, ...], Any]]]) -> "Layout":
 
   An argument of one row is shared by all; `vmap` makes more rows, and keeps
   what it does not map shared.
-
-  Args:
-    results: from avals and static values to the shape and dtype of each.
   """
   def fold(args, is_mapped, size):
     pairs = list(zip(args, is_mapped, strict=True))
@@ -149,17 +143,14 @@ def rows(results: Callable[..., list[tuple[tuple[int, ...], Any]]]) -> "Layout":
 
 
 class Layout(NamedTuple):
-  """How arguments and results of an operation lie, and how `vmap` folds them.
+  """How arguments and results of an operation lie; how `vmap` folds them."""
 
-  Attributes:
-    results: from avals and static values to the shape and dtype of each.
-    fold: from arguments, which of them are mapped (along their first axis)
-      and the size of the map, to arguments of one call.
-    unfold: from a result of that call, and the size, to that of the map.
-  """
-
+  # From avals and static values to the shape and dtype of each result.
   results: Callable[..., list[tuple[tuple[int, ...], Any]]]
+  # From arguments, which of them are mapped (along their first axis) and the
+  # size of the map, to the arguments of one call.
   fold: Callable[..., list[jax.Array]]
+  # From a result of that call, and the size, to that of the map.
   unfold: Callable[[jax.Array, int], jax.Array]
 
 
@@ -168,22 +159,16 @@ def _merged(x: jax.Array) -> jax.Array:
 
 
 def form_of(
-    operation: str,
+    operation: str,  # the native form is `harmonrank_<operation>`
     *,
     layout: Layout,
-    linear: bool = False,
+    linear: bool = False,  # in the first argument, by a symmetric matrix
     attributes: Callable[..., dict[str, Any]] = lambda **_: {},
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
   """Makes a pure function an operation that also has a native form.
 
-  The function takes arrays, and keyword-only static values; it returns a tuple
-  of arrays.
-
-  Args:
-    operation: its name; the native form is `harmonrank_<operation>`.
-    layout: how arguments and results lie.
-    linear: the result is linear in the first argument, by a symmetric matrix.
-    attributes: from static values to what the native form needs of them.
+  The function takes arrays, and keyword-only static values, which `attributes`
+  turns into what the native form needs; it returns a tuple of arrays.
   """
   primitive = core.Primitive(_target(operation))
   primitive.multiple_results = True

@@ -8,6 +8,7 @@ from harmonrank_jax.ensemble.calibration import calibrate
 from harmonrank_jax.ensemble.calibration import closed_form_score
 from harmonrank_jax.ensemble.calibration import fit_platt
 from harmonrank_jax.ensemble.calibration import platt_score
+from harmonrank_jax.ensemble.losses import Loss
 from harmonrank_jax.ensemble.losses import LossDiagnostics
 from harmonrank_jax.ensemble.losses import SoftAucDiagnostics
 from harmonrank_jax.ensemble.losses import auc_margin_loss
@@ -22,6 +23,7 @@ from harmonrank_jax.ensemble.network import HarmonRank
 from harmonrank_jax.ensemble.network import HarmonRankConfig
 from harmonrank_jax.ensemble.network import ProfileEncoder
 from harmonrank_jax.ensemble.network import with_platt
+from harmonrank_jax.ensemble.objective import Objective
 from harmonrank_jax.ensemble.objective import aligned_objective
 from harmonrank_jax.ensemble.objective import cross_entropy_objective
 from harmonrank_jax.ensemble.objective import pointwise_objective
@@ -35,7 +37,9 @@ __all__ = [
     "GroupAuc",
     "HarmonRank",
     "HarmonRankConfig",
+    "Loss",
     "LossDiagnostics",
+    "Objective",
     "ProfileEncoder",
     "Ranker",
     "Rows",

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import items
+from harmonrank_jax.ensemble import pairs as pairs_lib
 import harmonrank_jax.logistic as logistic
 
 
@@ -25,8 +26,8 @@ class Calibration(NamedTuple):
       values, their mean in units of `unit`.
     unit: the largest label, 1 for labels of 0 and 1: values are calibrated as
       fractions of it, and p_m is the expected one.
-    pair_share: `E|y - y'| / 2` over two rows, of the `pi (1 - pi)` that it is
-      for labels of 0 and 1 (1 for these, less for values).
+    pair_share: `E|y - y'| / 2` over two random rows, divided by
+      `pi (1 - pi)`: 1 for classes, less for values.
   """
 
   scale: jax.Array
@@ -134,7 +135,7 @@ def _standardised(
 
 def _pair_share(fractions: jax.Array, valid: jax.Array) -> jax.Array:
   """`Calibration.pair_share` of one objective, from rows `[N]`."""
-  pairs = metrics.pair_counts(
+  pairs = pairs_lib.pair_counts(
       fractions[:, None], jnp.dtype(jnp.float32), valid, None)
   positives = jnp.sum(fractions)
   of_classes = positives * (
@@ -145,7 +146,7 @@ def _pair_share(fractions: jax.Array, valid: jax.Array) -> jax.Array:
 
 def calibrate(platt: Calibration, scores: jax.Array) -> jax.Array:
   """`[..., M]` calibrated probabilities of `[..., M]` scores."""
-  rows = lambda x: x.reshape((1,) * (scores.ndim - 1) + x.shape)
+  rows = lambda x: items.with_axes(x, scores.ndim)
   return jax.nn.sigmoid(
       rows(platt.scale) * log_odds(scores) + rows(platt.shift))
 
@@ -177,8 +178,7 @@ def platt_score(
   """
   p = calibrate(platt, scores)
   if where is not None:
-    rate = platt.base_rate.reshape((1,) * (p.ndim - 1) + (-1,))
-    p = jnp.where(where, p, rate)
+    p = jnp.where(where, p, items.with_axes(platt.base_rate, p.ndim))
   return closed_form_score(
       p, platt.base_rate, objective_weights / platt.pair_share)
 
@@ -205,6 +205,6 @@ def closed_form_score(
   ...                   jnp.array([1.0, 3.0]))
   Array([4.], dtype=float32)
   """
-  rows = lambda x: x.reshape((1,) * (probabilities.ndim - x.ndim) + x.shape)
+  rows = lambda x: items.with_axes(x, probabilities.ndim)
   share = rows(objective_weights) / rows(base_rate * (1 - base_rate))
   return jnp.sum(share * probabilities, axis=-1)

@@ -21,7 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import items
 from harmonrank_jax.ensemble import pairs
 from harmonrank_jax.ordering import permutahedron
 from harmonrank_jax.ordering import sorting
@@ -113,23 +113,19 @@ def multi_objective_auc_loss(
   one `N x M` product, whatever M is.
 
   The strength of the soft rank is relative: for each list
-  `eps = relative_strength * max(std(scores), 1e-6) / n`, without a gradient
-  of its own. Between 1 and 3 it trains best; below 0.1 most gradients are
-  exactly 0; above 8 everything pools and only class means are compared.
+  `eps = relative_strength * max(std(scores), 1e-6) / n`, without a gradient.
+  Between 1 and 3 it trains best; below 0.1 most gradients are exactly 0; above
+  8 everything pools and only class means are compared.
 
   Lists: without `segment_ids` every row of `[..., N]` is a list. With them,
   the AUC is taken within lists and averaged, weighted by list size. A list
   that has only one class of an objective leaves that objective.
 
+  Arguments as in `Loss`, and one more. Of labels that are values, a pair
+  counts by their difference, see `auc`.
+
   Args:
-    scores: `[..., N]`; this and the arguments below as in `Loss`.
-    labels: `[..., N]` or `[..., N, M]`. Of values, a pair counts by their
-      difference, see `auc`.
-    objective_weights: `[M]`.
-    where: `[..., N]`.
-    segment_ids: `[..., N]`.
-    relative_strength: c, scalar, at least 0.
-    axis_name: mesh axes.
+    relative_strength: strength in units of `std(scores) / n`, at least 0.
 
   Returns:
     The loss, a scalar in [0, 1] (0 with gradient 0 if no objective is live,
@@ -151,35 +147,22 @@ def multi_objective_auc_loss(
   Array(0.16666666, dtype=float32)
   >>> diagnostics.soft_auc
   Array([1.       , 0.6666667], dtype=float32)
-
-  Over a mesh (of one device here):
-
-  >>> from jax.sharding import AxisType, PartitionSpec as P
-  >>> mesh = jax.make_mesh((1,), ("items",), axis_types=(AxisType.Auto,))
-  >>> sharded_loss = jax.jit(jax.shard_map(
-  ...     lambda scores, labels: multi_objective_auc_loss(
-  ...         scores, labels, relative_strength=0.1, axis_name="items")[0],
-  ...     mesh=mesh, in_specs=P("items"), out_specs=P()))
-  >>> sharded_loss(
-  ...     jnp.array([2.0, -1.0, 0.5, 0.0]),
-  ...     jnp.array([[1, 0], [0, 0], [1, 1], [0, 0]]))
-  Array(0.16666666, dtype=float32)
   """
   if isinstance(relative_strength, (int, float)) and not relative_strength >= 0:
     raise ValueError(
         f"relative_strength must be at least 0, got {relative_strength}.")
-  scores, labels, where, segment_ids, _ = metrics.check_items(
+  scores, labels, where, segment_ids, _ = items.check_items(
       scores, labels, where, segment_ids, axis_name)
   rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
-  labels = metrics.valid_labels(labels, scores.dtype, where)
+  labels = items.valid_labels(labels, scores.dtype, where)
   weights = _normalised_weights(objective_weights, live, scores.dtype)
   # What an item's rank is worth: all that the gradient needs of the labels.
-  worth = _weigh(labels, rate * _rows(weights, rate))
+  worth = _weigh(labels, rate * items.with_axes(weights, rate.ndim))
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
   bad = jnp.isnan(scores) if where is None else jnp.isnan(scores) & where
   valid = ~bad if where is None else where & ~bad
   scores = jnp.where(valid, scores, 0)
-  size = metrics.list_sizes(scores, scores.dtype, where, segment_ids)
+  size = items.list_sizes(scores, scores.dtype, where, segment_ids)
   strength = lax.stop_gradient(
       relative_strength / jnp.maximum(size, 1)
       * jnp.maximum(_spread(scores, size, where, segment_ids), 1e-6))
@@ -206,12 +189,11 @@ def multi_objective_auc_loss(
 def _of_items(
     objective_losses: Callable[..., tuple[jax.Array, jax.Array]]
 ) -> Loss:
-  """A loss of single items, to which lists do not matter.
+  """A public loss, with the signature of `Loss`, of one of single items.
 
-  Args:
-    objective_losses: from scores `[..., N, 1]` and the weights of each item
-      as a positive and as a negative `[..., N, M]`, to the loss of each
-      objective `[M]` and whether it is live.
+  Lists do not matter to it. The decorated function takes scores `[..., N, 1]`
+  and the weight of each item as a positive and as a negative `[..., N, M]`; it
+  returns the loss of each objective `[M]`, and whether it is live.
   """
   @functools.wraps(objective_losses)
   def loss_fn(
@@ -236,10 +218,11 @@ def bce_loss(
 
   The loss that HarmonRank departs from: M objectives pull one probability in
   M directions. The mean over items; lists do not matter. Labels may be
-  values, by which a positive then counts. Arguments as in `Loss`.
+  values, by which a positive then counts.
 
-  Returns:
-    The loss (0 if nothing is valid) and `LossDiagnostics`.
+  Called as a `Loss`; returns the loss (0 if nothing is valid) and
+  `LossDiagnostics`. What stands below is its formula, which `_of_items` makes
+  public: its arguments and results are described there.
 
   References:
     HarmonRank, arXiv 2601.02955, its first equation.
@@ -260,7 +243,7 @@ def balanced_bce_loss(
 ) -> tuple[jax.Array, jax.Array]:
   """Class-balanced cross-entropy: positives and negatives weigh a half each.
 
-  Arguments and results as for `bce_loss`. An objective without a positive or
+  Called as a `Loss`, like `bce_loss`. An objective without a positive or
   without a negative is not live.
 
   >>> import jax.numpy as jnp
@@ -284,7 +267,7 @@ def auc_margin_loss(
       + max(0, 1 - (a - b))^2,
 
   which is the paper's min over (a, b), max over the dual variable, in closed
-  form, with margin 1. Arguments and results as for `balanced_bce_loss`.
+  form, with margin 1. Called as a `Loss`, like `balanced_bce_loss`.
 
   References:
     Yuan et al., "Large-scale robust deep AUC maximization", ICCV 2021, eq. 5.
@@ -295,10 +278,13 @@ def auc_margin_loss(
   """
   probability = jax.nn.sigmoid(scores)
   high, low = _mean(probability, positive), _mean(probability, negative)
-  losses = (
-      _mean(jnp.square(probability - _rows(high, scores)), positive)
-      + _mean(jnp.square(probability - _rows(low, scores)), negative)
-      + jnp.square(jax.nn.relu(1 - (high - low))))
+
+  def variance(mean, share):
+    centre = items.with_axes(mean, scores.ndim)
+    return _mean(jnp.square(probability - centre), share)
+
+  losses = (variance(high, positive) + variance(low, negative)
+            + jnp.square(jax.nn.relu(1 - (high - low))))
   return losses, _both(positive, negative)
 
 
@@ -330,7 +316,7 @@ def pairwise_loss(
   >>> pairwise_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
   Array(0.6931472, dtype=float32)
   """
-  scores, labels, where, segment_ids, _ = metrics.check_items(
+  scores, labels, where, segment_ids, _ = items.check_items(
       scores, labels, where, segment_ids, axis_name)
   rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
   losses = pairs.logistic_losses(scores, labels, rate, where, segment_ids)
@@ -338,17 +324,15 @@ def pairwise_loss(
 
 
 def _classes(
-    scores: jax.Array,
-    labels: jax.Array,
-    where: jax.Array | None,
+    scores: jax.Array, labels: jax.Array, where: jax.Array | None,
     axis_name: sharding.AxisName | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Scores `[..., N, 1]`; weights as a positive and as a negative."""
-  scores, labels, where, _, _ = metrics.check_items(
+  scores, labels, where, _, _ = items.check_items(
       scores, labels, where, None, axis_name)
-  positive = metrics.valid_labels(labels, scores.dtype, where)
+  positive = items.valid_labels(labels, scores.dtype, where)
   negative = (labels == 0).astype(scores.dtype)
-  negative = metrics.valid_labels(negative, scores.dtype, where)
+  negative = items.valid_labels(negative, scores.dtype, where)
   if where is not None:
     scores = jnp.where(where, scores, 0)
   return scores[..., None], positive, negative
@@ -369,11 +353,6 @@ def _sum_items(array: jax.Array) -> jax.Array:
   return jnp.sum(array, axis=tuple(range(array.ndim - 1)))
 
 
-def _rows(objectives: jax.Array, like: jax.Array) -> jax.Array:
-  """`[M]` with leading axes of one, to meet `[..., N, M]`."""
-  return objectives.reshape((1,) * (like.ndim - 1) + objectives.shape)
-
-
 def _weigh(labels: jax.Array, weights: jax.Array) -> jax.Array:
   """Sums labels `[..., N, M]` by weights, `[..., 1, M]` or `[..., N, M]`."""
   if weights.shape == labels.shape:
@@ -391,7 +370,7 @@ def _spread(
   if segment_ids is None:
     total = lambda x: jnp.sum(x, axis=-1, keepdims=True)
   else:
-    total = lambda x: metrics.list_sum(
+    total = lambda x: items.list_sum(
         x[..., None], where, segment_ids)[..., 0]
   mean = lambda x: total(x) / jnp.maximum(size, 1)
   deviation = scores - mean(scores)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.scipy import special
 
 from harmonrank_jax.ensemble import calibration
+from harmonrank_jax.ensemble import items
 
 HEADS = ("aligned", "score")
 FUSIONS = ("relations", "mixture_of_experts")
@@ -175,9 +176,9 @@ class HarmonRank(nn.Module):
       objective_weights = jnp.ones(self.config.num_objectives)
     objective_weights = jnp.asarray(objective_weights)
     _check_fits("objective_weights", objective_weights, objective_scores)
-    gain = gain.reshape((1,) * (objective_weights.ndim - 1) + gain.shape)
     return calibration.closed_form_score(
-        jax.nn.sigmoid(logits), base_rate, objective_weights * gain)
+        jax.nn.sigmoid(logits), base_rate,
+        objective_weights * items.with_axes(gain, objective_weights.ndim))
 
   def objective_logits(
       self,
@@ -238,7 +239,7 @@ class HarmonRank(nn.Module):
   def _calibrate(self, objective_scores, present):
     """Calibrated log-odds `[..., M]` (the prior where missing), and priors."""
     objectives = self.config.num_objectives
-    rows = lambda x: x.reshape((1,) * (objective_scores.ndim - 1) + x.shape)
+    rows = lambda x: items.with_axes(x, objective_scores.ndim)
     scale = self.param("scale", nn.initializers.ones, (objectives,))
     shift = self.param("shift", nn.initializers.zeros, (objectives,))
     base_rate = jax.lax.stop_gradient(self.param(
@@ -313,11 +314,8 @@ class RelationAgnostic(nn.Module):
 class MixtureOfExperts(nn.Module):
   """Dense experts over all scores and the profile, which also weighs them.
 
-  The usual fusion that knows nothing of relations: a baseline.
-
-  References:
-    Ma et al., "Modeling task relationships in multi-task learning with
-    multi-gate mixture-of-experts", KDD 2018, here with one gate.
+  The usual fusion that knows nothing of relations, a baseline: multi-gate
+  mixture-of-experts (Ma et al., KDD 2018) with one gate.
   """
 
   config: HarmonRankConfig
@@ -355,7 +353,7 @@ class _Tokens(nn.Module):
     slope = self.param("slope", nn.initializers.normal(1.0), shape)
     bend = self.param("bend", nn.initializers.normal(1.0), shape)
     name = self.param("name_embedding", nn.initializers.normal(0.1), shape)
-    rows = lambda x: x.reshape((1,) * (lift.ndim - 1) + x.shape)
+    rows = lambda x: items.with_axes(x, lift.ndim + 1)
     curve = nn.relu(lift[..., None] * rows(slope) + rows(bend))
     return nn.Dense(shape[1], name="curve_out")(curve) + rows(name)
 
@@ -406,13 +404,6 @@ def with_rates(params: dict, platt: calibration.Calibration) -> dict:
   """The same, but only what says how rare an objective is.
 
   For parameters that were trained on other rows, whose calibration stays.
-
-  Args:
-    params: variables as `HarmonRank.init` returns them.
-    platt: fitted on training rows.
-
-  Returns:
-    New variables; the argument is not changed.
   """
   inner = dict(params["params"])
   inner.update(base_rate=platt.base_rate, pair_share=platt.pair_share)

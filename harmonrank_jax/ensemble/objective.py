@@ -1,17 +1,13 @@
 """What a ranker minimises: one function for each way to train a head.
 
-An objective is a function
-
-    objective(ranker, params, rows, *, objective_weights, platt)
-        -> (loss, measured)
-
-of one member's parameters and a batch; `measured` names scalars and `[M]`
-vectors to watch. It is passed to `training.update`, with other losses by
+Every objective has the signature `Objective` and is passed to
+`training.update`, with other losses by
 `functools.partial(aligned_objective, loss_fn=...)`.
 """
 
 from collections.abc import Callable
 from typing import Any
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,34 +19,47 @@ from harmonrank_jax.ensemble import losses
 from harmonrank_jax.ensemble import network
 from harmonrank_jax.ensemble import ranker as ranker_lib
 
-Objective = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
-
 # Share of the gradient of a rank loss of lists that reaches the probabilities
 # of the aligned head: the whole of it is too noisy for rare objectives.
 _LIST_SHARE = 0.3
 
 
+class Objective(Protocol):
+  """The signature of every objective."""
+
+  def __call__(
+      self,
+      ranker: ranker_lib.Ranker,
+      params: dict[str, Any],
+      rows: ranker_lib.Rows,
+      *,
+      objective_weights: jax.Array,
+      platt: calibration.Calibration,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Value and what was measured.
+
+    Args:
+      ranker: with the aligned head, where nothing else is said.
+      params: of one member.
+      rows: a batch; `rows.lists` are the lists of a rank loss.
+      objective_weights: `[M]`, what the AUC of each objective is worth.
+      platt: fitted on training rows.
+
+    Returns:
+      The loss, and scalars and `[M]` vectors to watch, by name.
+    """
+
+
 def scalar_objective(
-    ranker: ranker_lib.Ranker,
-    params: dict[str, Any],
-    rows: ranker_lib.Rows,
-    *,
-    objective_weights: jax.Array,
-    platt: calibration.Calibration,
+    ranker: ranker_lib.Ranker, params: dict[str, Any], rows: ranker_lib.Rows,
+    *, objective_weights: jax.Array, platt: calibration.Calibration,
     loss_fn: Callable[..., Any] = losses.multi_objective_auc_loss,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """A loss of the one score, which is a logit: the paper's objective.
 
-  Args:
-    ranker: with either head.
-    params: of one member.
-    rows: a batch; `rows.lists` are the lists of a rank loss.
-    objective_weights: `[M]`, what the AUC of each objective is worth.
-    platt: not read; the scores are not told from probabilities.
-    loss_fn: one of `losses`, for all objectives at once.
-
-  Returns:
-    The loss, and its diagnostics by name.
+  Arguments as in `Objective`, with either head; `platt` is not read: this loss
+  needs no calibration. `loss_fn` is one of `losses`, for all objectives at
+  once; what is measured is its diagnostics.
   """
   del platt
   score = ranker.score(params, rows, objective_weights)
@@ -61,12 +70,8 @@ def scalar_objective(
 
 
 def aligned_objective(
-    ranker: ranker_lib.Ranker,
-    params: dict[str, Any],
-    rows: ranker_lib.Rows,
-    *,
-    objective_weights: jax.Array,
-    platt: calibration.Calibration,
+    ranker: ranker_lib.Ranker, params: dict[str, Any], rows: ranker_lib.Rows,
+    *, objective_weights: jax.Array, platt: calibration.Calibration,
     loss_fn: Callable[..., Any] = losses.multi_objective_auc_loss,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """A rank loss for the gains plus cross-entropy for the probabilities.
@@ -81,17 +86,8 @@ def aligned_objective(
   The rank loss takes the logarithm of the score: the same order without the
   heavy tail, in which a soft rank would see little but the rarest objective.
 
-  Args:
-    ranker: with the aligned head.
-    params: of one member.
-    rows: a batch; `rows.lists` are the lists of the rank loss.
-    objective_weights: `[M]`, what the AUC of each objective is worth.
-    platt: fitted on training rows; its unit makes fractions of values.
-    loss_fn: a rank loss of `losses`.
-
-  Returns:
-    The sum of both losses, with the diagnostics of the rank loss and the
-    `cross_entropy` `[M]`.
+  Arguments as in `Objective`; `loss_fn` is a rank loss of `losses`. Measures
+  its diagnostics, and the `cross_entropy` `[M]`.
   """
   share = 0.0 if rows.lists is None else _LIST_SHARE
   score = ranker.score(_damped(params, share), rows, objective_weights)
@@ -104,25 +100,14 @@ def aligned_objective(
 
 
 def cross_entropy_objective(
-    ranker: ranker_lib.Ranker,
-    params: dict[str, Any],
-    rows: ranker_lib.Rows,
-    *,
-    objective_weights: jax.Array,
-    platt: calibration.Calibration,
+    ranker: ranker_lib.Ranker, params: dict[str, Any], rows: ranker_lib.Rows,
+    *, objective_weights: jax.Array, platt: calibration.Calibration,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """Cross-entropy of the corrected probabilities of the aligned head.
 
-  Args:
-    ranker: with the aligned head.
-    params: of one member.
-    rows: a batch.
-    objective_weights: not read; probabilities do not depend on them.
-    platt: fitted on training rows. Values are fractions of its unit, the
-      largest value, and are fitted like probabilities.
-
-  Returns:
-    The mean over objectives, and `cross_entropy` `[M]`.
+  The mean over objectives; measures `cross_entropy` `[M]`. Arguments as in
+  `Objective`; `objective_weights` are not read: probabilities do not depend on
+  them. Values are fractions of `platt.unit`, and are fitted like probabilities.
   """
   del objective_weights
   each = jnp.mean(optax.sigmoid_binary_cross_entropy(
@@ -132,29 +117,16 @@ def cross_entropy_objective(
 
 
 def pointwise_objective(
-    ranker: ranker_lib.Ranker,
-    params: dict[str, Any],
-    rows: ranker_lib.Rows,
-    *,
-    objective_weights: jax.Array,
-    platt: calibration.Calibration,
+    ranker: ranker_lib.Ranker, params: dict[str, Any], rows: ranker_lib.Rows,
+    *, objective_weights: jax.Array, platt: calibration.Calibration,
     loss_fn: Callable[..., Any] = losses.balanced_bce_loss,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """A loss of each objective's own log-odds in the aligned head.
 
   For losses in which both classes weigh the same: what they estimate is the
-  odds relative to those of the base rate, which are subtracted.
-
-  Args:
-    ranker: with the aligned head.
-    params: of one member.
-    rows: a batch.
-    objective_weights: not read.
-    platt: fitted on training rows.
-    loss_fn: a loss of `losses` that takes one score and one objective.
-
-  Returns:
-    The mean over objectives, and `objective_loss` `[M]`.
+  odds relative to those of the base rate, which are subtracted. The mean over
+  objectives; measures `objective_loss` `[M]`. Arguments as in `Objective`;
+  `objective_weights` are not read. `loss_fn` takes one score and one objective.
   """
   del objective_weights
   base = special.logit(platt.base_rate)[None, :]

@@ -1,4 +1,4 @@
-"""Pairs of a better and a worse item of a list: weights, and a loss of all."""
+"""Pairs of a better and a worse item: counts, weights, and a loss of all."""
 
 from typing import NamedTuple
 
@@ -6,40 +6,83 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from harmonrank_jax.ensemble import metrics
+from harmonrank_jax.ensemble import items as items_lib
+from harmonrank_jax.ordering import sorting
 
 # Rows of a block of pairs: bounds the memory of the pairwise loss.
 _BLOCK_ROWS = 256
+# Flags summed in one int8, which holds 127.
+_IN_BYTE = 64
+
+
+def pair_counts(
+    labels: jax.Array, dtype: jnp.dtype, where: jax.Array | None,
+    segment_ids: jax.Array | None,
+) -> jax.Array:
+  """`sum over pairs of the list with y_i > y_j of (y_i - y_j)`, at each item.
+
+  For labels of 0 and 1 that is P N. In general it is twice the centred rank
+  sum of the labels ranked by themselves, the best any ranking can reach.
+  `[..., 1, M]` if the rows are the lists, else `[..., N, M]`; 0 where an AUC is
+  undefined.
+  """
+  values = items_lib.valid_labels(labels, dtype, where)
+
+  def classes(values):
+    if labels.dtype == jnp.bool_ and segment_ids is None:
+      positive = labels if where is None else labels & where[..., None]
+      positives = _count(positive).astype(dtype)
+    else:
+      positives = items_lib.list_sum(values, where, segment_ids)
+    size = items_lib.list_sizes(
+        values[..., 0], dtype, where, segment_ids)[..., None]
+    return positives * (size - positives)
+
+  def graded(values):
+    # One objective after the other along a new leading axis.
+    columns = jnp.moveaxis(values, -1, 0)
+    rank = lambda column: items_lib.centred(
+        sorting.hard_rank(column, where=where, segment_ids=segment_ids),
+        where, segment_ids)
+    ranks = jnp.moveaxis(lax.map(rank, columns), 0, -1)
+    return 2 * items_lib.list_sum(ranks * values, where, segment_ids)
+
+  if labels.dtype == jnp.bool_:
+    return classes(values)
+  is_class = jnp.all((values == 0) | (values == 1))
+  return lax.cond(is_class, classes, graded, values)
+
+
+def _count(flags: jax.Array) -> jax.Array:
+  """How many of `[..., N, M]` are True, `[..., 1, M]`.
+
+  In bytes first: a vector instruction adds four times as many bytes as words.
+  """
+  *lists, num_items, objectives = flags.shape
+  pad = [(0, 0)] * len(lists) + [(0, -num_items % _IN_BYTE), (0, 0)]
+  parts = jnp.pad(flags, pad).reshape(*lists, -1, _IN_BYTE, objectives)
+  counts = jnp.sum(parts, axis=-2, dtype=jnp.int8)
+  return jnp.sum(counts, axis=-2, keepdims=True, dtype=jnp.int32)
 
 
 def pair_rate(
-    labels: jax.Array,
-    dtype: jnp.dtype,
-    where: jax.Array | None,
+    labels: jax.Array, dtype: jnp.dtype, where: jax.Array | None,
     segment_ids: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
   """Weights that make a mean over pairs, and lists weigh by their size.
 
-  Args:
-    labels: `[..., N, M]`.
-    dtype: dtype of the weights.
-    where: `[..., N]` bool, True = valid, or None.
-    segment_ids: `[..., N]`, or None: the rows are the lists.
-
-  Returns:
-    Rates with which `sum_ij rate_i relu(y_i - y_j) = 1` over the pairs of a
-    list, for every live objective: `[..., 1, M]` if the rows are the lists,
-    else `[..., N, M]`. And `[M]`, which objectives are live.
+  Rates with which `sum_ij rate_i relu(y_i - y_j) = 1` over the pairs of a list,
+  for every live objective: `[..., 1, M]` if the rows are the lists, else
+  `[..., N, M]`. And `[M]`, which objectives are live.
   """
-  pairs = metrics.pair_counts(labels, dtype, where, segment_ids)
+  pairs = pair_counts(labels, dtype, where, segment_ids)
   has_pairs = pairs > 0
-  size = metrics.list_sizes(labels[..., 0], dtype, where, segment_ids)
+  size = items_lib.list_sizes(labels[..., 0], dtype, where, segment_ids)
   size = size[..., None]
   items = size if segment_ids is None else 1
   count = jnp.sum(jnp.where(has_pairs, items, jnp.zeros((), dtype)),
                   axis=tuple(range(pairs.ndim - 1)))
-  per_item = jnp.maximum(count, 1).reshape(
-      (1,) * (pairs.ndim - 1) + count.shape)
+  per_item = items_lib.with_axes(jnp.maximum(count, 1), pairs.ndim)
   rate = size / jnp.where(has_pairs, pairs, 1) / per_item
   return jnp.where(has_pairs, rate, 0), count > 0
 
@@ -56,29 +99,21 @@ class _Items(NamedTuple):
 
 def logistic_losses(
     scores: jax.Array,
-    labels: jax.Array,
-    rate: jax.Array,
+    labels: jax.Array,  # [..., N, M]; bool ones take a faster way
+    rate: jax.Array,  # as `pair_rate` gives it
     where: jax.Array | None,
     segment_ids: jax.Array | None,
 ) -> jax.Array:
-  """`sum_ij rate_i relu(y_i - y_j) log(1 + exp(s_j - s_i))` of each objective.
+  """`sum_ij rate_i relu(y_i - y_j) log(1 + exp(s_j - s_i))`, `[M]`.
 
-  Args:
-    scores: `[..., N]` floating.
-    labels: `[..., N, M]`; bool ones take a faster way.
-    rate: weights as `pair_rate` gives them.
-    where: `[..., N]` bool, True = valid, or None.
-    segment_ids: `[..., N]`, or None: the rows are the lists.
-
-  Returns:
-    `[M]`, summed over all lists.
+  Summed over the pairs of all lists, for each objective.
   """
   valid = jnp.ones(scores.shape, bool) if where is None else where
   if segment_ids is None:
     segment_ids = jnp.zeros(scores.shape, jnp.int32)
   items = _Items(
       jnp.where(valid, scores, 0),
-      metrics.valid_labels(labels, scores.dtype, where),
+      items_lib.valid_labels(labels, scores.dtype, where),
       jnp.broadcast_to(rate, labels.shape), valid, segment_ids)
   axes = scores.ndim
   rows = _Items(*(

@@ -26,17 +26,11 @@ _OPTIMIZER = optax.chain(
 
 
 class TrainState(NamedTuple):
-  """A member between two steps.
+  """A member between two steps."""
 
-  Attributes:
-    params: of the ranker.
-    opt_state: of Adam.
-    step: int32, steps that were taken.
-  """
-
-  params: Any
-  opt_state: Any
-  step: jax.Array
+  params: Any  # of the ranker
+  opt_state: Any  # of Adam
+  step: jax.Array  # int32, steps that were taken
 
 
 def init(
