@@ -12,10 +12,16 @@ from jax import lax
 import jax.numpy as jnp
 
 Tree = TypeVar("Tree")
+# The mesh axis, or axes, the first the slowest, as in `P(("a", "b"))`.
 AxisName = str | tuple[str, ...]
 
 
-def gather(shards: Tree, axis_name: AxisName | None, *, axis: int) -> Tree:
+def gather(
+    shards: Tree,  # array or tree of arrays of any dtype, which is kept
+    axis_name: AxisName | None,  # None: not sharded, returned as they are
+    *,
+    axis: int,  # of the arrays, that is sharded
+) -> Tree:
   """Joins the shards that the devices hold; every device gets the whole.
 
   For a computation that needs the whole of an array (ranks need the whole
@@ -36,21 +42,10 @@ def gather(shards: Tree, axis_name: AxisName | None, *, axis: int) -> Tree:
     Before that it is the number of devices times the device's part.
 
   The cost is one all-gather an array on the way there, and none on the way
-  back (with `check_vma=False` one reduce-scatter).
-
-  Args:
-    shards: array or tree of arrays `[..., n, ...]`, of any dtype, which is
-      kept. The devices hold shards of one size; pad with masked items.
-    axis_name: the mesh axis, or axes, over which they are sharded; of
-      several, the first is the slowest, as in `P(("a", "b"))`. None: they are
-      not sharded, and returned as they are.
-    axis: the array axis that is sharded.
-
-  Returns:
-    `[..., N, ...]`, N the sum of all n, the same on all devices.
-
-  Raises:
-    NameError: if `axis_name` is not an axis of an enclosing `jax.shard_map`.
+  back (with `check_vma=False` one reduce-scatter). Shards `[..., n, ...]` of
+  one size become `[..., N, ...]`, N the sum of all n; pad with masked items.
+  Raises NameError if `axis_name` is not an axis of an enclosing
+  `jax.shard_map`.
 
   >>> import jax.numpy as jnp
   >>> from jax.sharding import AxisType, PartitionSpec as P

@@ -176,10 +176,10 @@ def probe(
   at the next values outside, follows from mu. See `_verdict` for the cases.
   """
   tile = middle[None, None]
-  left = _left_side(problem, fit, sums, tile, _spread(
-      bracket.left_low, bracket.left_high, width)[:, None])
-  right = _right_side(problem, fit, sums, tile, _spread(
-      bracket.right_low, bracket.right_high, width)[None])
+  left, right = _sides(
+      problem, fit, sums, tile,
+      _spread(bracket.left_low, bracket.left_high, width)[:, None],
+      _spread(bracket.right_low, bracket.right_high, width)[None])
   bounds = Bracket(*(bound[None, None] for bound in bracket))
   return Probes(_verdict(problem.algebra, left, right, bounds),
                 left.size, left.less, right.size, right.less)
@@ -208,41 +208,33 @@ class _Side(NamedTuple):
   rest: sums_lib.Sum  # without the outermost block, if the algebra absorbs
 
 
-def _left_side(
+def _sides(
     problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
-    tile: jax.Array, count: jax.Array,
-) -> _Side:
-  """The blocks that hold the last `count` slots left of the junctions."""
+    tile: jax.Array, left: jax.Array, right: jax.Array,
+) -> tuple[_Side, _Side]:
+  """The blocks with the last `left` and first `right` slots at junctions."""
   junction = tile * fit.start.shape[0]
   anchor = problem.edge(0, tile).value
-  start = sums_lib.at(fit.start, junction - count)
-  less = junction - sums_lib.at(fit.end, start)
-  total = sums_lib.pool_left(problem, sums, start, tile)
-  rest = total
-  if problem.algebra.absorbs:
-    rest = sums_lib.pool_left(problem, sums, junction - less, tile)
-  return _Side(
-      junction - start, less, sums_lib.at(fit.mean, start) - anchor,
-      fit.mean_at(start - 1) - anchor, total, rest)
-
-
-def _right_side(
-    problem: sums_lib.Problem, fit: sums_lib.Fit, sums: sums_lib.Sums,
-    tile: jax.Array, count: jax.Array,
-) -> _Side:
-  """The blocks that hold the first `count` slots right of the junctions."""
-  junction = tile * fit.start.shape[0]
-  anchor = problem.edge(0, tile).value
-  last_start = sums_lib.at(fit.start, junction + count - 1)
+  start = sums_lib.at(fit.start, junction - left)
+  inner_end = sums_lib.at(fit.end, start)
+  last_start = sums_lib.at(fit.start, junction + right - 1)
   end = sums_lib.at(fit.end, last_start)
-  less = last_start - junction
-  total = sums_lib.pool_right(problem, sums, tile, end)
-  rest = total
-  if problem.algebra.absorbs:
-    rest = sums_lib.pool_right(problem, sums, tile, junction + less)
-  return _Side(
-      end - junction, less, sums_lib.at(fit.mean, last_start) - anchor,
-      sums_lib.at(fit.mean, end) - anchor, total, rest)
+
+  def side(size, less, block, beyond, pool, outer, inner):
+    total = pool(outer)
+    rest = pool(inner) if problem.algebra.absorbs else total
+    return _Side(size, less, sums_lib.at(fit.mean, block) - anchor,
+                 beyond - anchor, total, rest)
+
+  return (
+      side(junction - start, junction - inner_end, start,
+           fit.mean_at(start - 1),
+           lambda slot: sums_lib.pool_left(problem, sums, slot, tile),
+           start, inner_end),
+      side(end - junction, last_start - junction, last_start,
+           sums_lib.at(fit.mean, end),
+           lambda slot: sums_lib.pool_right(problem, sums, tile, slot),
+           end, last_start))
 
 
 def _verdict(

@@ -11,7 +11,6 @@ import harmonrank_jax.native as native
 from harmonrank_jax.ordering import isotonic
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
-from harmonrank_jax.ordering import strengths
 
 
 def soft_rank(
@@ -96,8 +95,7 @@ def soft_rank(
   [3.07, 1.86, 3.39, 1.68]
   """
   scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
-  strength = strengths.check_strength(strength, scores)
-  strengths.check_regularization(regularization)
+  strength = sorting.check_strength(strength, regularization, scores)
   if not scores.size:
     return scores
   laid_out = sorting.sort_lists(scores, where, segment_ids, shape=scores.shape)
@@ -203,7 +201,7 @@ def _entropic_rank(
   """Entropic soft ranks of flat items `[S]`, each with its strength."""
   strength = segments.permute(strength, laid_out.order)
   pooled = _pool_sorted(scores, strength, laid_out, row_size, "entropic")
-  share = jnp.exp(strengths.log_share(
+  share = jnp.exp(segments.log_share(
       pooled.scores, pooled.scale, pooled.blocks))
   total = pooled.middle * pooled.blocks.size.astype(share.dtype)
   ranks = jnp.where(pooled.inside, total * share, pooled.hard_ranks)

@@ -133,3 +133,27 @@ def _block_sum_scan(values: jax.Array, blocks: Blocks) -> jax.Array:
 
   sums, _ = lax.associative_scan(combine, (values, first))
   return take(sums, blocks.end - 1)
+
+
+@jax.custom_jvp
+def over(values: jax.Array, strength: jax.Array) -> jax.Array:
+  """`values / strength`; its derivative does not square a tiny strength."""
+  return values / strength
+
+
+@over.defjvp
+def _over_jvp(primals, tangents):
+  result = over(*primals)
+  values_dot, strength_dot = tangents
+  return result, (values_dot - result * strength_dot) / primals[1]
+
+
+def log_share(
+    slots: jax.Array, scale: jax.Array, blocks: Blocks
+) -> jax.Array:
+  """Logarithm of the softmax of `slots / scale` in each ascending block."""
+  # From differences to the last and largest: no exponential above 1.
+  last = take(slots, blocks.end - 1)
+  below = over(jnp.where(
+      blocks.size > 1, slots - lax.stop_gradient(last), 0), scale)
+  return below - jnp.log(block_sum(jnp.exp(below), blocks))

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from harmonrank_jax.ordering import isotonic
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
-from harmonrank_jax.ordering import strengths
 
 
 def soft_sort(
@@ -69,8 +68,7 @@ def soft_sort(
   """
   values, where, segment_ids = sorting.check_lists(
       values, where, segment_ids, name="values")
-  strength = strengths.check_strength(strength, values)
-  strengths.check_regularization(regularization)
+  strength = sorting.check_strength(strength, regularization, values)
   if not values.size:
     return values
   taking_part = ~jnp.isnan(values)
@@ -88,7 +86,7 @@ def soft_sort(
   # An infinite value is already where it belongs, and must not pool.
   infinite = jnp.isinf(sorted_values)
   gap = jnp.where(infinite, sorted_values,
-                  strengths.over(position, scale) - sorted_values)
+                  segments.over(position, scale) - sorted_values)
   is_entropic = regularization == "entropic"
   blocks = isotonic.isotonic_blocks(
       gap, laid_out.lists, row_size=values.shape[-1], logarithmic=is_entropic,
@@ -97,12 +95,12 @@ def soft_sort(
                            jnp.where(soft, blocks.end, alone.end))
   if is_entropic:
     result = (
-        sorted_values + strengths.log_share(position, scale, blocks)
-        - strengths.log_share(sorted_values, jnp.ones_like(scale), blocks))
+        sorted_values + segments.log_share(position, scale, blocks)
+        - segments.log_share(sorted_values, jnp.ones_like(scale), blocks))
   else:
     middle = sorting.middle_rank(blocks, laid_out, values.dtype)
     result = (segments.block_mean(sorted_values, blocks)
-              + strengths.over(position - middle, scale))
+              + segments.over(position - middle, scale))
   # The places of a list, in order of appearance, take its sorted slots.
   places = sorting.sort_lists(
       None, taking_part, segment_ids, shape=values.shape)

@@ -189,6 +189,27 @@ def check_lists(
   return scores, where, segment_ids
 
 
+def check_strength(
+    strength: jax.Array | float, regularization: str, scores: jax.Array
+) -> jax.Array:
+  """The strength as an array, checked to broadcast to `[..., 1]`."""
+  if isinstance(strength, (int, float)) and not strength >= 0:
+    raise ValueError(f"strength must be at least 0, got {strength}.")
+  strength = jnp.asarray(strength, scores.dtype)
+  lists = (*scores.shape[:-1], 1)
+  try:
+    jnp.broadcast_to(strength, lists)
+  except ValueError:
+    raise ValueError(
+        f"strength has shape {strength.shape}, which does not broadcast to "
+        f"{lists}, one value a list.") from None
+  if regularization not in ("quadratic", "entropic"):
+    raise ValueError(
+        "regularization must be 'quadratic' or 'entropic', got "
+        f"{regularization!r}.")
+  return strength
+
+
 def mark_nan(
     results: jax.Array, scores: jax.Array, where: jax.Array | None
 ) -> jax.Array:

@@ -129,8 +129,7 @@ class Problem(NamedTuple):
   def items(self) -> Item:
     """All of them; weights of 1 are `[TILE, 1]`."""
     if self.weights is None:
-      return Item(
-          self.values, jnp.ones_like(self.values[:, :1]))
+      return Item(self.values, jnp.ones_like(self.values[:, :1]))
     return Item(self.values, self.weights)
 
   def edge(self, place: int, tile: jax.Array) -> Item:
@@ -198,34 +197,25 @@ def summarise(
     return lax.scan(step, (nowhere, nowhere, algebra.nothing(anchor)),
                     (items, links, bounds), reverse=reverse)[1]
 
-  to_next, to_previous = TO_NEXT, TO_PREVIOUS
-  start, prefix = sweep(place, 0, to_next, to_previous)
-  end, suffix = sweep(place + 1, -1, to_previous, to_next, reverse=True)
+  start, prefix = sweep(place, 0, TO_NEXT, TO_PREVIOUS)
+  end, suffix = sweep(place + 1, -1, TO_PREVIOUS, TO_NEXT, reverse=True)
   return Fit(start, end, fitted), Sums(
       prefix, suffix, jax.tree.map(lambda x: x[-1], prefix),
       jax.tree.map(lambda x: x[0], suffix))
 
 
 def pool_left(
-    problem: Problem, sums: Sums, start: jax.Array,
-    middle: jax.Array,
+    problem: Problem, sums: Sums, start: jax.Array, middle: jax.Array
 ) -> Sum:
   """Sums `[start, junction)`; anchor and junction are tile `middle`'s first."""
   algebra, size = problem.algebra, problem.values.shape[0]
-  anchor = problem.edge(0, middle)
-  tile = start // size
-  if problem.weights is None:
-    in_tile = ((tile + 1) * size - start).astype(anchor.value.dtype)
-    in_others = ((middle - tile - 1) * size).astype(anchor.value.dtype)
-  else:
-    in_tile = at(sums.suffix.weight, start)
-    in_others = segments.take(sums.tile_suffix.weight, tile + 1)
+  anchor, tile = problem.edge(0, middle), start // size
   part = algebra.move(
-      Sum(at(sums.suffix.total, start), in_tile),
+      _taken(problem, at, sums.suffix, start, (tile + 1) * size - start),
       problem.edge(-1, tile), anchor)
   others = algebra.move(
-      Sum(
-          segments.take(sums.tile_suffix.total, tile + 1), in_others),
+      _taken(problem, segments.take, sums.tile_suffix, tile + 1,
+             (middle - tile - 1) * size),
       problem.edge(-1, middle - 1), anchor)
   return algebra.join(algebra.only(part, tile < middle),
                       algebra.only(others, tile + 1 < middle))
@@ -236,21 +226,25 @@ def pool_right(
 ) -> Sum:
   """Sums `[junction, end)`; anchor and junction are tile `middle`'s first."""
   algebra, size = problem.algebra, problem.values.shape[0]
-  anchor = problem.edge(0, middle)
-  tile = (end - 1) // size
-  if problem.weights is None:
-    in_tile = (end - tile * size).astype(anchor.value.dtype)
-    in_others = ((tile - middle) * size).astype(anchor.value.dtype)
-  else:
-    in_tile = at(sums.prefix.weight, end - 1)
-    in_others = segments.take(sums.tile_prefix.weight, tile - 1)
+  anchor, tile = problem.edge(0, middle), (end - 1) // size
   part = algebra.move(
-      Sum(at(sums.prefix.total, end - 1), in_tile),
+      _taken(problem, at, sums.prefix, end - 1, end - tile * size),
       problem.edge(0, tile), anchor)
-  others = Sum(
-      segments.take(sums.tile_prefix.total, tile - 1), in_others)
+  others = _taken(problem, segments.take, sums.tile_prefix, tile - 1,
+                  (tile - middle) * size)
   return algebra.join(algebra.only(part, tile >= middle),
                       algebra.only(others, tile > middle))
+
+
+def _taken(
+    problem: Problem, take: Callable[[jax.Array, jax.Array], jax.Array],
+    sums: Sum, place: jax.Array, count: jax.Array,
+) -> Sum:
+  """The sum at a place; without weights, its weight is the count of items."""
+  total = take(sums.total, place)
+  if problem.weights is None:
+    return Sum(total, count.astype(total.dtype))
+  return Sum(total, take(sums.weight, place))
 
 
 def extend_sums(

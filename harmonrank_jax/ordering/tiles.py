@@ -6,7 +6,6 @@ one on whole vectors of tiles.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 from jax import lax
@@ -37,54 +36,36 @@ def fit_tiles(problem: sums_lib.Problem) -> tuple[jax.Array, jax.Array]:
   return carry
 
 
-class _Halves(NamedTuple):
-  """Pairs of neighbouring halves that merge: `G` pairs in each of T lanes."""
-
-  value: jax.Array  # [G, 2 * half, T], fitted so far
-  weight: jax.Array
-  lists: jax.Array  # [G, 2 * half, T] int32
-  half: int
-
-  @property
-  def last(self) -> jax.Array:
-    """`[G, 1, T]` value left of the junction."""
-    return self.value[:, self.half - 1:self.half]
-
-  @property
-  def first(self) -> jax.Array:
-    """`[G, 1, T]` value right of the junction."""
-    return self.value[:, self.half:self.half + 1]
-
-
 def _merge(
-    problem: sums_lib.Problem, fitted: jax.Array, links: jax.Array, *, half: int
+    problem: sums_lib.Problem, fitted: jax.Array, links: jax.Array, *,
+    half: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """Merges pairs of `half` slots."""
+  """Merges pairs of `half` slots: `[G, 2 * half, T]`, G pairs in each tile."""
   def group(lanes):
     return lanes.reshape(-1, 2 * half, lanes.shape[-1])
 
-  halves = _Halves(group(fitted), group(problem.items.weight),
-                   group(problem.list_start), half)
-  level = _pooled_level(halves, problem.algebra)[:, None]
-  pooled = _is_pooled(halves, level, problem.algebra)
+  value, weight = group(fitted), group(problem.items.weight)
+  lists = group(problem.list_start)
+  level = _pooled_level(value, weight, lists, problem.algebra)[:, None]
+  pooled = _is_pooled(value, weight, lists, level, problem.algebra)
   is_left = (jnp.arange(2 * half) < half)[None, :, None]
   link = jnp.where(is_left, sums_lib.TO_NEXT, sums_lib.TO_PREVIOUS)
   link = link.astype(jnp.int32)
-  return (
-      jnp.where(pooled, halves.first + level, halves.value).reshape(
-          fitted.shape),
-      links | jnp.where(pooled, link, 0).reshape(fitted.shape))
+  merged = jnp.where(pooled, value[:, half:half + 1] + level, value)
+  return (merged.reshape(fitted.shape),
+          links | jnp.where(pooled, link, 0).reshape(fitted.shape))
 
 
 def _pooled_level(
-    halves: _Halves, algebra: sums_lib.Algebra
+    value: jax.Array, weight: jax.Array, lists: jax.Array,
+    algebra: sums_lib.Algebra,
 ) -> jax.Array:
   """`max_a min_b mean(a, b)` over the runs `[a, b)` across the junction.
 
   That is the mean of the run that pools, where one does; `[G, T]`, relative
   to the first item right of the junction.
   """
-  value, weight, lists, half = halves
+  half = value.shape[1] // 2
   anchor = sums_lib.Item(value[:, half], weight[:, half])
   list_here = lists[:, half]
 
@@ -121,7 +102,8 @@ def _pooled_level(
 
 
 def _is_pooled(
-    halves: _Halves, level: jax.Array, algebra: sums_lib.Algebra
+    value: jax.Array, weight: jax.Array, lists: jax.Array, level: jax.Array,
+    algebra: sums_lib.Algebra,
 ) -> jax.Array:
   """Which slots `[G, 2 * half, T]` the run at `level` `[G, 1, T]` takes.
 
@@ -129,8 +111,9 @@ def _is_pooled(
   next to the junction pools even where rounding puts the level on it; so
   blocks stay whole.
   """
-  value, weight, lists, half = halves
-  first, last, list_here = halves.first, halves.last, lists[:, half][:, None]
+  half = value.shape[1] // 2
+  last, first = value[:, half - 1:half], value[:, half:half + 1]
+  list_here = lists[:, half][:, None]
   is_left = (jnp.arange(2 * half) < half)[None, :, None]
   above = value - first
   near = jnp.zeros_like(above)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 SHAPE = (6, 16)
 SOFT_AUC = harmonrank_jax.multi_objective_auc_loss
-ALL = [SOFT_AUC, harmonrank_jax.bce_loss, harmonrank_jax.balanced_bce_loss,
-       harmonrank_jax.pairwise_loss, harmonrank_jax.auc_margin_loss]
+ALL = [SOFT_AUC, losses.bce_loss, losses.balanced_bce_loss,
+       losses.pairwise_loss, losses.auc_margin_loss]
 RANKING = [ALL[0], ALL[3]]
 traces = []
 
