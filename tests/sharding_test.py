@@ -16,12 +16,13 @@ import pytest
 
 import harmonrank_jax
 from harmonrank_jax import sharding
+from harmonrank_jax.ensemble import losses
 from tests import oracles
 
 SHAPE = (4, 16)  # Two items of each row on each of eight devices.
 LOSSES = (
-    harmonrank_jax.bce_loss, harmonrank_jax.balanced_bce_loss,
-    harmonrank_jax.auc_margin_loss, harmonrank_jax.pairwise_loss)
+    losses.bce_loss, losses.balanced_bce_loss,
+    losses.auc_margin_loss, losses.pairwise_loss)
 ITEMS = P(None, "items")
 traces = []
 
@@ -155,7 +156,7 @@ def grad_inside(loss_fn, in_specs, check_vma):
 
 
 @pytest.mark.parametrize("loss_fn", [
-    harmonrank_jax.auc_margin_loss,  # Joins all items, and compiles fast.
+    losses.auc_margin_loss,  # Joins all items, and compiles fast.
     pytest.param(harmonrank_jax.multi_objective_auc_loss,
                  marks=pytest.mark.slow)])
 @pytest.mark.parametrize("check_vma", [True, False])

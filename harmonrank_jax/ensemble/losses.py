@@ -201,9 +201,15 @@ def _of_items(
       axis_name=None,
   ):
     del segment_ids
-    return _reduce(
-        *objective_losses(*_classes(scores, labels, where, axis_name)),
-        objective_weights)
+    scores, labels, where, _, _ = items.check_items(
+        scores, labels, where, None, axis_name)
+    positive = items.valid_labels(labels, scores.dtype, where)
+    negative = (labels == 0).astype(scores.dtype)
+    negative = items.valid_labels(negative, scores.dtype, where)
+    if where is not None:
+      scores = jnp.where(where, scores, 0)
+    return _reduce(*objective_losses(scores[..., None], positive, negative),
+                   objective_weights)
 
   # The signature to show is that of `Loss`, not that of the inner function.
   del loss_fn.__wrapped__
@@ -321,21 +327,6 @@ def pairwise_loss(
   rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
   losses = pairs.logistic_losses(scores, labels, rate, where, segment_ids)
   return _reduce(losses, live, objective_weights)
-
-
-def _classes(
-    scores: jax.Array, labels: jax.Array, where: jax.Array | None,
-    axis_name: sharding.AxisName | None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Scores `[..., N, 1]`; weights as a positive and as a negative."""
-  scores, labels, where, _, _ = items.check_items(
-      scores, labels, where, None, axis_name)
-  positive = items.valid_labels(labels, scores.dtype, where)
-  negative = (labels == 0).astype(scores.dtype)
-  negative = items.valid_labels(negative, scores.dtype, where)
-  if where is not None:
-    scores = jnp.where(where, scores, 0)
-  return scores[..., None], positive, negative
 
 
 def _mean(losses: jax.Array, share: jax.Array) -> jax.Array:

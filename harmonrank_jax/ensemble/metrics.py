@@ -50,9 +50,8 @@ def auc(
     scores: `[..., N]`, any real dtype; higher means more likely positive.
     labels: `[..., N]` or `[..., N, M]`: bool, or 0 and 1, or values.
     where: `[..., N]` bool, True = valid. Masked items do not exist.
-    axis_name: inside `jax.shard_map`, the mesh axes over which the items of
-      the lists are sharded: every argument is a shard of N, and the result is
-      that of the whole lists, on every device. See `sharding.gather`.
+    axis_name: inside `jax.shard_map`, the mesh axes over which the items are
+      sharded; the result is that of the whole lists. See `sharding.gather`.
 
   Returns:
     `[...]` or `[..., M]` in [0, 1], float32 (float64 for float64 scores).
@@ -63,9 +62,8 @@ def auc(
     ValueError: if the shapes do not fit.
 
   References:
-    Hanley and McNeil, "The meaning and use of the area under a receiver
-    operating characteristic curve", Radiology 1982: AUC as the Wilcoxon
-    statistic. HarmonRank, arXiv 2601.02955, writes it with descending ranks.
+    Hanley and McNeil, Radiology 1982: AUC as the Wilcoxon statistic.
+    HarmonRank, arXiv 2601.02955, writes it with descending ranks.
 
   >>> import jax.numpy as jnp
   >>> auc(jnp.array([0.1, 0.4, 0.35, 0.8]), jnp.array([0, 0, 1, 1]))

@@ -155,8 +155,7 @@ class HarmonRank(nn.Module):
       `[...]` float32 scores, higher first. Logits for `head="score"`.
 
     Raises:
-      ValueError: if shapes do not fit, or weights are given to the scalar
-        head.
+      ValueError: if shapes do not fit, or the scalar head is given weights.
 
     >>> import jax
     >>> model = HarmonRank(HarmonRankConfig(num_objectives=3))
@@ -186,11 +185,7 @@ class HarmonRank(nn.Module):
       profile: jax.Array,
       where: jax.Array | None = None,
   ) -> jax.Array:
-    """`[..., M]` corrected log-odds of the aligned head; same arguments.
-
-    Raises:
-      ValueError: for the scalar head, which has none.
-    """
+    """`[..., M]` corrected log-odds; ValueError for the scalar head."""
     if self.config.head != "aligned":
       raise ValueError("objective_logits need head='aligned'.")
     return self.forward(objective_scores, profile, where)[0]
@@ -219,18 +214,15 @@ class HarmonRank(nn.Module):
     lift = logits - prior
     constant = jnp.ones((*profile.shape[:-1], 1), jnp.float32)
     profile = jnp.concatenate([profile.astype(jnp.float32), constant], -1)
-    branches = []
+    branches: list[nn.Module] = []
     if config.fusion == "mixture_of_experts":
-      branches.append(MixtureOfExperts(config, name="mixture_of_experts")(
-          lift, profile, present))
-    else:
-      if config.relation_aware:
-        branches.append(RelationAware(config, name="relation_aware")(
-            lift, profile, present))
-      if config.relation_agnostic:
-        branches.append(RelationAgnostic(config, name="relation_agnostic")(
-            lift, profile, present))
-    result = sum(branches[1:], branches[0])
+      branches.append(MixtureOfExperts(config, name="mixture_of_experts"))
+    elif config.relation_aware:
+      branches.append(RelationAware(config, name="relation_aware"))
+    if config.fusion == "relations" and config.relation_agnostic:
+      branches.append(RelationAgnostic(config, name="relation_agnostic"))
+    first, *others = (fn(lift, profile, present) for fn in branches)
+    result = sum(others, first)
     if config.head == "score":
       return result
     gain = self.param(GAIN, nn.initializers.zeros, (objectives,))

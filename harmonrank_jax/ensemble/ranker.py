@@ -86,10 +86,7 @@ class Ranker:
   ) -> dict[str, Any]:
     """Parameters of one member, which start at the Platt calibration.
 
-    Args:
-      key: consumed once.
-      rows: some rows, for their shapes.
-      platt: fitted on training rows.
+    The key is consumed once; some rows give the shapes.
     """
     for_encoder, for_network = jax.random.split(key)
     encoder = self._encoder.init(for_encoder, rows.categorical, rows.numeric)
@@ -103,13 +100,10 @@ class Ranker:
       self, params: dict[str, Any], rows: Rows,
       objective_weights: jax.Array | None,
   ) -> jax.Array:
-    """`[N]` scores of one member.
+    """`[N]` scores of one member; labels and lists are not read.
 
-    Args:
-      params: of one member.
-      rows: to score; labels and lists are not read.
-      objective_weights: `[M]`, what the AUC of each objective is worth. The
-        scalar head takes none: it knows those that it was trained with.
+    Weights `[M]` are what the AUC of each objective is worth. The scalar head
+    leaves them out: it knows those that it was trained with.
     """
     if self.config.head == "score":
       return self._apply(params, rows)

@@ -34,19 +34,13 @@ class TrainState(NamedTuple):
 
 
 def init(
-    key: jax.Array,
-    rows: ranker_lib.Rows,
-    *,
-    ranker: ranker_lib.Ranker,
+    key: jax.Array, rows: ranker_lib.Rows, *, ranker: ranker_lib.Ranker,
     platt: calibration.Calibration,
 ) -> TrainState:
-  """A member before its first step.
+  """A member before its first step: at the calibration `platt`.
 
-  Args:
-    key: consumed once; members differ by it.
-    rows: a few rows, for their shapes.
-    ranker: what is trained.
-    platt: fitted on training rows; training starts at this calibration.
+  The key is consumed once, and members differ by it; a few rows give the
+  shapes.
   """
   return begin(ranker.init(key, rows, platt))
 

@@ -12,6 +12,7 @@ recomputes with another rounding, all four bounds follow the same verdict.
 """
 
 from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
@@ -61,12 +62,10 @@ def find_bridges(
     steps: int,  # enough steps of `WIDTH` probes; see `num_steps`
 ) -> Bracket:
   """A bracket whose low bounds lie in the outermost blocks of each run."""
-  def search(fn):
-    return lambda bracket: fn(
-        probe_fn, middle, bracket, count=count, steps=steps)
-
-  return lax.platform_dependent(
-      bracket, cpu=search(bisect), default=search(sect))
+  cpu, default = (
+      functools.partial(fn, probe_fn, middle, count=count, steps=steps)
+      for fn in (bisect, sect))
+  return lax.platform_dependent(bracket, cpu=cpu, default=default)
 
 
 def bisect(

@@ -36,8 +36,7 @@ def isotonic_regression(
     weights: `[..., N]` positive, or None for 1. An item whose weight is not
       a positive finite number is left out as if masked.
     where: `[..., N]` bool, True = valid. Masked items are left out and get 0.
-    segment_ids: `[..., N]` integers: the items of a row that share an id form
-      one list, in order of appearance, contiguous or not.
+    segment_ids: `[..., N]` integers, the list of each item.
 
   Returns:
     `[..., N]` fit, float32 (float64 for float64 values).
@@ -47,9 +46,8 @@ def isotonic_regression(
       `segment_ids` are not integers.
 
   References:
-    Best and Chakravarti, "Active set algorithms for isotonic regression",
-    1990, for the solution's form; Overmars and van Leeuwen, 1981, for
-    bridges of hulls.
+    Best and Chakravarti, 1990, for the solution's form; Overmars and van
+    Leeuwen, 1981, for bridges of hulls.
 
   >>> import jax.numpy as jnp
   >>> isotonic_regression(jnp.array([1., 3., 2., 4., 0.]))

@@ -60,16 +60,14 @@ def soft_rank(
   `ds_i = r_i (u_i - mean of u over i's block, weighted by r) / strength`.
 
   Args:
-    scores: `[..., N]` scores, any real dtype. N may be 0. Infinite scores are
-      ranked hard, at the ends. An item whose score is NaN has rank NaN, and
-      the others are ranked as if it were not there.
+    scores: `[..., N]`, any real dtype. Infinite scores are ranked hard, at the
+      ends. An item whose score is NaN has rank NaN, and the others are ranked
+      as if it were not there.
     strength: eps >= 0 in the unit of the scores, a scalar or broadcastable to
-      `[..., 1]`; may be traced. Negative or NaN values are taken as 0 when
-      traced.
-    where: `[..., N]` bool, True = valid. Masked items get rank 0 and no
-      gradient.
-    segment_ids: `[..., N]` integers: the items of a row that share an id form
-      one list. The ids need be neither sorted nor contiguous.
+      `[..., 1]`. Traced, what is negative or NaN is taken as 0.
+    where: `[..., N]` bool, True = valid. Masked: rank 0 and no gradient.
+    segment_ids: `[..., N]` integers, the list of each item; neither sorted
+      nor contiguous.
     regularization: "quadratic" or "entropic".
 
   Returns:
@@ -80,9 +78,8 @@ def soft_rank(
       regularization is unknown.
 
   References:
-    Blondel, Teboul, Berthet, Djolonga, "Fast differentiable sorting and
-    ranking", ICML 2020, arXiv 2002.08871, eq. 5 and propositions 3 and 4.
-    There the ranks descend; here they ascend.
+    Blondel et al., "Fast differentiable sorting and ranking", ICML 2020,
+    arXiv 2002.08871, eq. 5, propositions 3 and 4; the ranks descend there.
 
   >>> import jax.numpy as jnp
   >>> soft_rank(jnp.array([0.7, 0.2, 0.8, 0.1]), strength=0.2)

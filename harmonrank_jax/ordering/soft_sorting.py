@@ -46,8 +46,7 @@ def soft_sort(
       broadcastable to `[..., 1]`; may be traced (negative is taken as 0).
     where: `[..., N]` bool, True = valid. Masked positions get 0; the valid
       ones, in order of appearance, get the list's values ascending.
-    segment_ids: `[..., N]` integers: positions of a row that share an id form
-      one list.
+    segment_ids: `[..., N]` integers, the list of each position.
     regularization: "quadratic" or "entropic".
 
   Returns:

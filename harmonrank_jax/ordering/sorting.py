@@ -110,11 +110,11 @@ def hard_rank(
   were not there. The derivative is 0 everywhere.
 
   Args:
-    scores: `[..., N]` scores, any real dtype (integers are compared as
-      float32, that is, exactly up to 2^24). N may be 0.
+    scores: `[..., N]`, any real dtype (integers are compared as float32, that
+      is, exactly up to 2^24).
     where: `[..., N]` bool, True = valid. Masked items get rank 0.
-    segment_ids: `[..., N]` integers: the items of a row that share an id form
-      one list. The ids need be neither sorted nor contiguous.
+    segment_ids: `[..., N]` integers, the list of each item; neither sorted
+      nor contiguous.
 
   Returns:
     `[..., N]` ranks in [1, N], float32 (float64 for float64 scores). Exact

@@ -151,7 +151,7 @@ def test_pairwise_counts_every_pair_across_blocks():
   rng = np.random.default_rng(1)
   labels = rng.random((1, 300, 2)) < [0.3, 0.6]
   values = labels * rng.exponential(size=labels.shape)
-  call = jax.jit(lambda *labels: [harmonrank_jax.pairwise_loss(
+  call = jax.jit(lambda *labels: [losses.pairwise_loss(
       scores, y, where=where, segment_ids=ids)[1] for y in labels])
   for y, diagnostics in zip(
       (labels, values), call(labels, values), strict=True):
@@ -169,10 +169,10 @@ def test_pointwise_losses_item_by_item():
   high = (y * p).sum(0) / y.sum(0)
   low = ((1 - y) * p).sum(0) / (1 - y).sum(0)
   expected = {
-      harmonrank_jax.bce_loss: (positive + negative).mean(0),
-      harmonrank_jax.balanced_bce_loss: 0.5 * (
+      losses.bce_loss: (positive + negative).mean(0),
+      losses.balanced_bce_loss: 0.5 * (
           positive.sum(0) / y.sum(0) + negative.sum(0) / (1 - y).sum(0)),
-      harmonrank_jax.auc_margin_loss: (
+      losses.auc_margin_loss: (
           (y * (p - high) ** 2).sum(0) / y.sum(0)
           + ((1 - y) * (p - low) ** 2).sum(0) / (1 - y).sum(0)
           + np.maximum(0, 1 - high + low) ** 2)}
@@ -196,7 +196,7 @@ def test_auc_margin_is_the_papers_min_max():
   grid = np.linspace(0, 1, 41)
   best = min(max(objective(a, b, dual) for dual in np.linspace(0, 2, 41))
              for a in grid for b in grid)
-  _, diagnostics, _ = EVALUATE[harmonrank_jax.auc_margin_loss](scores, labels)
+  _, diagnostics, _ = EVALUATE[losses.auc_margin_loss](scores, labels)
   np.testing.assert_allclose(diagnostics.objective_loss[0], best, atol=2e-3)
 
 
@@ -246,7 +246,7 @@ def test_objectives_without_a_class_leave_and_weights_follow(loss_fn):
   loss, diagnostics, gradient = EVALUATE[loss_fn](
       scores, labels, weights=[0.3, 0.5, 0.2])
   assert np.isfinite(gradient).all() and (gradient != 0).any()
-  if loss_fn is harmonrank_jax.bce_loss:
+  if loss_fn is losses.bce_loss:
     assert diagnostics.live_objectives.all()  # Its loss needs no positives.
     return
   np.testing.assert_array_equal(
