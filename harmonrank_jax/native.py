@@ -187,12 +187,12 @@ def form_of(
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
     primitive.def_impl(
         lambda *args, **static: _jitted(primitive, **static)(*args))
-    primitive.def_abstract_eval(_abstract_rule(layout))
-    batching.primitive_batchers[primitive] = _batch_rule(call, layout)
+    primitive.def_abstract_eval(functools.partial(_abstract, layout))
+    batching.primitive_batchers[primitive] = functools.partial(
+        _batch, call, layout)
     if linear:
-      jvp, transpose = _linear_rules(primitive, call)
-      ad.primitive_jvps[primitive] = jvp
-      ad.primitive_transposes[primitive] = transpose
+      ad.primitive_jvps[primitive] = functools.partial(_jvp, primitive, call)
+      ad.primitive_transposes[primitive] = functools.partial(_transpose, call)
     return call
 
   return decorate
@@ -215,56 +215,50 @@ def _lowerings(
   return lower_pure, lower_on_cpu
 
 
-def _abstract_rule(layout: Layout) -> Callable[..., list[Any]]:
+def _abstract(layout: Layout, *avals, **static) -> list[Any]:
   """Shapes and dtypes of the results; the rest is as of the first argument."""
-  def abstract(*avals, **static):
-    return [avals[0].update(shape=shape, dtype=jnp.dtype(dtype))
-            for shape, dtype in layout.results(*avals, **static)]
-
-  return abstract
+  return [avals[0].update(shape=shape, dtype=jnp.dtype(dtype))
+          for shape, dtype in layout.results(*avals, **static)]
 
 
-def _batch_rule(
-    call: Callable[..., Any], layout: Layout
-) -> Callable[..., tuple[list[jax.Array], list[int]]]:
+def _batch(
+    call: Callable[..., Any], layout: Layout, args, axes, **static
+) -> tuple[list[jax.Array], list[int]]:
   """`vmap` as one call of more slots or rows; results map their first axis."""
-  def batch(args, axes, **static):
-    is_mapped = [axis is not None for axis in axes]
-    args = [jnp.moveaxis(x, axis, 0) if mapped else x
-            for x, axis, mapped in zip(args, axes, is_mapped, strict=True)]
-    size, = {x.shape[0]
-             for x, mapped in zip(args, is_mapped, strict=True) if mapped}
-    if size:
-      outputs = call(*layout.fold(args, is_mapped, size), **static)
-      results = [layout.unfold(x, size) for x in outputs]
-    else:
-      # Nothing can be folded or unfolded, but shapes must still be right.
-      one = (jax.ShapeDtypeStruct(x.shape[1:] if mapped else x.shape, x.dtype)
-             for x, mapped in zip(args, is_mapped, strict=True))
-      results = [jnp.zeros((0, *shape), dtype)
-                 for shape, dtype in layout.results(*one, **static)]
-    return results, [0] * len(results)
-
-  return batch
+  is_mapped = [axis is not None for axis in axes]
+  args = [jnp.moveaxis(x, axis, 0) if mapped else x
+          for x, axis, mapped in zip(args, axes, is_mapped, strict=True)]
+  size, = {x.shape[0]
+           for x, mapped in zip(args, is_mapped, strict=True) if mapped}
+  if size:
+    outputs = call(*layout.fold(args, is_mapped, size), **static)
+    results = [layout.unfold(x, size) for x in outputs]
+  else:
+    # Nothing can be folded or unfolded, but shapes must still be right.
+    one = (jax.ShapeDtypeStruct(x.shape[1:] if mapped else x.shape, x.dtype)
+           for x, mapped in zip(args, is_mapped, strict=True))
+    results = [jnp.zeros((0, *shape), dtype)
+               for shape, dtype in layout.results(*one, **static)]
+  return results, [0] * len(results)
 
 
-def _linear_rules(
-    primitive: core.Primitive, call: Callable[..., Any]
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Derivative and transpose of what is its own transpose in argument 0."""
-  def jvp(primals, tangents, **static):
-    # The other arguments are integers, so this one has a tangent.
-    tangent = ad.instantiate_zeros(tangents[0])
-    return (primitive.bind(*primals, **static),
-            list(call(tangent, *primals[1:], **static)))
+def _jvp(
+    primitive: core.Primitive, call: Callable[..., Any], primals, tangents,
+    **static,
+) -> tuple[list[jax.Array], list[jax.Array]]:
+  """Derivative of what is linear in argument 0."""
+  # The other arguments are integers, so this one has a tangent.
+  tangent = ad.instantiate_zeros(tangents[0])
+  return (primitive.bind(*primals, **static),
+          list(call(tangent, *primals[1:], **static)))
 
-  def transpose(cotangents, _, *others, **static):
-    cotangent, = cotangents
-    if isinstance(cotangent, ad.Zero):
-      return [None] * (1 + len(others))
-    return [*call(cotangent, *others, **static), *[None] * len(others)]
 
-  return jvp, transpose
+def _transpose(call: Callable[..., Any], cotangents, _, *others, **static):
+  """Transpose of what is its own transpose in argument 0."""
+  cotangent, = cotangents
+  if isinstance(cotangent, ad.Zero):
+    return [None] * (1 + len(others))
+  return [*call(cotangent, *others, **static), *[None] * len(others)]
 
 
 @functools.cache

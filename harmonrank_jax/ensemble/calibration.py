@@ -66,8 +66,8 @@ def fit_platt(
     ValueError: if the shapes do not fit.
 
   References:
-    Platt, "Probabilistic outputs for support vector machines", 1999, with
-    the targets of its section 2.2; Lin, Lin, Weng, 2007, for the iteration.
+    Platt, 1999, with the targets of its section 2.2; Lin, Lin, Weng, 2007,
+    for the iteration.
 
   >>> import jax.numpy as jnp
   >>> scores = jnp.array([[0.1], [0.2], [0.8], [0.9]] * 50)

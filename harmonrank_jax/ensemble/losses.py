@@ -83,9 +83,8 @@ class Loss(Protocol):
       segment_ids: `[..., N]` integers, the list of each item. Without them
         every row of `[..., N]` is a list.
       axis_name: inside `jax.shard_map`, the mesh axes over which the items of
-        the lists are sharded: scores, labels, `where` and `segment_ids` are
-        shards of N (pad with masked items to make them even), and all results
-        are those of the whole lists, on every device.
+        the lists are sharded (pad with masked items to make shards even); all
+        results are those of the whole lists, on every device.
 
     Returns:
       The loss, a scalar (0 with gradient 0 if no objective is live), and its

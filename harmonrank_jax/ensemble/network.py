@@ -84,14 +84,9 @@ class ProfileEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, categorical: jax.Array, numeric: jax.Array) -> jax.Array:
-    """Profile vectors.
+    """Profile vectors `[..., P]` float32.
 
-    Args:
-      categorical: `[..., C]` integers, entries of the vocabularies.
-      numeric: `[..., Q]` float.
-
-    Returns:
-      `[..., P]` float32.
+    From entries of the vocabularies `[..., C]` and numbers `[..., Q]`.
     """
     parts = [numeric.astype(jnp.float32)]
     for column, size in enumerate(self.vocabulary_sizes):
