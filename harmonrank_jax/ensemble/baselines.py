@@ -91,8 +91,8 @@ def formula_scores(
 ) -> dict[str, np.ndarray]:
   """Scores of held-out rows by every formula.
 
-  Rows are NumPy arrays by the names `scores` `[N, M]`, `has_score` `[N, M]`
-  and `labels` `[N, M]`, as `data.features.encode` makes them.
+  Rows are NumPy arrays `[N, M]` by the names `scores`, `has_score` and
+  `labels`, as `data.features.encode` makes them.
 
   Args:
     platt: fitted on training rows.

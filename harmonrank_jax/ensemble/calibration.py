@@ -197,7 +197,7 @@ def closed_form_score(
       expected fraction, and the weight is divided by its `pair_share`.
 
   Returns:
-    `[...]` scores. For true probabilities their order maximises the expected
+    `[...]`; with true probabilities their order maximises the expected
     `sum_m w_m AUC_m` over the list.
 
   >>> import jax.numpy as jnp

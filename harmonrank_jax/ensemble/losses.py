@@ -5,10 +5,9 @@ Scores are logits. Objectives that have no loss in a batch (an AUC without a
 positive, say) leave the sum, and the weights of the rest are renormalised:
 value and gradient stay finite.
 
-With `axis_name`, inside `jax.shard_map`, the lists are those of the global
-batch: every device holds a shard of the N items, gathers the others' scores
-and labels, and computes the whole loss. Value, diagnostics and gradient are
-those of one device; `sharding.gather` says what holds for the gradient.
+With `axis_name`, inside `jax.shard_map`, every device holds a shard of the N
+items, gathers the others' scores and labels, and computes the whole loss. All
+results are those of one device; `sharding.gather` tells of the gradient.
 """
 
 from collections.abc import Callable
@@ -116,9 +115,8 @@ def multi_objective_auc_loss(
   Between 1 and 3 it trains best; below 0.1 most gradients are exactly 0; above
   8 everything pools and only class means are compared.
 
-  Lists: without `segment_ids` every row of `[..., N]` is a list. With them,
-  the AUC is taken within lists and averaged, weighted by list size. A list
-  that has only one class of an objective leaves that objective.
+  With `segment_ids` the AUC is taken within lists and averaged, weighted by
+  list size. A list with one class of an objective leaves that objective.
 
   Arguments as in `Loss`, and one more. Of labels that are values, a pair
   counts by their difference, see `auc`.

@@ -41,10 +41,9 @@ def auc(
   with r the ascending mid-ranks. Centred, it loses no digits at high
   prevalence: in float32 it is accurate to 1e-6 at ten million items.
 
-  Labels may be values instead of classes (watch time, order value): a pair
-  then counts by the difference of its values, `AUC = sum over pairs with
-  y_i > y_j of (y_i - y_j) [s_i > s_j] / sum of (y_i - y_j)`; for labels of 0
-  and 1 that is the formula above.
+  Labels may be values (watch time, order value): a pair then counts by their
+  difference, `AUC = sum over pairs with y_i > y_j of (y_i - y_j) [s_i > s_j] /
+  sum of (y_i - y_j)`, which is the same for labels of 0 and 1.
 
   Args:
     scores: `[..., N]`, any real dtype; higher means more likely positive.

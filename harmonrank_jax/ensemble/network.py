@@ -112,13 +112,9 @@ class HarmonRank(nn.Module):
 
   which is the exact maximiser of `sum_m w_m AUC_m` for true probabilities
   p_m; corrections are 0 and the gains g_m 1 at first. The weights are an
-  argument of the call: one network spans the whole trade-off between
-  objectives. The gains (parameter `GAIN`, their logarithms) are for a loss of
-  the ranking: probabilities are estimates, and what one is worth depends on
-  how good it is.
-
-  Attributes:
-    config: static configuration.
+  argument of the call: one network spans the whole trade-off. The gains
+  (parameter `GAIN`, their logarithms) are for a loss of the ranking: what an
+  estimated probability is worth depends on how good it is.
 
   References:
     HarmonRank, arXiv 2601.02955, for the two branches. Its score is a

@@ -24,11 +24,8 @@ def isotonic_regression(
 
   Minimises `sum_i w_i (v_i - y_i)^2` over `v_1 <= v_2 <= ...`, in the items'
   order of appearance. The solution is constant on contiguous blocks, where it
-  equals the block's weighted mean. No pass over the list is sequential:
-  the depth is polylogarithmic in N.
-
-  Differentiable in `values` in both modes (and in `weights`): the derivative
-  of the fit is the block mean of the derivative of the values.
+  equals the block's weighted mean, and so is its derivative in `values` (both
+  modes; in `weights` too). The depth is polylogarithmic in N.
 
   Args:
     values: `[..., N]`, any real dtype. A value that is NaN or infinite has no

@@ -33,13 +33,12 @@ def soft_rank(
 
     r_i = (mean rank of the block) + z_i - (mean of z over the block).
 
-  Items pool when their scores are close: neighbours whose gap is above
-  `strength` never pool as a pair, so a strength of 1 to 3 times the mean gap
-  smooths locally, and one of 8 times the mean gap of normal scores makes
-  everything one block. As the strength falls to 0 the result is the hard
-  rank, ties sharing the mean rank; as it grows, `(n + 1) / 2` for every item.
-  Ranks sum to `n (n + 1) / 2`, do not change when a constant is added to the
-  scores, and are monotone in them.
+  Neighbours whose gap is above `strength` never pool as a pair: 1 to 3 times
+  the mean gap smooths locally, 8 times that of normal scores makes everything
+  one block. As the strength falls to 0 the result is the hard rank, ties
+  sharing the mean rank; as it grows, `(n + 1) / 2` for every item. Ranks sum
+  to `n (n + 1) / 2`, do not change when a constant is added to the scores, and
+  are monotone in them.
 
   Derivative (both modes, jit, vmap): for a cotangent u,
   `ds_i = (u_i - mean of u over i's block) / strength`, and with respect to
@@ -53,10 +52,9 @@ def soft_rank(
 
     r_i = (sum of the block's ranks) exp(z_i) / (sum of exp(z) over the block).
 
-  The limits and the invariances are the same. A pair of neighbours pools when
-  its gap is below `strength * log((k + 1) / k)`, k the rank of the lower: low
-  ranks pool first, and a useful strength is of the order of the scores'
-  spread itself. Derivative: for a cotangent u,
+  Limits and invariances are the same. Neighbours pool when their gap is below
+  `strength * log((k + 1) / k)`, k the rank of the lower: low ranks pool first,
+  and a useful strength is of the order of the scores' spread. Derivative:
   `ds_i = r_i (u_i - mean of u over i's block, weighted by r) / strength`.
 
   Args:
@@ -239,10 +237,8 @@ def _pool_sorted(
     # Ties always pool, so their mean rank may stand for their ranks.
     blocks = isotonic.isotonic_blocks(
         z - hard_ranks, lists, row_size=row_size)
-  blocks = segments.Blocks(jnp.where(soft, blocks.start, index),
-                           jnp.where(soft, blocks.end, index + 1))
   # The fit may cut a run of ties into blocks of equal mean; join them.
-  blocks = segments.join_blocks(blocks, soft & (ties.start != index))
+  blocks = segments.join_blocks(blocks.only(soft), soft & (ties.start != index))
   return _Pooled(
       slots, scale, hard_ranks, blocks, blocks.size > 1,
       sorting.middle_rank(blocks, laid_out, slots.dtype))

@@ -26,6 +26,12 @@ class Blocks(NamedTuple):
     """`[S]` int32: how many slots the block of each slot has."""
     return self.end - self.start
 
+  def only(self, where: jax.Array) -> "Blocks":
+    """The blocks at flagged slots `[S]`; the other slots are alone."""
+    slots = jnp.arange(where.shape[0], dtype=jnp.int32)
+    return Blocks(jnp.where(where, self.start, slots),
+                  jnp.where(where, self.end, slots + 1))
+
 
 def run_blocks(is_first: jax.Array) -> Blocks:
   """Blocks start wherever `is_first` `[S]` is True, and at slot 0."""

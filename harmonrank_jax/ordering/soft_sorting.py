@@ -25,19 +25,16 @@ def soft_sort(
     result_i = (mean of w over the block) + (i - mean position) / eps.
 
   As the strength falls to 0 this is the sorted list; as it grows, every
-  position holds the mean.
-
-  Derivative (both modes): with respect to the sorted values the block mean,
-  with respect to the strength `-(i - mean position) / eps^2`. At strength 0
-  the derivative is that of the hard sort, and 0 for the strength.
+  position holds the mean. Derivative (both modes): of the sorted values the
+  block mean, of the strength `-(i - mean position) / eps^2`; at strength 0
+  that of the hard sort, and 0 for the strength.
 
   With `regularization="entropic"` means are taken of exponentials: the blocks
   are those of `(1..n) / eps - w` pooled by log-sum-exp, and inside a block
 
     result_i = i / eps + log(sum of exp(w)) - log(sum of exp((1..n) / eps)),
 
-  so that as the strength grows every position holds the logarithm of the mean
-  of `exp(values)`.
+  which tends to the logarithm of the mean of `exp(values)`.
 
   Args:
     values: `[..., N]`, any real dtype. Infinite values sort hard, to the
@@ -90,8 +87,7 @@ def soft_sort(
   blocks = isotonic.isotonic_blocks(
       gap, laid_out.lists, row_size=values.shape[-1], logarithmic=is_entropic,
       weights=jnp.where(infinite, 0, sorted_values) if is_entropic else None)
-  blocks = segments.Blocks(jnp.where(soft, blocks.start, alone.start),
-                           jnp.where(soft, blocks.end, alone.end))
+  blocks = blocks.only(soft)
   if is_entropic:
     result = (
         sorted_values + segments.log_share(position, scale, blocks)
