@@ -67,15 +67,7 @@ class Ranker:
     config: of the network.
     vocabulary_sizes: of the categorical profile columns.
 
-  >>> ranker = Ranker(network.HarmonRankConfig(num_objectives=2), (3,))
-  >>> rows = Rows(
-  ...     labels=jnp.zeros((4, 2), bool), scores=jnp.full((4, 2), 0.2),
-  ...     has_score=jnp.ones((4, 2), bool),
-  ...     categorical=jnp.zeros((4, 1), jnp.int32), numeric=jnp.zeros((4, 1)))
-  >>> platt = calibration_lib.fit_platt(rows.scores, rows.labels)
-  >>> params = ranker.init(jax.random.key(0), rows, platt)
-  >>> ranker.score(params, rows, jnp.ones(2)).shape
-  (4,)
+  `training.update` has an example.
   """
 
   config: network.HarmonRankConfig

@@ -87,8 +87,9 @@ def update(
   ...     labels=scores > 0.7, scores=scores, has_score=scores > 0,
   ...     categorical=jnp.zeros((64, 0), jnp.int32), numeric=scores[:, :1])
   >>> ranker = ranker_lib.Ranker(network.HarmonRankConfig(2), ())
-  >>> platt = calibration.fit_platt(rows.scores, rows.labels)
-  >>> state = init(jax.random.key(1), rows, ranker=ranker, platt=platt)
+  >>> platt = jax.jit(calibration.fit_platt)(rows.scores, rows.labels)
+  >>> state = jax.jit(functools.partial(init, ranker=ranker))(
+  ...     jax.random.key(1), rows, platt=platt)
   >>> step = jax.jit(functools.partial(
   ...     update, ranker=ranker, objective=objective_lib.aligned_objective,
   ...     objective_weights=jnp.ones(2), platt=platt, learning_rate=0.01,
