@@ -28,34 +28,24 @@ import harmonrank_jax.sharding as sharding
 
 
 class SoftAucDiagnostics(NamedTuple):
-  """What the soft rank did; no gradient.
+  """What the soft rank did; no gradient."""
 
-  Attributes:
-    soft_auc: `[M]`, biased towards 1/2: log the exact AUC beside it. NaN for
-      an objective that is not live.
-    live_objectives: `[M]` bool, whether any list has an AUC for it.
-    num_blocks: int32, blocks of pooled items over all lists.
-    pooled_fraction: fraction of the valid items that pool with another.
-    dead_gradient_fraction: fraction of the valid items without a gradient.
-  """
-
+  # [M], biased towards 1/2: log the exact AUC beside it. NaN for an objective
+  # that is not live.
   soft_auc: jax.Array
-  live_objectives: jax.Array
-  num_blocks: jax.Array
+  live_objectives: jax.Array  # [M] bool, whether any list has an AUC for it
+  num_blocks: jax.Array  # int32, blocks of pooled items over all lists
+  # Fraction of the valid items that pool with another.
   pooled_fraction: jax.Array
+  # Fraction of the valid items without a gradient.
   dead_gradient_fraction: jax.Array
 
 
 class LossDiagnostics(NamedTuple):
-  """Parts of a loss; no gradient.
+  """Parts of a loss; no gradient."""
 
-  Attributes:
-    objective_loss: `[M]`, NaN for an objective that is not live.
-    live_objectives: `[M]` bool.
-  """
-
-  objective_loss: jax.Array
-  live_objectives: jax.Array
+  objective_loss: jax.Array  # [M], NaN for an objective that is not live
+  live_objectives: jax.Array  # [M] bool
 
 
 class Loss(Protocol):

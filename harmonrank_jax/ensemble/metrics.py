@@ -12,16 +12,12 @@ import harmonrank_jax.sharding as sharding
 
 
 class GroupAuc(NamedTuple):
-  """AUC averaged over lists; `[...]`, or `[..., M]` for M objectives.
+  """AUC averaged over lists; `[...]`, or `[..., M]` for M objectives."""
 
-  Attributes:
-    value: weighted mean AUC of the lists that have one; NaN if none has.
-    num_groups: int32, lists that have an AUC.
-    num_skipped: int32, lists without one (all labels equal), left out.
-  """
-
+  # Weighted mean AUC of the lists that have one; NaN if none has.
   value: jax.Array
-  num_groups: jax.Array
+  num_groups: jax.Array  # int32, lists that have an AUC
+  # Int32, lists without one (all labels equal), left out.
   num_skipped: jax.Array
 
 

@@ -18,23 +18,15 @@ from harmonrank_jax.ensemble import network
 
 
 class Rows(NamedTuple):
-  """Rows of a log; N rows, M objectives, C and Q profile columns.
+  """Rows of a log; N rows, M objectives, C and Q profile columns."""
 
-  Attributes:
-    labels: `[N, M]` bool, or float32 where an objective is a value.
-    scores: `[N, M]` float32 predicted scores.
-    has_score: `[N, M]` bool, False = the score is missing.
-    categorical: `[N, C]` int32 entries of the vocabularies; 0 is unknown.
-    numeric: `[N, Q]` float32.
-    lists: `[N]` int32, the list of each row in a rank loss; None = all rows
-      are one list.
-  """
-
-  labels: Any
-  scores: Any
-  has_score: Any
-  categorical: Any
-  numeric: Any
+  labels: Any  # [N, M] bool, or float32 where an objective is a value
+  scores: Any  # [N, M] float32 predicted scores
+  has_score: Any  # [N, M] bool, False = the score is missing
+  categorical: Any  # [N, C] int32 entries of the vocabularies; 0 is unknown
+  numeric: Any  # [N, Q] float32
+  # [N] int32, the list of each row in a rank loss; None = all rows are one
+  # list.
   lists: Any | None = None
 
 

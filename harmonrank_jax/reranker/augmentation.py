@@ -15,22 +15,15 @@ from harmonrank_jax.reranker import response as response_lib
 
 
 class Spread(NamedTuple):
-  """Standard deviations between worlds, beyond the bootstrap; scalars, >= 0.
+  """Standard deviations between worlds, beyond the bootstrap; scalars, >= 0."""
 
-  Attributes:
-    fatigue: of the log of its strength.
-    fading: of the log of the time in which fatigue fades.
-    demand: of the log of the demand's amplitude.
-    level: of the levels of categories, in log-odds.
-    stop: of the log-odds to leave after a click.
-    clock: of the time by which demand and arrivals move, in windows.
-  """
-
-  fatigue: jax.Array | float = 0.4
+  fatigue: jax.Array | float = 0.4  # of the log of its strength
+  # Of the log of the time in which fatigue fades.
   fading: jax.Array | float = 0.3
-  demand: jax.Array | float = 0.4
-  level: jax.Array | float = 0.1
-  stop: jax.Array | float = 0.3
+  demand: jax.Array | float = 0.4  # of the log of the demand's amplitude
+  level: jax.Array | float = 0.1  # of the levels of categories, in log-odds
+  stop: jax.Array | float = 0.3  # of the log-odds to leave after a click
+  # Of the time by which demand and arrivals move, in windows.
   clock: jax.Array | float = 2.0
 
 

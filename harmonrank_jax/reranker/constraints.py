@@ -20,22 +20,17 @@ class Controller(NamedTuple):
   """Thresholds of the constraints, and gains of the multipliers; may be traced.
 
   `threshold` is `[Q]`, the others are `[Q]` or scalars.
-
-  Attributes:
-    threshold: the highest cost allowed.
-    initial: multiplier at first, at least 0.
-    proportional: gain on the error `cost - threshold`, at least 0.
-    integral: gain on its sum over updates, at least 0.
-    derivative: gain on its increase since the last update, at least 0.
-    limit: the largest multiplier. The multiplier of a constraint that cannot
-      be met would grow for ever, and take as long to come back.
   """
 
-  threshold: jax.Array
-  initial: jax.Array | float = 0.0
+  threshold: jax.Array  # the highest cost allowed
+  initial: jax.Array | float = 0.0  # multiplier at first, at least 0
+  # Gain on the error cost - threshold, at least 0.
   proportional: jax.Array | float = 0.0
-  integral: jax.Array | float = 0.0
+  integral: jax.Array | float = 0.0  # gain on its sum over updates, at least 0
+  # Gain on its increase since the last update, at least 0.
   derivative: jax.Array | float = 0.0
+  # The largest multiplier. The multiplier of a constraint that cannot be met
+  # would grow for ever, and take as long to come back.
   limit: jax.Array | float = float("inf")
 
 

@@ -16,27 +16,22 @@ import jax.numpy as jnp
 
 
 class StepResult(NamedTuple):
-  """What a step, or a reset, shows.
+  """What a step, or a reset, shows."""
 
-  Attributes:
-    observation: `[O]` float32, all that the policy may know.
-    reward: `[M]` float32, of the step that ended here; 0 after a reset.
-    cost: `[Q]` float32, constrained quantities of the step; 0 after a reset.
-    counted: `[Q]` float32, the number of cases in `cost` (1 for a slate that
-      was shown, 0 where none was); a constraint limits the ratio of the sums
-      of both. 0 after a reset.
-    where: bool, True = the next action acts. False where no page is requested:
-      the step passes all the same, and its action changes nothing.
-    terminated: bool, True = the episode is over, with no value after it.
-    truncated: bool, True = the episode was cut off; the rest has a value.
-  """
-
-  observation: jax.Array
-  reward: jax.Array
+  observation: jax.Array  # [O] float32, all that the policy may know
+  reward: jax.Array  # [M] float32, of the step that ended here; 0 after a reset
+  # [Q] float32, constrained quantities of the step; 0 after a reset.
   cost: jax.Array
+  # [Q] float32, the number of cases in cost (1 for a slate that was shown, 0
+  # where none was); a constraint limits the ratio of the sums of both. 0
+  # after a reset.
   counted: jax.Array
+  # Bool, True = the next action acts. False where no page is requested: the
+  # step passes all the same, and its action changes nothing.
   where: jax.Array
+  # Bool, True = the episode is over, with no value after it.
   terminated: jax.Array
+  # Bool, True = the episode was cut off; the rest has a value.
   truncated: jax.Array
 
 

@@ -24,34 +24,22 @@ class Curve(NamedTuple):
 
 
 class ResponseFidelity(NamedTuple):
-  """Predicted against observed clicks of a log.
+  """Predicted against observed clicks of a log."""
 
-  Attributes:
-    by_hour: `Curve` of 24 hours.
-    by_category: `Curve` of C categories.
-    by_position: `Curve` of K positions.
-    by_fatigue: `Curve` of the buckets of `FATIGUE_EDGES`.
-    by_chance: `Curve` of one group, the exposures that no policy chose.
-    slope: `[]`, of a logistic regression of clicks on predicted log-odds; 1
-      if probabilities are neither over- nor underconfident.
-    offset: `[]`, of the same regression; 0 if they are right on average.
-    log_likelihood: `[]`, mean over exposures.
-    scores_log_likelihood: `[]`, the same for the predicted scores.
-    rate_log_likelihood: `[]`, the same for one rate for all exposures.
-    exposure_entropy: `[]`, of the shares of categories, in nats.
-  """
-
-  by_hour: Curve
-  by_category: Curve
-  by_position: Curve
-  by_fatigue: Curve
-  by_chance: Curve
+  by_hour: Curve  # Curve of 24 hours
+  by_category: Curve  # Curve of C categories
+  by_position: Curve  # Curve of K positions
+  by_fatigue: Curve  # Curve of the buckets of FATIGUE_EDGES
+  by_chance: Curve  # Curve of one group, the exposures that no policy chose
+  # [], of a logistic regression of clicks on predicted log-odds; 1 if
+  # probabilities are neither over- nor underconfident.
   slope: jax.Array
+  # [], of the same regression; 0 if they are right on average.
   offset: jax.Array
-  log_likelihood: jax.Array
-  scores_log_likelihood: jax.Array
-  rate_log_likelihood: jax.Array
-  exposure_entropy: jax.Array
+  log_likelihood: jax.Array  # [], mean over exposures
+  scores_log_likelihood: jax.Array  # [], the same for the predicted scores
+  rate_log_likelihood: jax.Array  # [], the same for one rate for all exposures
+  exposure_entropy: jax.Array  # [], of the shares of categories, in nats
 
 
 def response_fidelity(

@@ -44,27 +44,17 @@ class OptimiserStates(NamedTuple):
 
 
 class Learner(NamedTuple):
-  """All that an update depends on: a restored learner goes on bit by bit.
+  """All that an update depends on: a restored learner goes on bit by bit."""
 
-  Attributes:
-    params: variables of `policy.ActorCritic`.
-    opt_state: of both optimisers.
-    statistics: of observations.
-    env_state: `[E, ...]`, of the environments.
-    result: `[E, ...]`, what they showed last: the next actions answer it.
-    constraint: of the controller.
-    key: consumed by the next update.
-    num_updates: `[]` int32.
-  """
-
-  params: Any
-  opt_state: OptimiserStates
-  statistics: trajectory_lib.ObservationStatistics
-  env_state: Any
+  params: Any  # variables of policy.ActorCritic
+  opt_state: OptimiserStates  # of both optimisers
+  statistics: trajectory_lib.ObservationStatistics  # of observations
+  env_state: Any  # [E, ...], of the environments
+  # [E, ...], what they showed last: the next actions answer it.
   result: environments.StepResult
-  constraint: constraints.ConstraintState
-  key: jax.Array
-  num_updates: jax.Array
+  constraint: constraints.ConstraintState  # of the controller
+  key: jax.Array  # consumed by the next update
+  num_updates: jax.Array  # [] int32
 
 
 @dataclasses.dataclass(frozen=True)

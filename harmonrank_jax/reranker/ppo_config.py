@@ -117,16 +117,12 @@ class PpoConfig:
 
 
 class Settings(NamedTuple):
-  """What may be traced, and may differ between the learners of one `vmap`.
+  """What may be traced, and may differ between the learners of one `vmap`."""
 
-  Attributes:
-    reward_weights: `[M]`, what a unit of each reward is worth.
-    discounts: `[M + Q]`, per step, in [0, 1]: of rewards, then of costs.
-    controller: Q constraints, on total cost over total counted.
-  """
-
-  reward_weights: jax.Array
+  reward_weights: jax.Array  # [M], what a unit of each reward is worth
+  # [M + Q], per step, in [0, 1]: of rewards, then of costs.
   discounts: jax.Array
+  # Q constraints, on total cost over total counted.
   controller: constraints.Controller
 
 

@@ -121,39 +121,28 @@ class Diagnostics(NamedTuple):
 
   Minibatch figures are those of the last minibatch evaluated, including the
   one at which early stopping triggered.
-
-  Attributes:
-    mean_reward: `[M]`, total reward by the number of rows with `where` True.
-    cost_ratio: `[Q]`, total cost by total counted; NaN if nothing counted.
-    violation: `[Q]`, cost ratio less threshold; NaN likewise.
-    multipliers: `[Q]`, used in this update.
-    explained_variance: `[M + Q]`, of returns by the values before the update;
-      NaN where returns do not vary.
-    value_loss: of a minibatch.
-    policy_loss: of a minibatch.
-    approx_kl: of a minibatch, estimate of KL(acting policy || actor).
-    clip_fraction: of a minibatch, share of ratios outside the clip range.
-    entropy: of a minibatch, mean of the policy's, in nats.
-    actor_gradient_norm: of a minibatch, before clipping.
-    critic_gradient_norm: of a minibatch, before clipping.
-    num_actor_steps: int32, fewer than all if early stopping triggered.
-    num_where: int32, rows with `where` True.
   """
 
+  # [M], total reward by the number of rows with where True.
   mean_reward: jax.Array
+  # [Q], total cost by total counted; NaN if nothing counted.
   cost_ratio: jax.Array
-  violation: jax.Array
-  multipliers: jax.Array
+  violation: jax.Array  # [Q], cost ratio less threshold; NaN likewise
+  multipliers: jax.Array  # [Q], used in this update
+  # [M + Q], of returns by the values before the update; NaN where returns do
+  # not vary.
   explained_variance: jax.Array
-  value_loss: jax.Array
-  policy_loss: jax.Array
-  approx_kl: jax.Array
+  value_loss: jax.Array  # of a minibatch
+  policy_loss: jax.Array  # of a minibatch
+  approx_kl: jax.Array  # of a minibatch, estimate of KL(acting policy || actor)
+  # Of a minibatch, share of ratios outside the clip range.
   clip_fraction: jax.Array
-  entropy: jax.Array
-  actor_gradient_norm: jax.Array
-  critic_gradient_norm: jax.Array
+  entropy: jax.Array  # of a minibatch, mean of the policy's, in nats
+  actor_gradient_norm: jax.Array  # of a minibatch, before clipping
+  critic_gradient_norm: jax.Array  # of a minibatch, before clipping
+  # Int32, fewer than all if early stopping triggered.
   num_actor_steps: jax.Array
-  num_where: jax.Array
+  num_where: jax.Array  # int32, rows with where True
 
 
 def cost_ratio(trajectory: trajectory_lib.Trajectory) -> jax.Array:

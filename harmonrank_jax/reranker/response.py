@@ -32,56 +32,37 @@ NUM_HARMONICS = 3
 
 
 class ResponseModel(NamedTuple):
-  """What decides the clicks; C categories, W windows, K positions.
+  """What decides the clicks; C categories, W windows, K positions."""
 
-  Attributes:
-    scale: `[]`, factor of the predicted log-odds; 1 if they are calibrated.
-    level: `[C]`, log-odds added for a category.
-    demand: `[C, W]`, log-odds added by the window of the day, of mean 0.
-    fatigue: `[]`, log-odds lost for each exposure still fresh.
-    recovery: `[]` in (0, 1), share of the fatigue left a window later.
-    redundancy: `[]`, log-odds lost by a copy of an item above.
-    examination: `[K]` in (0, 1], probability that a user who reaches a
-      position looks at it; 1 at the first.
-    stop: `[]` in (0, 1), probability to leave the page after a click.
-    dismiss: `[]` in [0, 1), probability to dismiss an item that is not
-      clicked.
-  """
-
+  # [], factor of the predicted log-odds; 1 if they are calibrated.
   scale: jax.Array
-  level: jax.Array
+  level: jax.Array  # [C], log-odds added for a category
+  # [C, W], log-odds added by the window of the day, of mean 0.
   demand: jax.Array
-  fatigue: jax.Array
-  recovery: jax.Array
-  redundancy: jax.Array
+  fatigue: jax.Array  # [], log-odds lost for each exposure still fresh
+  recovery: jax.Array  # [] in (0, 1), share of the fatigue left a window later
+  redundancy: jax.Array  # [], log-odds lost by a copy of an item above
+  # [K] in (0, 1], probability that a user who reaches a position looks at it;
+  # 1 at the first.
   examination: jax.Array
-  stop: jax.Array
+  stop: jax.Array  # [] in (0, 1), probability to leave the page after a click
+  # [] in [0, 1), probability to dismiss an item that is not clicked.
   dismiss: jax.Array
 
 
 class Exposures(NamedTuple):
-  """A log of R slates of up to K positions, by user, day and time.
+  """A log of R slates of up to K positions, by user, day and time."""
 
-  Attributes:
-    log_odds: `[R, K]` float32, predicted, of a click.
-    categories: `[R, K]` int32 in [0, C).
-    similarity: `[R, K]` float32, cosine to the most similar item above, 0 at
-      the top.
-    clicks: `[R, K]` bool.
-    dismissed: `[R, K]` bool.
-    where: `[R, K]` bool, True = an item was shown.
-    time: `[R]` float32, time of the day in windows, from 0 to W.
-    day_ids: `[R]` int32, one number for each day of a user. Slates of a day
-      stand together, in the order of time.
-  """
-
-  log_odds: jax.Array
-  categories: jax.Array
+  log_odds: jax.Array  # [R, K] float32, predicted, of a click
+  categories: jax.Array  # [R, K] int32 in [0, C)
+  # [R, K] float32, cosine to the most similar item above, 0 at the top.
   similarity: jax.Array
-  clicks: jax.Array
-  dismissed: jax.Array
-  where: jax.Array
-  time: jax.Array
+  clicks: jax.Array  # [R, K] bool
+  dismissed: jax.Array  # [R, K] bool
+  where: jax.Array  # [R, K] bool, True = an item was shown
+  time: jax.Array  # [R] float32, time of the day in windows, from 0 to W
+  # [R] int32, one number for each day of a user. Slates of a day stand
+  # together, in the order of time.
   day_ids: jax.Array
 
 

@@ -25,20 +25,13 @@ _LEAST_DAMPING = 1e-2
 
 
 class ResponseFit(NamedTuple):
-  """A fit and its uncertainty.
+  """A fit and its uncertainty."""
 
-  Attributes:
-    response: `ResponseModel` of the largest posterior.
-    replicates: `ResponseModel` with leading axis B, by bootstrap over users'
-      days.
-    log_likelihood: `[]`, of the clicks.
-    is_converged: `[]` bool.
-  """
-
-  response: response_lib.ResponseModel
+  response: response_lib.ResponseModel  # ResponseModel of the largest posterior
+  # ResponseModel with leading axis B, by bootstrap over users' days.
   replicates: response_lib.ResponseModel
-  log_likelihood: jax.Array
-  is_converged: jax.Array
+  log_likelihood: jax.Array  # [], of the clicks
+  is_converged: jax.Array  # [] bool
 
 
 class _Free(NamedTuple):

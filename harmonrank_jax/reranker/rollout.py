@@ -18,27 +18,17 @@ PolicyFn = Callable[[jax.Array], jax.Array]
 
 
 class Outcome(NamedTuple):
-  """Sums over the day of each of B users.
+  """Sums over the day of each of B users."""
 
-  Attributes:
-    clicks: `[B, C]`.
-    exposures: `[B, C]`.
-    reward: `[B, C]`.
-    cost: `[B, Q]`.
-    counted: `[B, Q]`, number of cases in `cost`.
-    windows: `[B]`, from the first request to the end of the day.
-    action: `[W, A]`, mean action by window over users who were shown a page.
-    acted: `[W]`, number of these users.
-  """
-
-  clicks: jax.Array
-  exposures: jax.Array
-  reward: jax.Array
-  cost: jax.Array
-  counted: jax.Array
-  windows: jax.Array
+  clicks: jax.Array  # [B, C]
+  exposures: jax.Array  # [B, C]
+  reward: jax.Array  # [B, C]
+  cost: jax.Array  # [B, Q]
+  counted: jax.Array  # [B, Q], number of cases in cost
+  windows: jax.Array  # [B], from the first request to the end of the day
+  # [W, A], mean action by window over users who were shown a page.
   action: jax.Array
-  acted: jax.Array
+  acted: jax.Array  # [W], number of these users
 
 
 def no_action(simulator: simulator_lib.Simulator) -> PolicyFn:

@@ -35,49 +35,33 @@ class Pool(NamedTuple):
 
   The candidates of a request are consecutive places of a user, from a random
   start and around the end: shuffle the places.
-
-  Attributes:
-    features: `[I, D]` float32.
-    item_categories: `[I]` int32 in [0, C).
-    items: `[U, L]` int32.
-    log_odds: `[U, L]` float32, predicted, of a click.
-    log_value: `[U, L]` float32, what a click is worth in relevance: 0, or the
-      log of the predicted rate of conversions after it.
-    where: `[U, L]` bool, True = there is an item.
   """
 
-  features: jax.Array
-  item_categories: jax.Array
-  items: jax.Array
-  log_odds: jax.Array
+  features: jax.Array  # [I, D] float32
+  item_categories: jax.Array  # [I] int32 in [0, C)
+  items: jax.Array  # [U, L] int32
+  log_odds: jax.Array  # [U, L] float32, predicted, of a click
+  # [U, L] float32, what a click is worth in relevance: 0, or the log of the
+  # predicted rate of conversions after it.
   log_value: jax.Array
-  where: jax.Array
+  where: jax.Array  # [U, L] bool, True = there is an item
 
 
 class Params(NamedTuple):
   """A world, and the scores by which the page ranks.
 
   `synthetic.synthetic_world` makes one from random numbers.
-
-  Attributes:
-    pool: the items of each user.
-    response: how users respond; of at least K positions.
-    arrivals: `[W]`, shares of a day's requests by window.
-    activity: `[U]`, expected requests in a day of each user.
-    base: `[U, L]`, calibrated log-odds of the places of the pool.
-    shift: `[W, C]`, added to them by window and category.
-    theta: `[]`, the DPP's weight of relevance, in (0, 1).
-    values: `[C]`, what a click is worth in reward.
   """
 
-  pool: Pool
+  pool: Pool  # the items of each user
+  # How users respond; of at least K positions.
   response: response_lib.ResponseModel
-  arrivals: jax.Array
-  activity: jax.Array
-  base: jax.Array
-  shift: jax.Array
-  theta: jax.Array
-  values: jax.Array
+  arrivals: jax.Array  # [W], shares of a day's requests by window
+  activity: jax.Array  # [U], expected requests in a day of each user
+  base: jax.Array  # [U, L], calibrated log-odds of the places of the pool
+  shift: jax.Array  # [W, C], added to them by window and category
+  theta: jax.Array  # [], the DPP's weight of relevance, in (0, 1)
+  values: jax.Array  # [C], what a click is worth in reward
 
 
 @dataclasses.dataclass(frozen=True)
