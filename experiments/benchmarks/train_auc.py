@@ -194,7 +194,7 @@ class Twins:
   def differences(
       self, params: dict[str, Any], rows: ranker_lib.Rows, seed: int
   ) -> dict[str, float]:
-    """Of both networks near parameters, where none of these is 0."""
+    """Differences of both networks near parameters that are nowhere 0."""
     rng = np.random.default_rng(seed)
     params = jax.tree.map(
         lambda x: x + 0.1 * np.abs(rng.standard_normal(x.shape, np.float32)),

@@ -25,7 +25,7 @@ class Block(NamedTuple):
 
   @property
   def num_rows(self) -> tuple[int, int, int]:
-    """Of training, validation and test."""
+    """Numbers of rows to train, validate and test on."""
     return (len(self.train.labels), len(self.validation.labels),
             len(self.test.labels))
 

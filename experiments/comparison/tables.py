@@ -70,7 +70,7 @@ class Table(NamedTuple):
     return np.asarray([known.get(name, np.nan) for name in names])
 
   def kind(self, k: int) -> str:
-    """Of a method, by its number."""
+    """The kind of a method, by its number."""
     return studies.kind_of(self.names[k])
 
 

@@ -31,7 +31,7 @@ class Measures(NamedTuple):
   auc_error: np.ndarray
   log_loss: np.ndarray  # mean cross-entropy
   log_loss_error: np.ndarray  # standard error, users (or rows) as clusters
-  # Of the rate of the training rows as constant score.
+  # Log-loss of the rate of the training rows as constant score.
   base_log_loss: np.ndarray
 
 

@@ -23,8 +23,8 @@ CALIBRATIONS: dict[str, score_calibration.Calibration] = {
 class Scale(NamedTuple):
   """How much is trained and how long it is judged."""
 
-  num_seeds: int  # Of every training, each judged on days of its own.
-  num_updates: int  # Of every training.
+  num_seeds: int  # Learners of every training, each judged on days of its own.
+  num_updates: int  # Updates of every training.
   num_days: int  # Simulated for each seed and world.
   users_per_day: int
 

@@ -57,7 +57,7 @@ class Limit(NamedTuple):
   """What is asked of diversity."""
 
   probe: Probe
-  threshold: float  # Of the mean cost.
+  threshold: float  # Bound of the mean cost.
   base: str  # The calibration that policies correct.
   theta: float  # The largest with which the base meets the target.
 

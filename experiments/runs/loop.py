@@ -71,7 +71,7 @@ class Fitted(NamedTuple):
   """The end of a training."""
 
   state: Any
-  # Of all steps that were timed, evaluations and compilation left out.
+  # Rate of the steps that were timed, without evaluations and compilation.
   steps_per_second: float
 
 

@@ -161,7 +161,7 @@ class BatchReader:
       transform: Callable[[pa.Table], Arrays],
       *,
       batch_size: int,
-      seed: int,  # Of the permutations.
+      seed: int,  # Seed of the permutations.
       # From the arrays of a block to the list of each row.
       list_of: Callable[[Arrays], np.ndarray] | None = None,
       cursor: Cursor | None = None,
