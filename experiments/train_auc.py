@@ -27,11 +27,9 @@ from harmonrank_jax.serving import bundle
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Trains, evaluates and writes everything there is to see of a run.
+  """Trains (or resumes) and writes a run; the content of `summary.json`.
 
-  A run of the same configuration in the workdir is resumed. Returns the content
-  of `summary.json`; raises `UserError`, `DataError` or, after a checkpoint,
-  `StoppedError`.
+  Raises `UserError`, `DataError` or, after a checkpoint, `StoppedError`.
   """
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):

@@ -34,11 +34,9 @@ from experiments.runs import workdir as workdir_lib
 
 
 def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
-  """Trains, tests and writes the scored log.
+  """Trains (or resumes) and writes a run; the content of `summary.json`.
 
-  A run of the same configuration in the workdir is resumed. Returns the content
-  of `summary.json`; raises `UserError`, `DataError` or, after a checkpoint,
-  `StoppedError`.
+  Raises `UserError`, `DataError` or, after a checkpoint, `StoppedError`.
   """
   workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):

@@ -60,11 +60,9 @@ def settings(environment: environments.Environment) -> ppo_config.Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-  """A free environment: it replays observations, whatever the action.
+  """A free environment: it replays observations `[L, O]` of an episode.
 
-  Its parameters are the observations `[L, O]` of an episode of L steps. The
-  first M numbers of an observation are the rewards of the step from it, the
-  next one is the cost.
+  An observation begins with the M rewards and the cost of the step from it.
   """
 
   observation_size: int  # O, more than M

@@ -56,9 +56,7 @@ def run(
 ) -> dict[str, Any]:
   """Times every method that runs here, and compares it with float64.
 
-  On a CPU all of them run on one core, in a process of its own: with threads
-  the ratios change by a factor of two, and libraries create their pools of
-  threads when they are loaded.
+  On a CPU each has one core, in its own process: threads distort the ratios.
   """
   del workdir
   flow = None if sizes else FLOW

@@ -147,11 +147,7 @@ def _of_requests(
 def _textbook(
     problem: problems.AnyProblem, *, dtype: Any
 ) -> SlateMethod | None:
-  """The algorithm as published, its kernel included.
-
-  Chen, Zhang and Zhou 2018 (arXiv 1709.05135), algorithm 1. Similarities of a
-  shared pool are computed once.
-  """
+  """Algorithm 1 of Chen et al. 2018 (arXiv 1709.05135), its kernel included."""
   requests = problems.requests_of(problem)
   most = max(len(request.items) for request in requests)
   if most**2 * np.dtype(dtype).itemsize > _MAX_KERNEL_BYTES:
@@ -233,10 +229,9 @@ def _find_pyversity() -> Prepare:
 
 
 def pyversity_scale(relevance: np.ndarray) -> float:
-  """The scale at which pyversity has our kernel, at diversity 0.5.
+  """The scale at which pyversity has our kernel times a constant.
 
-  Its weights are `exp(0.5 scale (r - mean) / deviation)`: the kernel is
-  ours times a constant, which changes no pick.
+  At diversity 0.5 it weighs by `exp(0.5 scale (r - mean) / deviation)`.
   """
   epsilon = float(np.finfo(np.float32).eps)
   return 2 * problems.ALPHA * (float(np.std(relevance)) + epsilon)

@@ -110,11 +110,7 @@ def _errors(
 
 
 def peak_memory(name: str, batch: int, size: int) -> int:
-  """Bytes that a form needs beside its inputs, forward and backward.
-
-  On a CPU measured in a process of its own, the compiler included; elsewhere
-  taken from the compiler's memory analysis.
-  """
+  """Bytes a form needs beside its inputs; on a CPU, in a process of its own."""
   if jax.default_backend() != "cpu":
     lists = methods_lib.make_lists(batch, size, 0)
     executable, _ = timing_lib.compiled(methods_lib.with_gradient, *lists)

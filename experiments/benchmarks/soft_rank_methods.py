@@ -162,11 +162,7 @@ def _sequential_with_gradient(
 def _pool_adjacent_violators(
     values: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Block `[B, N]` of each item; size and mean `[B * N + 1]` of each block.
-
-  One loop over the concatenated lists. A stack holds the start and the sum of
-  each block; entry 0 is not used.
-  """
+  """Block `[B, N]` of items; size and mean `[B * N + 1]` of blocks, from 1."""
   size, total_size = values.shape[-1], values.size
   flat = values.reshape(-1)
 

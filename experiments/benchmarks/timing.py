@@ -91,9 +91,8 @@ class Suite(Protocol):
 def parse_counts(text: str, num_counts: int, expected: str) -> tuple[int, ...]:
   """Reads positive integers that an `x` separates.
 
-  Example:
-    >>> parse_counts("128x1000", 2, "lists x items")
-    (128, 1000)
+  >>> parse_counts("128x1000", 2, "lists x items")
+  (128, 1000)
   """
   parts = text.split("x")
   if len(parts) == num_counts and all(part.isdecimal() for part in parts):
@@ -116,9 +115,7 @@ def size_error(text: str, expected: str) -> errors.UserError:
 class Clock:
   """Times calls in turn, and skips those that take too long.
 
-  A sample is as many calls as take `sample_seconds`, so that the resolution of
-  the system's clock does not matter. A pause comes before it: idle threads of
-  the method before keep spinning for a while.
+  A pause comes before a sample: threads of the last method spin for a while.
   """
 
   def __init__(
@@ -137,11 +134,7 @@ class Clock:
   def interleaved(
       self, calls: Mapping[Key, Callable[[], Any]], num_items: int
   ) -> dict[Key, Timing]:
-    """Times calls, one sample of each after the other.
-
-    A temporary load then affects all of them. Each round draws a new order, so
-    that no call always follows the same other one.
-    """
+    """Times calls in turn, each round in a new order: a load affects all."""
     counts = {}
     for key, call in calls.items():
       call()  # Threads and caches are cold.

@@ -47,8 +47,7 @@ def rows_of(rows: ranker_lib.Rows) -> ranker_lib.Rows:
 class Twin(nn.Module):
   """`ranker.Ranker`; modules are named as in its parameters.
 
-  Each row must have a score: where all are masked, the gradient of PyTorch's
-  fused attention is not that of equal weights.
+  Each row needs a score: PyTorch's gradient differs where all are masked.
   """
 
   def __init__(

@@ -102,8 +102,7 @@ def thinned(
 ) -> np.ndarray:
   """Labels `[N, M]` with one positive of `thinning` left, the others made 0.
 
-  Each block draws anew: few positives are left of a rare objective, and which
-  ones these are decides more than the method.
+  Drawn anew for each block: which few are left decides more than the method.
   """
   if thinning == 1:
     return labels
@@ -171,8 +170,7 @@ def _fit_seeds(
 ) -> tuple[float, list[stacks.Stack]]:
   """Chooses the learning rate with the first seeds, then trains the others.
 
-  Every stack has as many members as there are rates, so that all share one
-  compilation; the last one repeats seeds to fill it.
+  The last stack repeats seeds, so that all share one compilation.
   """
   rates = np.asarray(config.learning_rates, np.float32)
   seeds = config.seed + np.arange(config.num_seeds)

@@ -17,11 +17,7 @@ _REPLICATES = 200
 
 
 class Lead(NamedTuple):
-  """A difference of sums of AUCs with its 95 % interval.
-
-  The interval covers two sources of chance: the users (or rows), by resamples
-  that both methods share; and the seeds of either method.
-  """
+  """A difference of sums of AUCs; its 95 % interval covers users and seeds."""
 
   mean: float
   low: float
@@ -41,8 +37,7 @@ class Sums(NamedTuple):
 class Table(NamedTuple):
   """Measurements under one condition: K methods, M objectives.
 
-  AUCs are means over seeds and blocks; `_error` is the standard error over
-  seeds (NaN for one seed). NaN stands for what is undefined.
+  Means over seeds and blocks, errors over seeds; NaN where undefined.
   """
 
   condition: studies.Condition  # under which methods were trained

@@ -41,10 +41,7 @@ def measure(
     users: np.ndarray | None,
     base_rates: np.ndarray,
 ) -> Measures:
-  """Measures log-odds `[N, M]` by labels `[N, M]`, with users `[N]` or None.
-
-  `base_rates` `[M]` are those of the training rows.
-  """
+  """Measures log-odds `[N, M]`; base rates `[M]` are of the training rows."""
   losses = task_lib.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
   # The diagonal holds each score against its own labels.
@@ -122,10 +119,7 @@ def write_scored_logs(
     folder: pathlib.Path, inputs: inputs_lib.Inputs, logits: np.ndarray,
     test_logits: np.ndarray,
 ) -> None:
-  """Writes `train.parquet`, `eval.parquet` and `schema.json` into a folder.
-
-  Log-odds `[N, M]` are out of fold for the rows that were trained on.
-  """
+  """Writes both logs and their schema; `logits` `[N, M]` are out of fold."""
   schema, profile = inputs.source.schema, inputs.source.profile
   for name, table, values in (("train", inputs.table, logits),
                               ("eval", inputs.test_table, test_logits)):

@@ -87,10 +87,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-  """Batches of rows in memory: a function of seed and step.
-
-  Its cursor holds the number of steps, and a checksum of the rows.
-  """
+  """Batches of rows; a cursor is the number of steps and a checksum of rows."""
 
   def __init__(
       self, num_rows: int, batch_size: int, *, seed: int, step: int,
@@ -151,11 +148,7 @@ class FoldTask:
         models, models.params, np.float32(np.inf), np.int32(0))
 
   def batches(self, cursor: list[int] | None) -> Batches:
-    """Batches from a cursor on, the same for all models.
-
-    Raises:
-      UserError: if the rows are not those that the cursor was made with.
-    """
+    """Batches from a cursor on; `UserError` if it was made with other rows."""
     step, checksum = cursor or (0, self._checksum)
     if checksum != self._checksum:
       raise errors.UserError(

@@ -50,10 +50,7 @@ class Training:
 
 
 class Stack(NamedTuple):
-  """Trained rankers, each with the parameters best on validation rows.
-
-  Where lists are ranked, with the last parameters.
-  """
+  """Trained rankers, best on validation rows; where lists are ranked, last."""
 
   params: Any  # leaves of [S, ...]
   # [S] their weighted validation AUC, within lists where lists are ranked;
@@ -186,10 +183,7 @@ def _padded(rows: ranker_lib.Rows, at_least: int = 1) -> ranker_lib.Rows:
 def _order(
     rows: features_lib.Batch, lists: str, seed: int
 ) -> Callable[[int, int], np.ndarray]:
-  """Which rows come from one place of an endless stream to another.
-
-  Every pass deals all rows anew; the rows of a list stay together.
-  """
+  """Rows from one place of an endless stream to another; lists stay whole."""
   num_rows = len(rows.labels)
   ids = (np.arange(num_rows) if lists == "batch" else
          ranker_lib.list_numbers(getattr(rows, lists)))

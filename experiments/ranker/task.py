@@ -148,8 +148,7 @@ class AucTask:
   ) -> tuple[loop.State, dict[str, Any]]:
     """Exact AUC on validation rows, remembering the best parameters.
 
-    Where lists are ranked, the last parameters are kept: within lists a few
-    positives decide, whose chance is larger than the difference of steps.
+    The last where lists are ranked: chance exceeds the difference of steps.
     """
     rows, names = self._inputs.validation, self._inputs.model.schema.names
     scores = self.score(state.train.params, rows)

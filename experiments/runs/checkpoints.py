@@ -20,11 +20,7 @@ _KEEP = 2
 
 
 class Checkpoints:
-  """Checkpoints of a training run, by step.
-
-  A checkpoint is a tree of arrays and a JSON object of notes. It is written
-  under a temporary name and renamed; checksums tell a broken one.
-  """
+  """Checkpoints by step: trees of arrays with JSON notes and checksums."""
 
   def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
     """Opens the folder; it is made unless it is only to be read."""
@@ -40,11 +36,7 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only))
 
   def save(self, step: int, tree: Any, notes: dict[str, Any]) -> None:
-    """Saves a checkpoint; keeps the newest two.
-
-    Raises:
-      UserError: if the disk does not take it. Those before are untouched.
-    """
+    """Saves a checkpoint, keeps the newest two; `UserError` if it cannot."""
     try:
       self._manager.save(step, args=ocp.args.Composite(
           tree=ocp.args.StandardSave(_raw_keys(tree)),
@@ -63,9 +55,7 @@ class Checkpoints:
   def restore(self, target: Any) -> tuple[int, Any, dict[str, Any]] | None:
     """The newest checkpoint that is whole, as step, tree and notes, or None.
 
-    A broken one is set aside with a warning (left where it is in a folder that
-    is only read), and the one before is taken. One that is whole, but of
-    another structure than `target`, is an error of the user.
+    Broken ones are set aside; another structure than `target` is an error.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       is_whole = False
@@ -102,10 +92,7 @@ class Checkpoints:
     return self._directory.parent / "checkpoint_checksums.json"
 
   def _check_files(self, step: int) -> bool:
-    """Whether the files are known to be whole; raises if one is not.
-
-    Orbax tells a damaged file by noise on the terminal: look first.
-    """
+    """Whether files are known to be whole; raises before Orbax makes noise."""
     known = None
     if self._checksum_file.exists():
       known = json.loads(self._checksum_file.read_text()).get(str(step))

@@ -63,11 +63,7 @@ def define(config: type) -> None:
 
 
 def read(config: type[ConfigT]) -> ConfigT:
-  """The `Config` that the parsed flags ask for.
-
-  Raises:
-    UserError: if a list of numbers holds something else.
-  """
+  """The `Config` of the parsed flags; `UserError` where one is no number."""
   kinds = typing.get_type_hints(config)
   values = {}
   for each in dataclasses.fields(config):  # type: ignore[arg-type]
@@ -84,19 +80,10 @@ def numbers_by_name(
     flag: str, texts: Sequence[str], names: Sequence[str], default: Any, *,
     kind: type[int] | type[float], expected: str, has_rest: bool = False,
 ) -> list[Any]:
-  """Numbers from 0 of `names`, of texts as in "phones=2".
+  """Numbers from 0 of `names`, of texts as in "phones=2"; else `default`.
 
-  Args:
-    flag: name of the flag, for messages.
-    texts: its value.
-    names: those that may be named.
-    default: number of the names that no text names.
-    kind: of the numbers.
-    expected: what a number is, for messages.
-    has_rest: whether a text as in "3" replaces the default.
-
-  Raises:
-    UserError: if a name is unknown, or what it has is no such number.
+  A text as in "3" replaces the default if `has_rest`. `expected` says, in the
+  `UserError` for anything else, what a number is.
   """
   numbers = {}
   for text in texts:

@@ -87,9 +87,7 @@ def numbered_points(
 ) -> None:
   """Writes 1, 2, ... at points and, beside the axes, which name each is.
 
-  Points `[N]` that are close in height have their numbers on different sides.
-  They are drawn before, in the colours of their names; the figure's layout is
-  constrained. Figures of several panels number them alike and have one key.
+  Points `[N]` are drawn before; numbers of close ones on different sides.
   """
   ranks = np.argsort(np.argsort(y, kind="stable"))
   # Error bars and other points do not cross out a number.

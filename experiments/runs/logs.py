@@ -46,10 +46,7 @@ def open_log(
 def open_scored_log(
     folder: pathlib.Path, config: configs.LogConfig
 ) -> tuple[parquet.ParquetLog, schema_lib.Schema]:
-  """Opens what --data, --schema and --objectives name, or the embedded log.
-
-  The embedded log is written into the folder. Every objective has a score.
-  """
+  """Opens the scored log of the flags, or the embedded one in the folder."""
   if config.schema and not config.data:
     raise errors.UserError("--schema needs --data.")
   log, schema = (

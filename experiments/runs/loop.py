@@ -49,10 +49,7 @@ class Task(Protocol):
     """What is trained on, from a cursor on; from the beginning if None."""
 
   def update(self, state: Any, batch: Any) -> tuple[Any, dict[str, Any]]:
-    """The state after a step on a batch, and what was measured in it.
-
-    The state and the measurements may still be under computation.
-    """
+    """The state after a step, and what was measured; both may be computing."""
 
   def evaluate(self, state: Any, step: int) -> tuple[Any, dict[str, Any]]:
     """The state (which may remember the best so far), and the measurements."""
@@ -80,9 +77,8 @@ def fit(
 ) -> Fitted:
   """Trains to the end, from the newest whole checkpoint if there is one.
 
-  A checkpoint holds all that a step depends on: a run killed at any moment and
-  started again ends bit-identical to one that was not, `metrics.jsonl`
-  included. On Ctrl-C or SIGTERM it saves and raises `StoppedError`.
+  A run that was killed and started again ends bit-identical to one that was
+  not. On Ctrl-C or SIGTERM it saves and raises `StoppedError`.
   """
   with progress.stop_on_signal() as signals:
     return _fit(task, workdir, signals, num_steps, examples_per_step)

@@ -10,11 +10,7 @@ METRICS = "metrics.jsonl"
 
 
 class MetricWriter:
-  """Appends metrics by step.
-
-  On resuming, lines of steps after the checkpoint are taken back: the file
-  of a run that was killed ends up the same as that of one that was not.
-  """
+  """Appends metrics by step; resuming takes back those after a checkpoint."""
 
   def __init__(self, workdir: pathlib.Path, step: int):
     """Opens the files; the run goes on from the checkpoint of `step`, or -1."""

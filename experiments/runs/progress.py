@@ -52,10 +52,7 @@ class Progress:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-  """Within it, Ctrl-C and SIGTERM are noted in a list instead of raised.
-
-  The loop looks at the list, saves and leaves. A second signal is not caught.
-  """
+  """Notes Ctrl-C and SIGTERM in a list; a second signal is not caught."""
   received: list[int] = []
   previous: dict[int, Any] = {}
 

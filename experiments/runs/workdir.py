@@ -20,11 +20,9 @@ FORMAT = 2
 
 
 def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
-  """Makes the workdir, or checks that it is one of the same configuration.
+  """Makes the workdir, or checks its configuration; whether it was there.
 
-  The configuration is JSON-able: what results depend on. Returns whether the
-  workdir was there. One of another configuration (the differing flags are
-  named) or version, or a folder of something else, is an error of the user.
+  Another configuration or version, or a folder of something else, is an error.
   """
   path = pathlib.Path(path)
   try:
@@ -58,11 +56,7 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-  """The configuration of a workdir.
-
-  Raises:
-    UserError: if it cannot be read, or is of an earlier version.
-  """
+  """The configuration of a workdir; `UserError` if unreadable or too old."""
   content = read_json(path / CONFIG)
   version = content.pop("format_version", 1) if isinstance(content, dict) else 0
   if version != FORMAT:
@@ -73,11 +67,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """The content of a file.
-
-  Raises:
-    UserError: if it cannot be read.
-  """
+  """The content of a file; `UserError` if it cannot be read."""
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError):
@@ -88,11 +78,7 @@ def read_json(path: pathlib.Path) -> Any:
 def claimed(
     path: str | pathlib.Path, config: dict[str, Any]
 ) -> Iterator[None]:
-  """`open_workdir`, but left as it was if what is done within it fails.
-
-  Inputs are checked within it, so that after a flag is mended the same
-  workdir can be used.
-  """
+  """`open_workdir`, but left as it was if what is done within it fails."""
   was_there = open_workdir(path, config)
   try:
     yield
@@ -107,10 +93,7 @@ def claimed(
 def check_same_data(
     workdir: pathlib.Path, arrays: Iterable[np.ndarray]
 ) -> None:
-  """Refuses to resume with other arrays than the workdir was begun with.
-
-  It keeps a checksum of them from the first call on.
-  """
+  """Refuses to resume with other arrays, by a checksum of the first ones."""
   checksum = 0
   for array in arrays:
     checksum = zlib.crc32(np.ascontiguousarray(array).tobytes(), checksum)

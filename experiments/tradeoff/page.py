@@ -40,10 +40,8 @@ def draw(
 ) -> Sample:
   """Draws rows by `[N]` scores and `[N, M]` labels, to estimate AUCs from.
 
-  The chance of a row grows with its share of the positives of each objective,
-  so that every positive of a rare objective is drawn. Rows with the same labels
-  are drawn evenly along the scores: the AUC of the sample is then near that of
-  all rows, for these scores and for similar ones.
+  Every positive of a rare objective is drawn; rows of the same labels evenly
+  along the scores, so that the AUC is near that of all rows.
   """
   values = labels.astype(np.float64)
   num_rows = len(values)

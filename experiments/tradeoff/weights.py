@@ -12,16 +12,9 @@ from harmonrank_jax.data import schema as schema_lib
 def simplex_weights(
     num_objectives: int, num_weights: int, *, seed: int
 ) -> np.ndarray:
-  """Draws weights that sum to 1 and cover the simplex.
+  """Draws weights `[K, M]` that sum to 1 and cover the simplex.
 
-  The first vector is equal weights. Then follow each objective alone, halves
-  of two objectives in a random order, and uniform draws for the rest.
-
-  Example:
-    >>> simplex_weights(2, 3, seed=0)
-    array([[0.5, 0.5],
-           [1. , 0. ],
-           [0. , 1. ]], dtype=float32)
+  Equal ones, each objective alone, halves of two, then uniform draws.
   """
   rng = np.random.default_rng(seed)
   alone = np.eye(num_objectives)
