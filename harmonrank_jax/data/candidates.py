@@ -229,10 +229,7 @@ class Candidates:
           row += batch.num_rows
 
   def _check_together(self, num_requests: int) -> None:
-    """Raises if a request comes again after another one.
-
-    Comparing a part of the ids at a time bounds the memory that it takes.
-    """
+    """Raises if a request comes again; compares part by part, for memory."""
     num_parts = -(-num_requests // self._compared_ids)
     for part in range(num_parts):
       parts = [numbers[numbers % num_parts == part]

@@ -62,11 +62,8 @@ def slate_file(path: str | pathlib.Path) -> Iterator[
     Callable[[Chunk, np.ndarray, np.ndarray], None]]:
   """Opens a Parquet file of slates, which appears when all are written.
 
-  A row of the file is a slot that has an item: `request_id`, `slot` (int32,
-  from 0), `item_id` and `gain` (float32). Yields a function that writes the
-  slates of a chunk of R requests, from the chunk, the rows `[R, K]` of the
-  selected candidates within the chunk (-1 in empty slots) and the gains
-  `[R, K]` they were selected by.
+  Yields what writes a chunk: rows `[R, K]` of the candidates within it (-1 in
+  empty slots), and gains `[R, K]`. A row of the file is a slot with an item.
   """
   with files.atomic(path) as temporary, contextlib.ExitStack() as stack:
     writer: pq.ParquetWriter | None = None

@@ -113,10 +113,7 @@ def prepare(
 def earlier_sums(
     key: np.ndarray, time: np.ndarray, values: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Number `[N]` and sums `[N, M]` of the earlier rows with the same key.
-
-  Rows may stand in any order; those of the same time are not earlier.
-  """
+  """Number `[N]` and sums `[N, M]` of strictly earlier rows of the same key."""
   order = np.lexsort((time, key))
   key, time = key[order], time[order]
   opens_key = np.append(True, np.diff(key) != 0)

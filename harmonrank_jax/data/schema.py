@@ -285,10 +285,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def numbers_of(column: pa.ChunkedArray) -> np.ndarray:
-  """A column as float64, missing values as NaN.
-
-  Integers beyond 2^53 are rounded: hashes and ids may be numeric columns.
-  """
+  """A column as float64, missing as NaN; integers beyond 2^53 are rounded."""
   return pc.cast(column, pa.float64(), safe=False).to_numpy()
 
 

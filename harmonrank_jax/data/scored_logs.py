@@ -31,11 +31,9 @@ def scored_table(
     table: pa.Table, schema: schema_lib.Schema, profile: tuple[str, ...],
     scores: np.ndarray,
 ) -> pa.Table:
-  """The log as the ensemble reads it, by the names of its columns.
+  """The log as the ensemble reads it, with `[N, M]` float32 probabilities.
 
-  Ids and time, then the label and `score_<objective>` of each objective, then
-  the profile: categorical columns as text, others as floats, missing values
-  stay missing. Scores are `[N, M]` float32 probabilities.
+  Ids, time, labels, `score_<objective>` and profile (categories as text).
   """
   columns: dict[str, pa.ChunkedArray | np.ndarray] = {}
   for role, column in schema.ids.items():

@@ -16,10 +16,7 @@ FILLS = ("none", "relevance")
 
 
 class Arguments:
-  """The arguments that all methods share, checked and as B rows.
-
-  Leading axes, of shape `batch`, are flattened: B is their product.
-  """
+  """Arguments of all methods, checked; axes `batch` flattened to B rows."""
 
   def __init__(
       self,
@@ -123,10 +120,7 @@ class Arguments:
     return theta / (1 - theta), jnp.ones_like(theta)
 
   def _shown_rows(self, shown):
-    """Unit features `[B, S, D]` of shown items, and their number `[B]`.
-
-    Items that exist come first, in their order.
-    """
+    """Unit features `[B, S, D]` of shown items, present first; number `[B]`."""
     num_features = self._features.shape[-1]
     if shown is None:
       shown = jnp.zeros((0, num_features), self.dtype)

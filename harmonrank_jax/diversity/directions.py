@@ -37,17 +37,11 @@ def unit_features(features: jax.Array, dtype: jnp.dtype) -> jax.Array:
 def direction(
     earlier: jax.Array, feature: jax.Array, ridge: float | None
 ) -> tuple[jax.Array, jax.Array]:
-  """The direction that a pick adds to those of earlier picks.
+  """The direction x `[..., D]` of a pick, and its squared residual `[...]`.
 
-  Args:
-    earlier: `[..., R, D]` directions; zero rows are ignored.
-    feature: `[..., D]`, the unit feature of the pick.
-    ridge: rho of the kernel `rho F F^T + (1 - rho) I`; None is 1.
-
-  Returns:
-    The direction x, `[..., D]`: `(x f)^2` is what the squared residual of a
-    candidate f loses by this pick; 0 if the pick is in the span of the others.
-    And the squared residual of the pick itself, `[...]`.
+  A candidate f loses `(x f)^2` of its squared residual by this pick; x is 0
+  for a pick in the span of `earlier` `[..., R, D]`. Zero rows are ignored.
+  The kernel is `ridge F F^T + (1 - ridge) I`; None is 1.
   """
   along = einsum("...rd,...d->...r", earlier, feature)
   spanned = einsum("...rd,...r->...d", earlier, along)

@@ -41,10 +41,7 @@ class Bracket(NamedTuple):
 
 
 class Probes(NamedTuple):
-  """Verdicts on runs, and how many slots these have on either side.
-
-  `less` is the count without the outermost block.
-  """
+  """Verdicts on runs; slots either side, `less` without the outermost block."""
 
   verdict: jax.Array  # [W, W, P] int32, each left with each right
   left: jax.Array  # [W, 1, P] int32

@@ -1,13 +1,9 @@
 """Isotonic partitions in polylogarithmic depth: the dyadic merge.
 
-Pool-adjacent-violators is sequential. Here the list is cut into tiles of 32
-slots, which are fitted by brute force, without a gather, for all tiles at
-once: the tile is the last axis, so that every operation is one on whole
-vectors of tiles. Fits of neighbouring tiles are merged, then of neighbouring
-pairs of tiles, and so on. Where two fits meet, one run of blocks pools, which
-`bridges` searches. Only the partition into blocks is carried from level to
-level, never recovered from the fitted values; the fit is the blocks' mean.
-All junctions of a level are searched at once, and levels share one loop body.
+Tiles of 32 slots are fitted by brute force, in whole vectors of tiles; then
+neighbours are merged, all junctions of a level at once. Where two fits meet,
+one run of blocks pools, which `bridges` searches. Only the partition is
+carried from level to level, never recovered from fitted values.
 """
 
 from collections.abc import Callable
@@ -68,10 +64,7 @@ def partition(
 
 
 def _fit_tiles(problem: sums_lib.Problem) -> tuple[jax.Array, jax.Array]:
-  """Fits tiles: `[TILE, T]` values, and which neighbours share a block (bits).
-
-  By brute-force merges of 1 + 1, 2 + 2, ... slots.
-  """
+  """Values `[TILE, T]` of fitted tiles, and bits: which neighbours pool."""
   size, tiles = problem.values.shape
   # On the CPU a loop of one round whose count the compiler does not know: it
   # keeps it from fusing levels into one another and recomputing them.

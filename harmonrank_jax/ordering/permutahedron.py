@@ -125,10 +125,7 @@ def rank_lists(
 def deviations(
     values: jax.Array, laid_out: sorting.SortedLists, blocks: segments.Blocks
 ) -> jax.Array:
-  """Items `[..., N]` less the mean of their block; 0 for what is alone in it.
-
-  Linear in `values`; its own transpose.
-  """
+  """Items `[..., N]` less their block's mean; linear, its own transpose."""
   result, = _deviation(values.reshape(-1), laid_out.order, *blocks)
   return result.reshape(values.shape)
 

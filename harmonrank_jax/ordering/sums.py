@@ -113,10 +113,7 @@ LOGARITHMIC = Algebra(
 
 
 class Problem(NamedTuple):
-  """Slots in lanes: slot `s` is the entry `[s % TILE, s // TILE]`.
-
-  A lane is a tile. Each row is padded to whole tiles.
-  """
+  """Slots in lanes of one tile: slot s is at `[s % TILE, s // TILE]`."""
 
   values: jax.Array  # [TILE, T]
   weights: jax.Array | None  # [TILE, T]

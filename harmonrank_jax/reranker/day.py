@@ -126,10 +126,7 @@ def next_window(
 def observe(
     state: State, candidates: page_lib.Candidates, *, num_slots: int
 ) -> jax.Array:
-  """The observation, `[O]` float32, without any hidden state.
-
-  It shows the candidates of the next request and the page's memory.
-  """
+  """The observation, `[O]` float32: candidates and memory, nothing hidden."""
   memory, slates = state.memory, float(num_slots)
   num_categories = len(memory.liked)
   is_category = jax.nn.one_hot(

@@ -102,10 +102,7 @@ def combine_advantages(
 def normalise_advantages(
     advantages: jax.Array, *, where: jax.Array
 ) -> jax.Array:
-  """Advantages of mean 0 and variance 1 over the rows with `where` True.
-
-  Masked rows are scaled, too. All arrays are `[T, E]`.
-  """
+  """Advantages `[T, E]` of mean 0 and variance 1 over rows of `where`."""
   mean = jnp.mean(advantages, where=where)
   std = jnp.std(advantages, where=where)
   return (advantages - mean) / (std + 1e-8)

@@ -113,10 +113,7 @@ def lay_out(
     order: jax.Array,
     is_made: jax.Array | bool,
 ) -> tuple[Page, jax.Array]:
-  """The page before any response, and the features of its items, `[K, D]`.
-
-  Where no request is made, nothing is shown; features are 0 there.
-  """
+  """The page before any response, and features `[K, D]`; 0 without request."""
   indices, picked = selection.indices[order], selection.picked[order]
   where = picked & is_made
   features = jnp.where(where[:, None], candidates.features[indices], 0)
@@ -137,10 +134,7 @@ def respond(
     dice: jax.Array,
     response: response_lib.ResponseModel,
 ) -> Page:
-  """The page with the user's clicks and dismissals.
-
-  `dice` `[2, K]`, uniform in [0, 1), are of clicks and of dismissals.
-  """
+  """The page with clicks and dismissals, by uniform `dice` `[2, K]`."""
   window = jnp.minimum(window, response_lib.NUM_WINDOWS - 1)
   odds = response_lib.attraction(
       response, page.log_odds, page.categories,

@@ -285,10 +285,7 @@ def _show(
     simulator: Simulator, state: day_lib.State, action: jax.Array,
     dice: jax.Array, params: Params,
 ) -> tuple[day_lib.State, page_lib.Page]:
-  """Shows the slates of a window, one after the other.
-
-  Fatigue and memory of the state move; `Page` is of `[max_requests, K]`.
-  """
+  """Shows the slates of a window in turn; `Page` is `[max_requests, K]`."""
   bias, theta = simulator.corrections(action, params)
   is_joint = simulator.scope == "window" and simulator.max_requests > 1
   pages, fatigue, memory, above = [], state.fatigue, state.memory, None
