@@ -21,7 +21,7 @@ import harmonrank_jax
 from harmonrank_jax import native
 from tests.ordering import fuzz_native
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[1]
 COMPILER = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
 SHAPE = (6, 12)
 
