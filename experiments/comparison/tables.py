@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.comparison import studies
 from experiments.comparison.cells import Cell
+from experiments.runs import console
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.evaluation import bootstrap
@@ -198,7 +199,7 @@ class _Scores:
       if one == other:
         return Lead(0.0, 0.0, 0.0)
       mean = float(total[one] - total[other])
-      half = 1.96 * float(np.linalg.norm([
+      half = console.NORMAL_95 * float(np.linalg.norm([
           np.std(drawn[one] - drawn[other], ddof=1), of_seeds[one],
           of_seeds[other]]))
       return Lead(mean, mean - half, mean + half)

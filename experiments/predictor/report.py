@@ -10,6 +10,7 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.predictor import results as scored
+from experiments.runs import console
 from experiments.runs import html as page
 from experiments.runs import metrics as metric_writer
 
@@ -50,8 +51,8 @@ def _own_figure(
       (auc, measures.auc, measures.auc_error, "AUC"),
       (loss, measures.log_loss * share, measures.log_loss_error * share,
        "log-loss, of that of the base rate")):
-    axes.errorbar(values, places, xerr=1.96 * errors, fmt="o", ms=4,
-                  color=page.OURS)
+    axes.errorbar(values, places, xerr=console.NORMAL_95 * errors, fmt="o",
+                  ms=4, color=page.OURS)
     axes.set_xlabel(label)
   auc.set_yticks(places, names)
   loss.axvline(1, color=page.RIVAL, lw=0.8, ls="--")

@@ -17,7 +17,7 @@ from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import scored_logs
-from harmonrank_jax.evaluation import bootstrap as evaluation
+from harmonrank_jax.evaluation import bootstrap
 
 COLUMNS = ("objective", "positives", "AUC", "log-loss", "of base rate")
 
@@ -45,8 +45,8 @@ def measure(
   losses = task_lib.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
   # The diagonal holds each score against its own labels.
-  _, replicates = evaluation.bootstrap_auc(
-      [evaluation.Part(logits.T, labels, users)])
+  _, replicates = bootstrap.bootstrap_auc(
+      [bootstrap.Part(logits.T, labels, users)])
   own = np.diagonal(replicates, axis1=1, axis2=2)
   return Measures(
       positives=labels.sum(axis=0),

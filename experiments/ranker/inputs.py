@@ -17,6 +17,7 @@ from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
 from harmonrank_jax.ensemble import network
+from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.serving import bundle
 
 # More passes overfit profiles that identify users.
@@ -156,6 +157,12 @@ def _make_model(
           f"--init_from={config.init_from}: {what}: {theirs} there, {ours} "
           "here.")
   return model
+
+
+def make_rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:
+  """Rows of a batch, with the lists of `config.LISTS`; a batch is one list."""
+  return ranker_lib.rows_of(
+      batch, None if lists == "batch" else getattr(batch, lists))
 
 
 def check_same_data(

@@ -84,7 +84,7 @@ def _lead_figure(comparison: Any) -> mpl_figure.Figure:
     places = np.arange(len(rows))[::-1]
     for place, k in zip(places, rows, strict=True):
       axes.errorbar(comparison.lead[k], place, fmt="o", ms=4,
-                    xerr=1.96 * comparison.lead_error[k],
+                    xerr=console.NORMAL_95 * comparison.lead_error[k],
                     color=_color(comparison.names[k]))
     axes.axvline(0, color=page.OURS, lw=1)
     axes.set_yticks(places, [comparison.names[k] for k in rows])
@@ -112,8 +112,8 @@ def _auc_figure(
     places = np.arange(len(rows))[::-1]
     for place, k in zip(places, rows, strict=True):
       axes.errorbar(comparison.auc[k, m], place,
-                    xerr=1.96 * comparison.auc_error[k, m], fmt="o", ms=4,
-                    color=_color(comparison.names[k]))
+                    xerr=console.NORMAL_95 * comparison.auc_error[k, m],
+                    fmt="o", ms=4, color=_color(comparison.names[k]))
     axes.axvline(comparison.auc[0, m], color=page.OURS, lw=0.6, alpha=0.5)
     axes.set_yticks(places, ["own score" if k == own else comparison.names[k]
                              for k in rows])

@@ -17,7 +17,7 @@ from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.ensemble import ranker
-from harmonrank_jax.evaluation import bootstrap as evaluation
+from harmonrank_jax.evaluation import bootstrap
 
 ENSEMBLE, CEILING = "harmonrank", "ceiling"
 
@@ -58,7 +58,7 @@ class Results(NamedTuple):
 
   # Name to [N] scores: the ensemble, baselines, perhaps a ceiling.
   methods: dict[str, np.ndarray]
-  comparison: evaluation.Comparison  # of the methods
+  comparison: bootstrap.Comparison  # of the methods
   group_by: str | None  # "user" or "request", or None
   # [M] of the ensemble within groups, or None.
   group_auc: metrics.GroupAuc | None
@@ -81,7 +81,7 @@ def evaluate(run: Run) -> Results:
     methods[CEILING] = np.asarray(calibration.closed_form_score(
         jnp.asarray(run.truth), run.platt.base_rate,
         jnp.asarray(run.objective_weights)))
-  comparison = evaluation.compare(
+  comparison = bootstrap.compare(
       methods, run.test.labels, run.test.user if schema.user else None,
       objective_weights=run.objective_weights, seed=run.config["seed"])
   logs.warn_of_one_class(schema, run.test.labels, "test")
@@ -193,12 +193,12 @@ def print_table(run: Run, results: Results) -> None:
     print(f"{results.slice_by} = {value} ({count:,} rows): {best}")
 
 
-def verdict(comparison: evaluation.Comparison) -> str:
+def verdict(comparison: bootstrap.Comparison) -> str:
   """Which baseline is the best, and whether the ensemble is ahead of all."""
   rivals = [k for k, name in enumerate(comparison.names)
             if name not in (ENSEMBLE, CEILING)]
-  low = comparison.lead - 1.96 * comparison.lead_error
-  high = comparison.lead + 1.96 * comparison.lead_error
+  low = comparison.lead - console.NORMAL_95 * comparison.lead_error
+  high = comparison.lead + console.NORMAL_95 * comparison.lead_error
   best = min(rivals, key=lambda k: comparison.lead[k])
   if all(low[k] > 0 for k in rivals):
     what = "harmonrank is ahead of every baseline"

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import objectives
 from experiments.runs import configs
 from harmonrank_jax.data import features as features_lib
@@ -80,7 +81,8 @@ def fit(
   between = -(-training.num_steps // _NUM_LOOKS)
   total = between * _NUM_LOOKS
   orders = [_order(rows, training.lists, seed) for seed in members.seeds]
-  held, checked = (_rows(part, training.lists) for part in (rows, validation))
+  held, checked = (inputs_lib.make_rows(part, training.lists)
+                   for part in (rows, validation))
   held = _padded(held, capacity)
   where = jnp.arange(_size(len(validation.labels))) < len(validation.labels)
   checked = _padded(checked)
@@ -160,11 +162,6 @@ def _score(ranker, params, weights, rows):
 def _probabilities(ranker, params, rows):
   return jax.lax.map(
       lambda each: jax.nn.sigmoid(ranker.objective_logits(each, rows)), params)
-
-
-def _rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:
-  return ranker_lib.rows_of(
-      batch, None if lists == "batch" else getattr(batch, lists))
 
 
 def _size(num_rows: int) -> int:

@@ -45,14 +45,13 @@ class MemberBatches:
   """A batch of rows for each member, as one reader deals them."""
 
   def __init__(
-      self, reader: parquet.BatchReader, num_members: int,
-      list_of: Callable[[features_lib.Batch], np.ndarray] | None,
+      self, reader: parquet.BatchReader, num_members: int, lists: str
   ):
     self._reader, self._num_members = reader, num_members
-    self._list_of = list_of
+    self._lists = lists
 
   def __next__(self) -> list[ranker_lib.Rows]:
-    return [make_rows(next(self._reader), self._list_of)
+    return [inputs_lib.make_rows(next(self._reader), self._lists)
             for _ in range(self._num_members)]
 
   @property
@@ -110,9 +109,9 @@ class AucTask:
 
   def begin(self, key: jax.Array) -> training.TrainState:
     """One member before its first step."""
-    rows = make_rows(
+    rows = inputs_lib.make_rows(
         features_lib.Batch(*(x[:2] for x in self._inputs.sample)),
-        self._list_of)
+        self._recipe.lists)
     return training.init(key, rows, ranker=self._ranker, platt=self.platt)
 
   def batches(self, cursor: list[int] | None) -> MemberBatches:
@@ -125,7 +124,8 @@ class AucTask:
             inputs.model.features, schema, table.filter(keep(table))),
         batch_size=inputs.batch_size, seed=self._recipe.seed,
         list_of=self._list_of, cursor=parquet.Cursor(*(cursor or [0, 0, 0])))
-    return MemberBatches(reader, self._recipe.num_members, self._list_of)
+    return MemberBatches(
+        reader, self._recipe.num_members, self._recipe.lists)
 
   def update(
       self, state: loop.State, batch: list[ranker_lib.Rows]
@@ -174,11 +174,3 @@ class AucTask:
     if self._recipe.lists == "batch":
       return None
     return lambda batch: getattr(batch, self._recipe.lists)
-
-
-def make_rows(
-    batch: features_lib.Batch,
-    list_of: Callable[[features_lib.Batch], np.ndarray] | None,
-) -> ranker_lib.Rows:
-  """Rows of a batch, with their lists if it has any."""
-  return ranker_lib.rows_of(batch, list_of(batch) if list_of else None)

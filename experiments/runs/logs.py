@@ -80,7 +80,7 @@ def warn_of_one_class(
   for name, column in zip(schema.names, labels.T, strict=True):
     if (column == column[0]).all():
       errors.warn(f"objective {name!r} has one class only in the rows to "
-                 f"{purpose} on; its AUC is undefined.")
+                  f"{purpose} on; its AUC is undefined.")
 
 
 def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:

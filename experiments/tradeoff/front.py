@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.runs import console
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import weights as weights_lib
 from harmonrank_jax.evaluation import bootstrap
@@ -135,7 +136,7 @@ def _standard_error(every: np.ndarray) -> np.ndarray:
 
 def _interval(every: np.ndarray) -> np.ndarray:
   """`[F, 3]`: the first of `[1 + R, F]`, with the ends of its interval."""
-  margin = 1.96 * _standard_error(every)
+  margin = console.NORMAL_95 * _standard_error(every)
   return np.stack([every[0], every[0] - margin, every[0] + margin], axis=1)
 
 
