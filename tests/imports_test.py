@@ -9,16 +9,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 LIBRARY = "harmonrank_jax"
 # What the modules of a room may import of the other rooms.
 ARROWS = {
+    "arrays": set(),
     "native": set(),
     "logistic": set(),
     "sharding": set(),
-    "ordering": {"native"},
+    "ordering": {"arrays", "native"},
     "data": set(),
     "predictor": set(),
-    "ensemble": {"logistic", "ordering", "sharding"},
-    "diversity": {"native", "ordering", "sharding"},
-    "evaluation": {"ordering"},
-    "reranker": {"diversity", "logistic", "ordering", "sharding"},
+    "ensemble": {"arrays", "logistic", "ordering", "sharding"},
+    "diversity": {"arrays", "native", "ordering", "sharding"},
+    "evaluation": {"arrays", "ordering"},
+    "reranker": {"arrays", "diversity", "logistic", "ordering", "sharding"},
     "serving": {"data", "diversity", "ensemble", "native", "predictor"},
 }
 # What the binaries may import of the packages of experiments beside `runs`.

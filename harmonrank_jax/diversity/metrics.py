@@ -11,6 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import directions
 from harmonrank_jax.ordering import sorting
@@ -312,7 +313,7 @@ def alpha_ndcg(
   if subtopics.ndim < 2:
     raise ValueError(
         f"subtopics has shape {subtopics.shape}; expected [..., N, T].")
-  subtopics = subtopics.astype(sorting.rank_dtype(subtopics))
+  subtopics = subtopics.astype(arrays.float_dtype(subtopics.dtype))
   *_, num_items, num_subtopics = subtopics.shape
   batch = indices.shape[:-1]
   subtopics = arguments.broadcast(
@@ -358,7 +359,8 @@ def _unit_slots(
         f"slate_features has shape {features.shape}; expected [..., K, D].")
   where = arguments.mask(where, features.shape[:-1])
   unit = directions.unit_features(
-      jnp.where(where[..., None], features, 0), sorting.rank_dtype(features))
+      jnp.where(where[..., None], features, 0),
+      arrays.float_dtype(features.dtype))
   return unit, jnp.any(unit != 0, axis=-1)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.ensemble import items
 from harmonrank_jax.ensemble import pairs as pairs_lib
 import harmonrank_jax.logistic as logistic
@@ -75,6 +76,10 @@ def fit_platt(
   >>> bool(fit_platt(scores, labels).scale[0] < 0.5)
   True
   """
+  scores = arrays.floats(scores, "scores")
+  labels = arrays.numbers(labels, "labels")
+  if where is not None:
+    where = arrays.flags(where, "where")
   for name, array in (("labels", labels), ("where", where)):
     if array is not None and array.shape != scores.shape:
       raise ValueError(f"{name} has shape {array.shape}; scores have "

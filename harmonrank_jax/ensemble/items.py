@@ -7,6 +7,7 @@ All functions take `where` `[..., N]` (True = valid, None = all) and
 import jax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 import harmonrank_jax.sharding as sharding
@@ -19,16 +20,19 @@ def with_axes(array: jax.Array, ndim: int) -> jax.Array:
 
 def check_items(
     scores: jax.Array, labels: jax.Array, where: jax.Array | None,
-    segment_ids: jax.Array | None, axis_name: sharding.AxisName | None,
+    segment_ids: jax.Array | None, axis_name: sharding.AxisName | None, *,
+    matters: str = "values",
 ) -> tuple[
     jax.Array, jax.Array, jax.Array | None, jax.Array | None, bool]:
   """Checks the arguments, and gathers them if the lists are sharded.
 
-  Returns scores `[..., N]`, labels `[..., N, M]`, `where` and `segment_ids`
+  What `matters` of the scores is told by `arrays.floats`. Returns scores
+  `[..., N]`, labels `[..., N, M]`, `where` and `segment_ids`
   `[..., N]` if given, and whether the labels came without M.
   """
-  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
-  labels = jnp.asarray(labels)
+  scores, where, segment_ids = sorting.check_lists(
+      scores, where, segment_ids, matters=matters)
+  labels = arrays.numbers(labels, "labels")
   squeeze = labels.shape == scores.shape
   if squeeze:
     labels = labels[..., None]

@@ -65,7 +65,7 @@ def auc(
   Array(0.75, dtype=float32)
   """
   scores, labels, where, _, squeeze = items.check_items(
-      scores, labels, where, None, axis_name)
+      scores, labels, where, None, axis_name, matters="order")
   ranks = sorting.hard_rank(scores, where=where)
   pairs = pairs_lib.pair_counts(labels, scores.dtype, where, None)
   pairs = jnp.max(pairs, axis=-2, initial=0)
@@ -119,7 +119,7 @@ def group_auc(
         "weighting must be 'impressions', 'positives' or 'uniform', got "
         f"{weighting!r}.")
   scores, labels, where, ids, squeeze = items.check_items(
-      scores, labels, where, segment_ids, axis_name)
+      scores, labels, where, segment_ids, axis_name, matters="order")
   ranks = sorting.hard_rank(scores, where=where, segment_ids=ids)
   labels_of_valid = items.valid_labels(labels, scores.dtype, where)
   pairs = pairs_lib.pair_counts(labels, scores.dtype, where, ids)

@@ -11,6 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+import harmonrank_jax.arrays as arrays
+
 # Through each face of the box, where not exact: an error below 1e-3 of the
 # volume in six dimensions, less of the ratio of two like fronts.
 _RAYS_OF_FACE = 16_384
@@ -35,7 +37,7 @@ def pareto_mask(points: jax.Array) -> jax.Array:
   >>> pareto_mask(jnp.array([[0.9, 0.6], [0.7, 0.8], [0.7, 0.6]]))
   Array([ True,  True, False], dtype=bool)
   """
-  points = _checked(points)
+  points = _checked(points, matters="order")
   one, other = points[..., :, None, :], points[..., None, :, :]
   dominated = jnp.all(other >= one, axis=-1) & jnp.any(other > one, axis=-1)
   is_known = ~jnp.any(jnp.isnan(points), axis=-1)
@@ -87,11 +89,11 @@ def hypervolume(
   """
   points = _checked(points)
   *lead, num_points, size = points.shape
-  dtype = jnp.promote_types(points.dtype, jnp.float32)
-  reference = jnp.asarray(reference, dtype)
+  dtype = points.dtype
+  reference = arrays.floats(reference, "reference").astype(dtype)
   if upper is None:
     upper = jnp.nanmax(points.reshape(-1, size), axis=0)
-  upper = jnp.asarray(upper, dtype)
+  upper = arrays.floats(upper, "upper").astype(dtype)
   for name, corner in (("reference", reference), ("upper", upper)):
     if corner.shape != (size,):
       raise ValueError(f"{name} has shape {corner.shape}; points of shape "
@@ -102,7 +104,7 @@ def hypervolume(
   sides = jnp.maximum(jnp.nan_to_num(upper - reference), 0)
   row = lambda x: x.reshape((1,) * (points.ndim - 1) + x.shape)
   # In units of the box.
-  places = (points.astype(dtype) - row(reference)) / row(
+  places = (points - row(reference)) / row(
       jnp.where(sides > 0, sides, 1))
   is_known = ~jnp.any(jnp.isnan(places), axis=-1, keepdims=True)
   places = jnp.where(is_known, jnp.clip(places, 0, 1), 0)
@@ -145,8 +147,8 @@ def _share_by_rays(
   return share
 
 
-def _checked(points: jax.Array) -> jax.Array:
-  points = jnp.asarray(points)
+def _checked(points: jax.Array, *, matters: str = "values") -> jax.Array:
+  points = arrays.floats(points, "points", matters=matters)
   if points.ndim < 2 or not points.shape[-1] or not points.shape[-2]:
     raise ValueError(
         f"points has shape {points.shape}; expected [..., K, M], neither 0.")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.ordering import sorting
 
 
@@ -38,11 +39,12 @@ def check_rounds(
     missing = "values" if predicted_values is None else "rewards"
     raise ValueError(
         f"predicted_{missing} is missing: predictions come in pairs.")
-  weights, rewards = as_floats(weights), as_floats(rewards)
+  weights = as_floats(weights, "weights")
+  rewards = as_floats(rewards, "rewards")
   squeeze = _lacks_objectives(rewards, weights, slates=slates)
-  dtype = jnp.promote_types(weights.dtype, rewards.dtype)
+  dtype = arrays.float_dtype(weights.dtype, rewards.dtype)
   valid = jnp.ones(weights.shape, bool) if where is None else sorting.broadcast(
-      jnp.asarray(where, bool), weights, "where", "weights")
+      arrays.flags(where, "where"), weights, "where", "weights")
   if not slates:
     weights, valid = weights[..., None], valid[..., None]
   objectives = (1,) if squeeze else rewards.shape[-1:]
@@ -51,7 +53,7 @@ def check_rounds(
     if values is None:
       return None
     values = sorting.broadcast(
-        jnp.asarray(values, dtype), rewards, name, "rewards")
+        as_floats(values, name).astype(dtype), rewards, name, "rewards")
     values = values.reshape((*valid.shape, *objectives))
     return jnp.where(valid[..., None], values, 0)
 
@@ -76,10 +78,9 @@ def count(flags: jax.Array, dtype: jnp.dtype) -> jax.Array:
   return jnp.sum(flags, axis=-2, dtype=jnp.int32).astype(dtype)
 
 
-def as_floats(array: jax.Array) -> jax.Array:
+def as_floats(array: jax.Array, name: str = "an argument") -> jax.Array:
   """The array as float32, or as float64 if it is float64."""
-  array = jnp.asarray(array)
-  return array.astype(sorting.rank_dtype(array))
+  return arrays.floats(array, name)
 
 
 def _lacks_objectives(
@@ -105,9 +106,6 @@ def _check_segments(
   """The cluster of each round, `[..., N]`, for weights `[..., N, K]`."""
   if segment_ids is None:
     return None
-  segment_ids = jnp.asarray(segment_ids)
-  if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-    raise ValueError(
-        f"segment_ids must be integers, got {segment_ids.dtype}.")
   return sorting.broadcast(
-      segment_ids, weights[..., 0], "segment_ids", "the rounds")
+      arrays.ids(segment_ids, "segment_ids"), weights[..., 0], "segment_ids",
+      "the rounds")

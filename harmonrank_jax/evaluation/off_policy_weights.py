@@ -76,7 +76,7 @@ def shrink_weights(
   """
   if isinstance(limit, (int, float)) and not limit >= 0:
     raise ValueError(f"limit must be at least 0, got {limit}.")
-  weights = logged_rounds.as_floats(weights)
+  weights = logged_rounds.as_floats(weights, "weights")
   limit = jnp.asarray(limit, weights.dtype)
   # This order keeps large weights finite, and an infinite limit changes none.
   shrunk = weights / (1 + weights * (weights / jnp.where(limit > 0, limit, 1)))
@@ -121,7 +121,7 @@ def least_error_limit(
   ...     jnp.array([1.0, 3.0, 5.0]))
   Array(1., dtype=float32)
   """
-  limits = logged_rounds.as_floats(limits)
+  limits = logged_rounds.as_floats(limits, "limits")
   if limits.ndim != 1 or not limits.size:
     raise ValueError(
         f"limits has shape {limits.shape}; expected [L], L at least 1.")

@@ -6,6 +6,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 import harmonrank_jax.native as native
 from harmonrank_jax.ordering import dyadic
 from harmonrank_jax.ordering import segments
@@ -54,7 +55,8 @@ def isotonic_regression(
       values, where, segment_ids, name="values")
   if weights is not None:
     weights = sorting.broadcast(
-        jnp.asarray(weights, values.dtype), values, "weights", "values")
+        arrays.floats(weights, "weights").astype(values.dtype), values,
+        "weights", "values")
   if not values.size:
     return values
   finite = jnp.isfinite(values)

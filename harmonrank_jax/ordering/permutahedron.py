@@ -89,7 +89,8 @@ def soft_rank(
   >>> [round(float(rank), 2) for rank in ranks]
   [3.07, 1.86, 3.39, 1.68]
   """
-  scores, where, segment_ids = sorting.check_lists(scores, where, segment_ids)
+  scores, where, segment_ids = sorting.check_lists(
+      scores, where, segment_ids, matters="differences")
   strength = sorting.check_strength(strength, regularization, scores)
   if not scores.size:
     return scores

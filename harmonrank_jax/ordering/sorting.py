@@ -8,6 +8,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 import harmonrank_jax.native as native
 from harmonrank_jax.ordering import segments
 
@@ -23,11 +24,6 @@ class SortedLists(NamedTuple):
   order: jax.Array  # [S] int32, the flat position of the item in each slot
   lists: segments.Blocks  # of each slot
   valid: jax.Array  # [S] bool, whether the item of the slot takes part
-
-
-def rank_dtype(scores: jax.Array) -> jnp.dtype:
-  """float64 for float64 scores, float32 for all others (bfloat16 included)."""
-  return jnp.promote_types(scores.dtype, jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames="shape")
@@ -110,19 +106,19 @@ def hard_rank(
   were not there. The derivative is 0 everywhere.
 
   Args:
-    scores: `[..., N]`, any real dtype (integers are compared as float32, that
-      is, exactly up to 2^24).
+    scores: `[..., N]`, any real dtype. NumPy's are ranked in all their bits;
+      integers of JAX as float32, that is, exactly up to 2^24.
     where: `[..., N]` bool, True = valid. Masked items get rank 0.
     segment_ids: `[..., N]` integers, the list of each item; neither sorted
       nor contiguous.
 
   Returns:
-    `[..., N]` ranks in [1, N], float32 (float64 for float64 scores). Exact
-    while the list has fewer than 2^23 items in float32.
+    `[..., N]` ranks in [1, N], float32 (float64 for 64-bit scores with x64
+    on). Exact while the list has fewer than 2^23 items in float32.
 
   Raises:
     ValueError: if the shapes of `where` or `segment_ids` do not broadcast to
-      that of `scores`, or `segment_ids` are not integers.
+      that of `scores`, scores are not numbers or `segment_ids` not integers.
 
   References:
     Mid-ranks as in the Wilcoxon rank-sum statistic; `AUC = (sum of the
@@ -132,7 +128,8 @@ def hard_rank(
   >>> hard_rank(jnp.array([0.7, 0.2, 0.7, 0.1]))
   Array([3.5, 2. , 3.5, 1. ], dtype=float32)
   """
-  scores, where, segment_ids = check_lists(scores, where, segment_ids)
+  scores, where, segment_ids = check_lists(
+      scores, where, segment_ids, matters="order")
   if not scores.size:
     return scores
   laid_out = sort_lists(scores, where, segment_ids, shape=scores.shape)
@@ -167,26 +164,27 @@ def middle_rank(
 def check_lists(
     scores: jax.Array, where: jax.Array | None,
     segment_ids: jax.Array | None, *, name: str = "scores",
+    matters: str = "values",
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-  """Checks shapes and dtypes and brings all arguments to `[..., N]`."""
-  scores = jnp.asarray(scores)
-  if jnp.issubdtype(scores.dtype, jnp.complexfloating):
-    raise ValueError(f"{name} must be real, got {scores.dtype}.")
-  if not scores.ndim:
+  """Checks shapes and dtypes and brings all arguments to `[..., N]`.
+
+  What `matters` of the scores is told by `arrays.floats`.
+  """
+  scores = arrays.read(scores)
+  shape = scores.shape
+  if not shape:
     raise ValueError(f"{name} must have shape [..., N], got a scalar.")
-  if isinstance(scores.size, int) and scores.size >= 2**31:
+  size = math.prod(shape)
+  if isinstance(size, int) and size >= 2**31:
     raise ValueError(
-        f"{name} must have fewer than 2^31 items, got shape {scores.shape}.")
-  scores = scores.astype(rank_dtype(scores))
+        f"{name} must have fewer than 2^31 items, got shape {shape}.")
   if where is not None:
-    where = broadcast(jnp.asarray(where, bool), scores, "where", name)
+    where = broadcast(arrays.flags(where, "where"), scores, "where", name)
   if segment_ids is not None:
-    segment_ids = jnp.asarray(segment_ids)
-    if not jnp.issubdtype(segment_ids.dtype, jnp.integer):
-      raise ValueError(
-          f"segment_ids must be integers, got {segment_ids.dtype}.")
-    segment_ids = broadcast(segment_ids, scores, "segment_ids", name)
-  return scores, where, segment_ids
+    segment_ids = broadcast(
+        arrays.ids(segment_ids, "segment_ids"), scores, "segment_ids", name)
+  return (arrays.floats(scores, name, matters=matters, where=where), where,
+          segment_ids)
 
 
 def check_strength(

@@ -200,3 +200,10 @@ def test_errors_name_the_argument(name, scores, labels, where):
   where = None if where is None else np.ones(where, bool)
   with pytest.raises(ValueError, match=f"{name} has shape"):
     calibration.fit_platt(np.ones(scores), np.ones(labels), where=where)
+
+
+@pytest.mark.slow
+def test_values_of_the_host_are_read_in_all_their_bits():
+  worth = np.array([5 * 10**9, 10**9, 3 * 10**9, 0])[:, None]
+  fitted = calibration.fit_platt(np.full((4, 1), 0.5), worth)
+  np.testing.assert_allclose(fitted.unit, 5e9)

@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 import harmonrank_jax
+from harmonrank_jax.ensemble import items
 from tests import oracles
 
 SHAPE = (3, 40)
@@ -174,6 +175,17 @@ def test_group_auc_of_one_list_is_the_auc_and_of_none_is_nan():
   none = call(scores, labels, np.int64(labels))
   assert jnp.isnan(none.value)
   assert (none.num_groups, none.num_skipped) == (0, 2)
+
+
+def test_arrays_of_the_host_are_read_in_all_their_bits():
+  scores = 1_767_000_000_000 + np.array([3, 1, 2, 0])
+  users = np.array([1, 1, 1, 2**32 + 1])
+  result = harmonrank_jax.group_auc(scores, np.array([1, 0, 1, 0]) > 0, users)
+  assert (result.value, result.num_groups, result.num_skipped) == (1, 1, 1)
+  # Order values in minor units: 5e9 wraps to less than 1e9.
+  worth = np.array([5 * 10**9, 10**9, 3 * 10**9, 0])
+  _, labels, *_ = items.check_items(scores, worth, None, None, None)
+  np.testing.assert_array_equal(labels[:, 0], np.float32(worth))
 
 
 def test_one_trace(x64):

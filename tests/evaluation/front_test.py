@@ -53,6 +53,16 @@ def test_one_point_is_its_box():
         pytest.approx(0.2 ** size, rel=1e-5))
 
 
+def test_points_of_the_host_are_read_in_all_their_bits():
+  # Revenue in minor units beside a rate; the second is better by 1 in 5e9.
+  points = np.array([[5e9, 0.5], [5e9 + 1, 0.5], [1e9, 0.6]])
+  np.testing.assert_array_equal(
+      front.pareto_mask(points), [False, True, True])
+  wide = np.array([[5 * 10**9, 1], [10**9, 2]])
+  np.testing.assert_allclose(
+      front.hypervolume(wide, np.zeros(2, int)), 6e9, rtol=1e-6)
+
+
 def test_points_that_add_nothing_change_nothing():
   points = random_front(3, 6)
   extra = np.float32([

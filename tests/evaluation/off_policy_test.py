@@ -190,6 +190,19 @@ def test_clusters_widen_the_interval_of_rounds_that_depend_on_each_other():
       together(naive) / np.sqrt(size / (size - 1)), atol=1e-7)
 
 
+def test_rewards_and_clusters_are_read_in_all_their_bits():
+  rewards = np.array([3 * 10**9, 10**9, 0, 4 * 10**9])
+  weights, users = np.ones(4), np.array([1, 1, 2**32 + 1, 2**32 + 1])
+  wide = off_policy.off_policy_value(rewards, weights, segment_ids=users)
+  small = off_policy.off_policy_value(
+      rewards / 1e9, weights, segment_ids=users % 7)
+  for got, expected in zip(wide[:4], small[:4], strict=True):
+    np.testing.assert_allclose(got, 1e9 * expected, rtol=1e-6)
+  with pytest.raises(ValueError, match="segment_ids must be integers, got <U1"):
+    off_policy.off_policy_value(
+        rewards, weights, segment_ids=np.array(["a", "b", "c", "d"]))
+
+
 @jax.jit
 @jax.vmap
 def undefined(rewards, weights, where):

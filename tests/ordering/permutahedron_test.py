@@ -114,6 +114,18 @@ def test_soft_limit_of_the_sort(x64):
       np.full(SMALL_SHAPE, values.mean()), atol=1e-4)
 
 
+@pytest.mark.parametrize("far", [
+    1_767_000_000_000, np.uint64(2**64 - 2**40), 1.7e12], ids=str)
+def test_scores_of_the_host_keep_their_differences(far):
+  near = np.array([3, 1, 2, 9])
+  valid = np.array([True, True, True, False])
+  np.testing.assert_allclose(
+      harmonrank_jax.soft_rank(
+          far + near.astype(type(far)), strength=0.4, where=valid),
+      harmonrank_jax.soft_rank(
+          np.float32(near), strength=0.4, where=valid), rtol=1e-6)
+
+
 def test_sum_shift_permutation_and_monotonicity(x64):
   scores, eps = cases()
   ranks = rank(scores, eps).values

@@ -60,6 +60,22 @@ def test_extreme_ids_are_ids():
       [1, 1, 1, 2, np.nan, 2])
 
 
+def test_lists_of_wide_ids_are_not_one():
+  ids = np.array([1, 1, 2**32 + 1, 2**32 + 1])
+  np.testing.assert_array_equal(
+      harmonrank_jax.hard_rank(
+          np.float32([0.1, 0.9, 0.8, 0.2]), segment_ids=ids), [1, 2, 2, 1])
+
+
+@pytest.mark.parametrize("scores", [
+    1_767_000_000_000 + np.array([3, 1, 2, 1]),
+    np.uint64([2**64 - 1, 2**64 - 3, 2**64 - 2, 2**64 - 3]),
+    0.1 + 1e-12 * np.array([3, 1, 2, 1])], ids=str)
+def test_scores_of_the_host_are_ranked_in_all_their_bits(scores):
+  np.testing.assert_array_equal(
+      harmonrank_jax.hard_rank(scores), [4, 1.5, 3, 1.5])
+
+
 def test_padding_changes_nothing_whatever_it_holds():
   scores, where, ids = oracles.random_lists(SHAPE, 5)
   scores = np.float32(scores)
@@ -144,6 +160,9 @@ def test_exports_for_every_platform():
      r"segment_ids.*\(2,\).*\(3,\)"),
     ({"scores": jnp.ones(3), "segment_ids": jnp.ones(3)}, "integers.*float32"),
     ({"scores": jnp.ones(3, jnp.complex64)}, "real"),
+    ({"scores": np.array(["a"])}, "scores must be numbers"),
+    ({"scores": np.ones(2), "segment_ids": np.array(["a", "b"])},
+     "segment_ids must be integers, got <U1: number them"),
 ])
 def test_errors_name_the_argument(arguments, message):
   with pytest.raises(ValueError, match=message):
