@@ -3,7 +3,8 @@
 Every loss has the signature `Loss`, so that one takes the place of another.
 Scores are logits. Objectives that have no loss in a batch (an AUC without a
 positive, say) leave the sum, and the weights of the rest are renormalised:
-value and gradient stay finite.
+value and gradient stay finite. A NaN among the valid scores or labels makes the
+loss NaN: what is no number is not what is absent.
 
 With `axis_name`, inside `jax.shard_map`, every device holds a shard of the N
 items, gathers the others' scores and labels, and computes the whole loss. All
@@ -23,8 +24,15 @@ import jax.numpy as jnp
 from harmonrank_jax.ensemble import items
 from harmonrank_jax.ensemble import pairs
 from harmonrank_jax.ordering import permutahedron
+from harmonrank_jax.ordering import segments
 from harmonrank_jax.ordering import sorting
 import harmonrank_jax.sharding as sharding
+
+# The least spread of the scores that the strength of the soft rank follows, in
+# logits. The gradient goes as 1 / spread: for a batch of ties, or a head that
+# starts at zero, it would be hundreds of thousands, which Adam does not forget
+# for a thousand steps. At 0.1 it is ten times that of the pairwise loss.
+_MIN_SPREAD = 0.1
 
 
 class SoftAucDiagnostics(NamedTuple):
@@ -37,7 +45,8 @@ class SoftAucDiagnostics(NamedTuple):
   num_blocks: jax.Array  # int32, blocks of pooled items over all lists
   # Fraction of the valid items that pool with another.
   pooled_fraction: jax.Array
-  # Fraction of the valid items without a gradient.
+  # Fraction without a gradient, of the valid items whose list has a pair to
+  # order; 1 if none has.
   dead_gradient_fraction: jax.Array
 
 
@@ -76,8 +85,8 @@ class Loss(Protocol):
         results are those of the whole lists, on every device.
 
     Returns:
-      The loss, a scalar (0 with gradient 0 if no objective is live), and its
-      diagnostics, without a gradient.
+      The loss, a scalar (0 with gradient 0 if no objective is live, NaN if a
+      valid score or label is NaN), and its diagnostics, without a gradient.
 
     Raises:
       ValueError: if the shapes do not fit.
@@ -100,10 +109,14 @@ def multi_objective_auc_loss(
   score, so there is one rank for all objectives: one sort, one projection and
   one `N x M` product, whatever M is.
 
-  The strength of the soft rank is relative: for each list
-  `eps = relative_strength * max(std(scores), 1e-6) / n`, without a gradient.
-  Between 1 and 3 it trains best; below 0.1 most gradients are exactly 0; above
-  8 everything pools and only class means are compared.
+  The strength of the soft rank is relative: for each list of n items
+  `eps = relative_strength * max(spread, 0.1) / (n - 1)`, without a gradient.
+  The spread is one for the batch: the root mean square of the deviations of
+  scores from the mean of their list. With its own, a list of two would never
+  pool (the two are as far apart as they spread), and one list of ties would
+  have all of the gradient. Between 1 and 3 it trains best, whatever the size of
+  the lists; below 0.1 most gradients are exactly 0; above 8 everything pools
+  and only class means are compared.
 
   With `segment_ids` the AUC is taken within lists and averaged, weighted by
   list size. A list with one class of an objective leaves that objective.
@@ -112,11 +125,11 @@ def multi_objective_auc_loss(
   counts by their difference, see `auc`.
 
   Args:
-    relative_strength: strength in units of `std(scores) / n`, at least 0.
+    relative_strength: strength in units of `spread / (n - 1)`, at least 0.
 
   Returns:
     The loss, a scalar in [0, 1] (0 with gradient 0 if no objective is live,
-    NaN if a valid score is NaN), and `SoftAucDiagnostics`.
+    NaN if a valid score or label is NaN), and `SoftAucDiagnostics`.
 
   Raises:
     ValueError: if shapes do not fit or a static strength is negative.
@@ -138,8 +151,8 @@ def multi_objective_auc_loss(
   if isinstance(relative_strength, (int, float)) and not relative_strength >= 0:
     raise ValueError(
         f"relative_strength must be at least 0, got {relative_strength}.")
-  scores, labels, where, segment_ids, _ = items.check_items(
-      scores, labels, where, segment_ids, axis_name)
+  scores, labels, where, segment_ids = _check_items(
+      scores, labels, where, segment_ids, axis_name, matters="differences")
   rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
   labels = items.valid_labels(labels, scores.dtype, where)
   weights = _normalised_weights(objective_weights, live, scores.dtype)
@@ -150,9 +163,11 @@ def multi_objective_auc_loss(
   valid = ~bad if where is None else where & ~bad
   scores = jnp.where(valid, scores, 0)
   size = items.list_sizes(scores, scores.dtype, where, segment_ids)
+  spread = _pooled_spread(
+      lax.stop_gradient(scores), valid, laid_out, segment_ids)
   strength = lax.stop_gradient(
-      relative_strength / jnp.maximum(size, 1)
-      * jnp.maximum(_spread(scores, size, where, segment_ids), 1e-6))
+      relative_strength * jnp.maximum(spread, _MIN_SPREAD)
+      / jnp.maximum(size - 1, 1))
   ranks, blocks = permutahedron.rank_lists(scores, laid_out, strength)
   middle = jnp.where(valid, (size + 1) / 2, 0)
   centred = ranks - middle
@@ -161,16 +176,32 @@ def multi_objective_auc_loss(
 
   soft_auc = 0.5 + _sum_items(centred[..., None] * (labels * rate))
   moved = permutahedron.deviations(worth, laid_out, blocks)
-  count = jnp.maximum(jnp.sum(valid, dtype=jnp.int32), 1)
-  fraction = lambda flags: jnp.sum(flags, dtype=jnp.int32) / count
+  count = lambda flags: jnp.sum(flags, dtype=jnp.int32)
+  share = lambda flags, of: count(flags & of) / jnp.maximum(count(of), 1)
+  has_pair = valid & jnp.any(rate != 0, axis=-1)
+  has_gradient = has_pair & (jnp.abs(moved) > 1e-6 * jnp.abs(worth))
   first = blocks.start == jnp.arange(scores.size, dtype=jnp.int32)
   diagnostics = SoftAucDiagnostics(
       soft_auc=jnp.where(live, soft_auc, jnp.nan), live_objectives=live,
-      num_blocks=jnp.sum(first & laid_out.valid, dtype=jnp.int32),
-      pooled_fraction=fraction((blocks.size > 1) & laid_out.valid),
-      dead_gradient_fraction=fraction(
-          (jnp.abs(moved) <= 1e-6 * jnp.abs(worth)) & valid))
+      num_blocks=count(first & laid_out.valid),
+      pooled_fraction=share(blocks.size > 1, laid_out.valid),
+      dead_gradient_fraction=1 - share(has_gradient, has_pair))
   return loss, lax.stop_gradient(diagnostics)
+
+
+def _check_items(
+    scores: jax.Array, labels: jax.Array, where: jax.Array | None,
+    segment_ids: jax.Array | None, axis_name: sharding.AxisName | None, *,
+    matters: str = "values",
+) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+  """As `items.check_items`; of no item at all makes one that is masked."""
+  scores, labels, where, segment_ids, _ = items.check_items(
+      scores, labels, where, segment_ids, axis_name, matters=matters)
+  if 0 not in scores.shape:
+    return scores, labels, where, segment_ids
+  return (jnp.zeros(1, scores.dtype),
+          jnp.zeros((1, labels.shape[-1]), labels.dtype), jnp.zeros(1, bool),
+          None)
 
 
 def _of_items(
@@ -188,10 +219,11 @@ def _of_items(
       axis_name=None,
   ):
     del segment_ids
-    scores, labels, where, _, _ = items.check_items(
+    scores, labels, where, _ = _check_items(
         scores, labels, where, None, axis_name)
     positive = items.valid_labels(labels, scores.dtype, where)
-    negative = (labels == 0).astype(scores.dtype)
+    negative = jnp.where(
+        jnp.isnan(positive), positive, (positive == 0).astype(scores.dtype))
     negative = items.valid_labels(negative, scores.dtype, where)
     if where is not None:
       scores = jnp.where(where, scores, 0)
@@ -224,9 +256,9 @@ def bce_loss(
   >>> bce_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
   Array(0.6931472, dtype=float32)
   """
-  losses = _sum_items(positive * jax.nn.softplus(-scores)
-                      + negative * jax.nn.softplus(scores))
-  count = _sum_items((positive > 0) | (negative > 0))
+  losses = _sum_items(_shared(jax.nn.softplus(-scores), positive)
+                      + _shared(jax.nn.softplus(scores), negative))
+  count = _sum_items(~((positive == 0) & (negative == 0))).astype(losses.dtype)
   return losses / jnp.maximum(count, 1), count > 0
 
 
@@ -309,8 +341,8 @@ def pairwise_loss(
   >>> pairwise_loss(jnp.zeros(4), jnp.array([1, 0, 0, 1]))[0]
   Array(0.6931472, dtype=float32)
   """
-  scores, labels, where, segment_ids, _ = items.check_items(
-      scores, labels, where, segment_ids, axis_name)
+  scores, labels, where, segment_ids = _check_items(
+      scores, labels, where, segment_ids, axis_name, matters="differences")
   rate, live = pairs.pair_rate(labels, scores.dtype, where, segment_ids)
   losses = pairs.logistic_losses(scores, labels, rate, where, segment_ids)
   return _reduce(losses, live, objective_weights)
@@ -319,11 +351,16 @@ def pairwise_loss(
 def _mean(losses: jax.Array, share: jax.Array) -> jax.Array:
   """`[M]` mean over items, weighted by `share` `[..., N, M]`; 0 if none."""
   total = _sum_items(share)
-  return _sum_items(losses * share) / jnp.where(total > 0, total, 1)
+  return _sum_items(_shared(losses, share)) / jnp.where(total != 0, total, 1)
+
+
+def _shared(losses: jax.Array, share: jax.Array) -> jax.Array:
+  """`losses * share`; what has no share is 0, be its loss infinite."""
+  return jnp.where(share != 0, losses * share, 0)
 
 
 def _both(positive: jax.Array, negative: jax.Array) -> jax.Array:
-  return (_sum_items(positive) > 0) & (_sum_items(negative) > 0)
+  return (_sum_items(positive) != 0) & (_sum_items(negative) != 0)
 
 
 def _sum_items(array: jax.Array) -> jax.Array:
@@ -340,21 +377,35 @@ def _weigh(labels: jax.Array, weights: jax.Array) -> jax.Array:
                     precision=lax.Precision.HIGHEST)[..., 0]
 
 
-def _spread(
-    scores: jax.Array, size: jax.Array, where: jax.Array | None,
+def _pooled_spread(
+    scores: jax.Array, valid: jax.Array, laid_out: sorting.SortedLists,
     segment_ids: jax.Array | None,
 ) -> jax.Array:
-  """Standard deviation of each item's list; `[..., 1]` if that is the row."""
+  """Root mean square of the deviations of scores from the mean of their list.
+
+  Over the valid finite scores of all lists of two or more. From differences to
+  the middle of each list, which are exact where scores are large.
+  """
+  middle = (laid_out.lists.start + laid_out.lists.end) // 2
+  flat = scores.reshape(-1)
   if segment_ids is None:
+    # The first slot of a row is in its list.
+    middle = middle.reshape(scores.shape)[..., :1]
+    at_middle = segments.take(flat, segments.take(laid_out.order, middle))
     total = lambda x: jnp.sum(x, axis=-1, keepdims=True)
   else:
-    total = lambda x: items.list_sum(
-        x[..., None], where, segment_ids)[..., 0]
-  mean = lambda x: total(x) / jnp.maximum(size, 1)
-  deviation = scores - mean(scores)
-  if where is not None:
-    deviation = jnp.where(where, deviation, 0)
-  return jnp.sqrt(mean(jnp.square(deviation)))
+    scores = segments.permute(flat, laid_out.order)
+    valid, at_middle = laid_out.valid, segments.take(scores, middle)
+    total = lambda x: segments.block_sum(x, laid_out.lists)
+  counted = (valid & jnp.isfinite(scores)).astype(scores.dtype)
+  above = jnp.where(
+      counted > 0,
+      scores - jnp.where(jnp.isfinite(at_middle), at_middle, 0), 0)
+  count = total(counted)
+  counted = jnp.where(count > 1, counted, 0)
+  deviation = counted * (above - total(above) / jnp.maximum(count, 1))
+  return jnp.sqrt(jnp.sum(jnp.square(deviation))
+                  / jnp.maximum(jnp.sum(counted), 1))
 
 
 def _normalised_weights(

@@ -123,7 +123,7 @@ def group_auc(
   ranks = sorting.hard_rank(scores, where=where, segment_ids=ids)
   labels_of_valid = items.valid_labels(labels, scores.dtype, where)
   pairs = pairs_lib.pair_counts(labels, scores.dtype, where, ids)
-  live = pairs > 0
+  live = ~(pairs <= 0)
   size = items.list_sizes(scores, scores.dtype, where, ids)[..., None]
   if weighting == "impressions":
     weight = jnp.broadcast_to(size, pairs.shape)

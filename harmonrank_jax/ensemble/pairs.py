@@ -24,7 +24,7 @@ def pair_counts(
   For labels of 0 and 1 that is P N. In general it is twice the centred rank
   sum of the labels ranked by themselves, the best any ranking can reach.
   `[..., 1, M]` if the rows are the lists, else `[..., N, M]`; 0 where an AUC is
-  undefined.
+  undefined, and NaN where a label of the list is.
   """
   values = items_lib.valid_labels(labels, dtype, where)
 
@@ -76,7 +76,7 @@ def pair_rate(
   `[..., N, M]`. And `[M]`, which objectives are live.
   """
   pairs = pair_counts(labels, dtype, where, segment_ids)
-  has_pairs = pairs > 0
+  has_pairs = ~(pairs <= 0)
   size = items_lib.list_sizes(labels[..., 0], dtype, where, segment_ids)
   size = size[..., None]
   items = size if segment_ids is None else 1
@@ -111,26 +111,32 @@ def logistic_losses(
   valid = jnp.ones(scores.shape, bool) if where is None else where
   if segment_ids is None:
     segment_ids = jnp.zeros(scores.shape, jnp.int32)
+  # The difference of two infinite scores would be none, and no weight makes an
+  # infinite loss 0: of ends that are this far the loss is as good as infinite.
+  end = float(jnp.finfo(scores.dtype).max) ** 0.5
   items = _Items(
-      jnp.where(valid, scores, 0),
+      jnp.where(valid, jnp.clip(scores, -end, end), 0),
       items_lib.valid_labels(labels, scores.dtype, where),
       jnp.broadcast_to(rate, labels.shape), valid, segment_ids)
   axes = scores.ndim
   rows = _Items(*(
       x.reshape((-1, scores.shape[-1], *x.shape[axes:])) for x in items))
-  pad = -scores.shape[-1] % _BLOCK_ROWS
+  block_rows = min(_BLOCK_ROWS, scores.shape[-1])
+  pad = -scores.shape[-1] % block_rows
   is_class = labels.dtype == jnp.bool_
 
   def list_losses(row):
     blocks = _Items(*(
         jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1)).reshape(
-            (-1, _BLOCK_ROWS, *x.shape[1:])) for x in row))
+            (-1, block_rows, *x.shape[1:])) for x in row))
     # Pairs are computed anew on the way back: kept, they would be N^2 numbers.
     block_losses = jax.checkpoint(
         lambda block: _block_losses(block, row, is_class=is_class))
     return jnp.sum(lax.map(block_losses, blocks), axis=0)
 
-  return jnp.sum(lax.map(list_losses, rows), axis=0)
+  # As many short lists at once as fill a block.
+  return jnp.sum(lax.map(
+      list_losses, rows, batch_size=_BLOCK_ROWS // block_rows), axis=0)
 
 
 def _block_losses(

@@ -1,14 +1,17 @@
 """Losses against pair-by-pair and item-by-item references."""
 
+import functools
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import harmonrank_jax
 from harmonrank_jax.ensemble import losses
+from harmonrank_jax.ensemble import metrics
 from tests import oracles
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -55,10 +58,22 @@ def sample(seed=0):
   return scores, labels
 
 
-def soft_auc(scores, labels, strength):
+def pooled_spread(scores, where, ids):
+  """Root mean square deviation from the mean of the list, over all lists."""
+  squares, count = 0, 0
+  for row in range(len(scores)):
+    for group in np.unique(ids[row]):
+      chosen = scores[row, where[row] & (ids[row] == group)]
+      if len(chosen) > 1:
+        squares += ((chosen - chosen.mean()) ** 2).sum()
+        count += len(chosen)
+  return np.sqrt(squares / count)
+
+
+def soft_auc(scores, labels, strength, spread):
   """Rank-sum AUC of one list with the oracle's soft ranks."""
   worth = np.maximum(labels[:, None] - labels[None, :], 0).sum()
-  eps = strength * max(scores.std(), 1e-6) / len(scores)
+  eps = strength * max(spread, 0.1) / (len(scores) - 1)
   ranks = oracles.soft_rank(scores, eps)
   return 0.5 + (ranks - (len(scores) + 1) / 2) @ labels / worth
 
@@ -103,12 +118,13 @@ def test_soft_auc_agrees_with_the_oracle_over_ragged_lists(kind):
   if kind == "value":
     labels = labels * np.random.default_rng(1).exponential(size=labels.shape)
   weights = np.array([0.2, 0.5, 0.3])
+  spread = pooled_spread(scores, where, ids)
   for strength in (0.3, 2.0, 20.0):
     loss, diagnostics, _ = EVALUATE[SOFT_AUC](
         scores, labels, weights=weights, where=where, ids=ids,
         strength=strength)
     expected = mean_over_lists(
-        lambda s, y, c=strength: soft_auc(s, y, c),
+        lambda s, y, c=strength: soft_auc(s, y, c, spread),
         scores, labels, where, ids)
     np.testing.assert_allclose(diagnostics.soft_auc, expected, rtol=1e-12)
     np.testing.assert_allclose(loss, 1 - weights @ expected, rtol=1e-12)
@@ -129,13 +145,124 @@ def test_fully_pooled_is_the_difference_of_class_means():
   only = np.arange(SHAPE[0])[:, None] == np.zeros(SHAPE)
   _, diagnostics, _ = EVALUATE[SOFT_AUC](
       scores, labels, where=only, strength=50.0)
-  eps = 50 * scores[0].std() / SHAPE[1]
+  eps = 50 * scores[0].std() / (SHAPE[1] - 1)
   gap = [scores[0][y].mean() - scores[0][~y].mean() for y in labels[0].T]
   assert diagnostics.num_blocks == 1
   assert diagnostics.pooled_fraction == 1
   assert diagnostics.dead_gradient_fraction == 0
   np.testing.assert_allclose(
       diagnostics.soft_auc, 0.5 + np.array(gap) / eps / SHAPE[1], rtol=1e-12)
+
+
+def lists_of(size):
+  """Ids and mask of lists of one size, as many as the rows hold."""
+  ids = np.broadcast_to(np.arange(SHAPE[1]) // size, SHAPE)
+  return ids, np.broadcast_to(ids[0] < SHAPE[1] // size, SHAPE)
+
+
+def dead_fraction(size):
+  """Share of the items of lists with two classes that have no gradient."""
+  ids, where = lists_of(size)
+  dead, count = 0, 0
+  for seed in range(20):
+    scores, labels = sample(seed)
+    labels[..., 1:] = labels[..., :1]
+    _, diagnostics, gradient = EVALUATE[SOFT_AUC](
+        scores, labels, where=where, ids=ids)
+    y = labels[..., 0][where].reshape(-1, size)
+    live = (y.any(axis=1) & ~y.all(axis=1))[:, None] & np.ones(size, bool)
+    is_dead = abs(gradient[where].reshape(-1, size)[live]) < 1e-12
+    np.testing.assert_allclose(
+        diagnostics.dead_gradient_fraction, is_dead.mean())
+    dead, count = dead + is_dead.sum(), count + is_dead.size
+  return dead / count
+
+
+def test_short_lists_have_as_much_gradient_as_long_ones():
+  longest = dead_fraction(16)
+  assert longest < 0.5
+  for size in (2, 3, 4, 5, 8):
+    assert dead_fraction(size) < longest + 0.06, size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "most"), [
+    (2, 0.01), (3, 0.004), (4, 0.004), (8, 0.004), (50, 0.004)])
+def test_lists_of_every_size_train_like_all_pairs(size, most):
+  rng = np.random.default_rng(0)
+  truth = rng.normal(size=10)
+
+  def draw(num_items):
+    features = rng.normal(size=(num_items // size, size, 10))
+    chance = 1 / (1 + np.exp(-0.55 * features @ truth))
+    return np.float32(features), rng.random(chance.shape) < chance
+
+  train, test = draw(8000), draw(40_000)
+  ids = np.repeat(np.arange(len(test[0])), size)
+  optimizer = optax.adam(0.05)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def fitted(loss_fn, weights):
+    def step(_, carry):
+      weights, state = carry
+      gradient = jax.grad(
+          lambda w: loss_fn(train[0] @ w, train[1])[0])(weights)
+      updates, state = optimizer.update(gradient, state)
+      return optax.apply_updates(weights, updates), state
+    return jax.lax.fori_loop(
+        0, 250, step, (weights, optimizer.init(weights)))[0]
+
+  # From elsewhere, and from zero, where all lists are ties.
+  for start in (np.float32(rng.normal(size=10)), np.zeros(10, np.float32)):
+    value = {loss_fn: metrics.group_auc(
+        (test[0] @ fitted(loss_fn, start)).reshape(-1), test[1].reshape(-1),
+        ids).value for loss_fn in RANKING}
+    assert value[SOFT_AUC] > value[losses.pairwise_loss] - most
+
+
+@pytest.mark.parametrize("row", [
+    np.full(SHAPE[1], 0.5), 1e4 * np.arange(SHAPE[1]),
+    1e-7 * np.arange(SHAPE[1]), np.repeat([0.0, 1e30], SHAPE[1] // 2)])
+def test_no_list_has_much_more_of_the_gradient_than_of_all_pairs(row):
+  scores, labels = sample()
+  scores[0] = row
+  share = {}
+  for loss_fn in RANKING:
+    gradient = EVALUATE[loss_fn](scores, labels, weights=[1, 0, 0])[2]
+    assert np.isfinite(gradient).all()
+    square = (gradient**2).sum(axis=1)
+    share[loss_fn] = square[0] / square.sum()
+  assert share[SOFT_AUC] < 4 * share[losses.pairwise_loss]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_the_gradient_of_ties_is_moderate_in_every_float_type(dtype):
+  labels = np.arange(SHAPE[1]) < 1
+  for scores in (0, 1000):
+    soft, pairs = (np.float64(jax.jit(jax.grad(
+        lambda s, f=loss_fn: f(s, labels)[0]))(
+            jnp.full(SHAPE[1], scores, dtype))) for loss_fn in RANKING)
+    np.testing.assert_allclose(
+        soft, 10 * (1 - 1 / SHAPE[1]) * pairs, rtol=0.02)
+
+
+def test_the_strength_does_not_see_where_a_list_lies():
+  scores, labels = sample()
+  scores = np.round(scores * 8) / 8  # Of eighths the sums below are exact.
+  ids, where = lists_of(4)
+  offset = 2.0**12 * (np.arange(SHAPE[0])[:, None] * 4 + ids)
+  value = jax.jit(lambda s, ids: SOFT_AUC(
+      jnp.float32(s), labels, where=where, segment_ids=ids)[0])
+  for lists, moved in ((ids, scores + offset), (0 * ids, scores + 2.0**20)):
+    assert value(scores, lists) == value(moved, lists)
+
+
+def test_infinite_scores_do_not_count_in_the_spread():
+  scores, labels = sample()
+  scores[0, 0], scores[1, 1] = np.inf, -np.inf
+  _, _, gradient = EVALUATE[SOFT_AUC](scores, labels)
+  assert np.isfinite(gradient).all()
+  assert (gradient[2:] != 0).mean() > 0.4
 
 
 def pairwise(scores, labels):
@@ -298,6 +425,59 @@ def test_nan_scores_are_not_hidden():
   scores[0, 0] = np.nan
   for loss_fn in ALL:
     assert np.isnan(EVALUATE[loss_fn](scores, labels)[0])
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+@pytest.mark.parametrize("is_value", [False, True])
+def test_nan_labels_are_not_hidden(loss_fn, is_value):
+  scores, labels = sample()
+  labels = np.float64(labels) * (1.5 if is_value else 1)
+  ids, _ = lists_of(4)
+  for place in (np.s_[0, 0, 1], np.s_[..., 1], np.s_[:]):
+    bad = labels.copy()
+    bad[place] = np.nan
+    for lists in (None, ids):
+      loss, diagnostics, _ = EVALUATE[loss_fn](scores, bad, ids=lists)
+      assert np.isnan(loss)
+      assert diagnostics.live_objectives[1]
+      assert np.isnan(diagnostics[0][1])
+    assert np.isfinite(EVALUATE[loss_fn](
+        scores, bad, where=~np.isnan(bad).any(axis=-1))[0])
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_infinite_scores_on_the_right_side_cost_nothing(loss_fn):
+  scores, labels = sample()
+  labels[..., 1:] = labels[..., :1]
+  scores = np.where(labels[..., 0], 3.0, -3.0) + 0.1 * scores
+  far = np.where(abs(scores) > 3, np.sign(scores) * np.inf, scores)
+  loss, _, gradient = EVALUATE[loss_fn](far, labels)
+  assert -1e-15 <= loss <= EVALUATE[loss_fn](scores, labels)[0] + 1e-15
+  assert np.isfinite(gradient).all()
+  assert (gradient[np.isinf(far)] == 0).all()
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (3, 0)])
+def test_no_item_is_no_loss(loss_fn, shape):
+  found = jax.jit(lambda scores, ids, *labels: [
+      loss_fn(scores, y, segment_ids=ids) for y in labels])(
+          jnp.zeros(shape), jnp.zeros(shape, int), jnp.zeros(shape, bool),
+          jnp.zeros((*shape, 2)))
+  for num_objectives, (loss, diagnostics) in enumerate(found, start=1):
+    assert loss == 0
+    np.testing.assert_array_equal(
+        diagnostics.live_objectives, np.zeros(num_objectives, bool))
+
+
+@pytest.mark.parametrize("loss_fn", ALL)
+def test_no_dtype_is_promoted_in_silence(loss_fn):
+  scores, labels = sample()
+  with jax.numpy_dtype_promotion("strict"):
+    for y in (labels, np.float32(labels)):
+      jax.eval_shape(
+          lambda s, y: loss_fn(s, y, objective_weights=jnp.ones(3)),
+          jnp.float32(scores), y)
 
 
 def test_value_labels_move_the_high_values_up():
