@@ -17,6 +17,7 @@ import pathlib
 from typing import Any
 
 from experiments.ranker import inputs as inputs_lib
+from experiments.ranker import objectives
 from experiments.ranker import results
 from experiments.ranker import task as auc_task
 from experiments.ranker.config import Config
@@ -40,7 +41,7 @@ def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
   task = make_task(config, inputs)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,
-      examples_per_step=inputs.batch_size)
+      examples_per_step=inputs.batch_size, remark=objectives.remark)
   return publish(workdir, results.Run(
       config=dataclasses.asdict(config), schema=inputs.model.schema,
       platt=task.platt, num_steps=inputs.num_steps,

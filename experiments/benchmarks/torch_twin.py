@@ -31,7 +31,7 @@ class TwinTraining(NamedTuple):
 
   objective_weights: torch.Tensor  # [M]
   unit: torch.Tensor  # [M] of `Calibration`
-  relative_strength: float  # of the soft rank, in std(scores) / N
+  relative_strength: float  # of the soft rank, in std(scores) / (N - 1)
   learning_rate: float  # of Adam, at first; falls by a cosine
   num_steps: int  # steps until it is 0
 
@@ -208,10 +208,10 @@ def loss_of(
   entropy = functional.binary_cross_entropy_with_logits(
       outputs.logits, targets / training.unit)
   scores = outputs.log_score
-  spread = torch.std(scores.detach(), correction=0).clip(min=1e-6)
+  spread = torch.std(scores.detach(), correction=0).clip(min=0.1)
   ranks = torchsort.soft_rank(
       scores[None], regularization_strength=(
-          training.relative_strength * spread / len(scores)))[0]
+          training.relative_strength * spread / (len(scores) - 1)))[0]
   positives = targets.sum(dim=0)
   pairs = positives * (len(scores) - positives)
   live = pairs > 0

@@ -148,6 +148,8 @@ def _train(
         block.train, block.validation, platt, capacity=capacity)
 
   rate, parts = _fit_seeds(config, fit)
+  for remark in dict.fromkeys(part.remark for part in parts if part.remark):
+    errors.warn(f"{name}: {remark}.")
   validation = np.concatenate([part.value for part in parts])
   if not np.isfinite(validation).all():
     raise errors.UserError(

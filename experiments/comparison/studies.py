@@ -132,7 +132,8 @@ class Config(configs.LogConfig):
       (0.003, 0.01), "Of Adam, to choose from on validation rows.",
       low=sys.float_info.min, high=1.0)
   relative_strength: float = flags.field(
-      2.0, "Of the soft rank, in units of std(scores) / n.", low=0.0, high=1e6)
+      2.0, "Of the soft rank, in units of the spread of scores in lists over "
+      "a list's size less 1.", low=0.0, high=1e6)
   without: str | None = flags.field(
       None, "Objective without which the sum is shown as well.")
 

@@ -24,8 +24,8 @@ class Config(configs.LogConfig):
       "batch", "What is ranked against what in a rank loss. Of lists the last "
       "step is kept.", choices=LISTS)
   relative_strength: float = flags.field(
-      2.0, "Of the soft rank, in units of std(scores) / n; 1 to 3 trains best.",
-      low=0.0, high=1e6)
+      2.0, "Of the soft rank, in units of the spread of scores in lists over "
+      "a list's size less 1; 1 to 3 trains best.", low=0.0, high=1e6)
   objective_weights: tuple[float, ...] | None = flags.field(
       None, "What the AUC of each objective is worth, in their order; equal if "
       "not given.")

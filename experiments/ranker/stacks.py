@@ -59,6 +59,8 @@ class Stack(NamedTuple):
   value: np.ndarray
   step: np.ndarray  # [S] where that was
   seconds: float  # of training, with compilation, without validation
+  # On its rank loss while it was trained, see `objectives.remark`.
+  remark: str | None = None
 
 
 def fit(
@@ -95,18 +97,20 @@ def fit(
   best = validate(state.params)
   best_params, best_step = state.params, np.zeros(len(members.seeds), int)
   is_finite = np.full(len(members.seeds), True)
-  seconds = 0.0
+  seconds, remark = 0.0, None
   for first in range(0, total, between):
     last = first + between
     chosen = np.stack([order(first * size, last * size) for order in orders])
     index = jnp.asarray(chosen.reshape(len(orders), between, size))
     began = time.perf_counter()
-    state, losses = jax.block_until_ready(
+    state, measured = jax.block_until_ready(
         _train(state, members, index, held, platt, total, ranker=ranker,
                objective=objective))
     seconds += time.perf_counter() - began
     value = validate(state.params)
-    is_finite &= np.isfinite(losses).all(axis=1)
+    is_finite &= np.isfinite(measured["loss"]).all(axis=1)
+    remark = remark or objectives.remark(
+        {name: np.mean(x, axis=(0, 1)) for name, x in measured.items()})
     # Within lists a few positives decide, whose chance is larger than what
     # steps differ by: not the best on validation rows, but the last, at which
     # the rate is 0.
@@ -115,7 +119,8 @@ def fit(
     best_step = np.where(is_better, last, best_step)
     best_params = _chosen(is_better, state.params, best_params)
   return Stack(
-      best_params, np.where(is_finite, best, -np.inf), best_step, seconds)
+      best_params, np.where(is_finite, best, -np.inf), best_step, seconds,
+      remark)
 
 
 def score(
@@ -224,8 +229,8 @@ def _train(
     rows: ranker_lib.Rows, platt: calibration.Calibration,
     num_steps: jax.Array, *, ranker: ranker_lib.Ranker,
     objective: Callable[..., Any],
-) -> tuple[training_lib.TrainState, jax.Array]:
-  """Steps on the rows `[S, steps, batch]`; the losses are `[S, steps]`."""
+) -> tuple[training_lib.TrainState, dict[str, jax.Array]]:
+  """Steps on the rows `[S, steps, batch]`; measured is `[S, steps, ...]`."""
 
   def train_one(state, member, index):
     def step(state, chosen):
@@ -234,7 +239,7 @@ def _train(
           objective=objective, objective_weights=member.objective_weights,
           platt=platt, learning_rate=member.learning_rates,
           num_steps=num_steps)
-      return state, measured["loss"]
+      return state, measured
 
     return jax.lax.scan(step, state, index)
 

@@ -1,5 +1,6 @@
 """The loop of every training: steps, evaluations, checkpoints, exact resume."""
 
+from collections.abc import Callable
 import pathlib
 import time
 from typing import Any
@@ -55,6 +56,10 @@ class Task(Protocol):
     """The state (which may remember the best so far), and the measurements."""
 
 
+# What to say of what was measured at a step, if anything.
+Remark = Callable[[dict[str, Any]], str | None]
+
+
 class State(NamedTuple):
   """What most tasks train, with the best on validation rows so far."""
 
@@ -73,20 +78,23 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    task: Task, workdir: pathlib.Path, *, num_steps: int, examples_per_step: int
+    task: Task, workdir: pathlib.Path, *, num_steps: int,
+    examples_per_step: int, remark: Remark = lambda _: None,
 ) -> Fitted:
   """Trains to the end, from the newest whole checkpoint if there is one.
 
   A run that was killed and started again ends bit-identical to one that was
-  not. On Ctrl-C or SIGTERM it saves and raises `StoppedError`.
+  not. On Ctrl-C or SIGTERM it saves and raises `StoppedError`. The first remark
+  on what was measured at a step is a warning.
   """
   with progress.stop_on_signal() as signals:
-    return _fit(task, workdir, signals, num_steps, examples_per_step)
+    return _fit(
+        task, workdir, signals, num_steps, examples_per_step, remark)
 
 
 def _fit(
     task: Task, workdir: pathlib.Path, signals: list[int], num_steps: int,
-    examples_per_step: int,
+    examples_per_step: int, remark: Remark,
 ) -> Fitted:
   """`fit`, with the signals that have come so far."""
   checkpoints = checkpointing.Checkpoints(workdir / "checkpoints")
@@ -109,13 +117,19 @@ def _fit(
   bar = progress.Progress(num_steps, step, examples_per_step=examples_per_step)
   is_due = lambda count: (
       step % max(1, num_steps // count) == 0 or step == num_steps)
+  line = None
   while step < num_steps and not signals:
     state, measured = task.update(state, next(batches))
     step += 1
     clock.tick(state)
     bar.update(step)
     if is_due(_NUM_LOGGED_STEPS):
-      writer.write(step, {"train": _checked(measured, step)})
+      measured = _checked(measured, step)
+      writer.write(step, {"train": measured})
+      if line is None:
+        line = remark(measured)
+        if line:
+          errors.warn(f"step {step}: {line}.")
     if is_due(_NUM_EVALUATIONS) or signals:
       clock.stop(state)
       if is_due(_NUM_EVALUATIONS):

@@ -146,6 +146,8 @@ class Trainer:
     stack = self._fit(
         ranker, self._training, members, inputs.sample, inputs.validation,
         self._platt)
+    if stack.remark:
+      errors.warn(f"{name}: {stack.remark}.")
     if not np.isfinite(stack.value).all():
       raise errors.UserError(
           f"{name} diverges at --learning_rate={self._learning_rate:g}; "

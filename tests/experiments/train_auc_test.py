@@ -346,6 +346,22 @@ def test_every_way_to_train_runs(tmp_path, config):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config, said", [
+    ({"lists": "request"}, "no list of a batch has two items"),
+    ({"relative_strength": 1e-4}, "of the items have no gradient")])
+def test_a_training_that_teaches_nothing_says_so(
+    tmp_path, capsys, frame, config, said):
+  frame["request_id"] = np.arange(60)
+  pq.write_table(pa.table(frame), tmp_path / "log.parquet")
+  train_auc.train(train_auc.Config(
+      data=str(tmp_path / "log.parquet"), batch_size=8, num_steps=4,
+      num_members=1, **config), tmp_path / "run")
+  warning, = (line for line in capsys.readouterr().err.splitlines()
+              if "step" in line)
+  assert said in warning
+
+
+@pytest.mark.slow
 def test_values_rank_by_their_size_and_a_profile_may_be_empty(tmp_path):
   rng = np.random.default_rng(0)
   rows = 6000

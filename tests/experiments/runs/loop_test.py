@@ -72,6 +72,19 @@ class Walk:
     return state, {"validation": {"best": best}}
 
 
+def test_the_first_remark_on_a_step_is_a_warning(tmp_path, capsys):
+  seen = []
+
+  def remark(measured):
+    seen.append(float(measured["loss"]))
+    return "the third" if len(seen) >= 3 else None
+
+  loop.fit(Walk(), tmp_path, num_steps=STEPS, examples_per_step=2,
+           remark=remark)
+  assert len(seen) == 3
+  assert capsys.readouterr().err == "warning: step 3: the third.\n"
+
+
 def fit(task, workdir):
   return loop.fit(task, workdir, num_steps=STEPS, examples_per_step=2)
 
