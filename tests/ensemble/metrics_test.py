@@ -113,6 +113,20 @@ def test_undefined_is_nan_and_nan_is_not_hidden(x64):
   assert jnp.isnan(auc(jnp.zeros(0), jnp.zeros(0)))
 
 
+def test_nan_labels_are_not_hidden(x64):
+  scores, labels = sample()
+  values = np.float64(labels)
+  values[1, 2, 0] = np.nan
+  ids = np.broadcast_to(np.arange(SHAPE[1]) // 8, SHAPE)
+  everywhere = np.ones(SHAPE, bool)
+  for y, is_bad in ((values, True), (np.nan_to_num(values), False)):
+    expected = np.full((3, 3), False)
+    expected[1, 0] = is_bad
+    np.testing.assert_array_equal(np.isnan(auc(scores, y)), expected)
+    for result in group_aucs(scores, y, ids, everywhere).values():
+      np.testing.assert_array_equal(np.isnan(result.value), expected)
+
+
 def test_float32_is_accurate_at_ten_million_items():
   rng = np.random.default_rng(0)
   scores = rng.permutation(10_000_000).astype(np.float32)
