@@ -16,7 +16,8 @@ What is not a JAX array (NumPy, lists) is read on the host in all its bits:
 checked, factorised, or subtracted in 64 bits before it is cast. A JAX array has
 its bits already, and passes by its dtype alone. So does an argument of a
 function under `jax.jit`: JAX has cast it before the library sees it. Wide ids
-and scores are brought in outside of `jit`, by the caller:
+and scores are brought in outside of `jit`, by the caller; the relevance of
+slates as the pair that `relative` makes:
 
   >>> import numpy as np
   >>> users = np.array([1, 1, 2**32 + 1])
@@ -27,6 +28,7 @@ and scores are brought in outside of `jit`, by the caller:
 """
 
 from typing import Any
+from typing import NamedTuple
 
 import jax
 from jax import dtypes
@@ -37,6 +39,13 @@ import numpy as np
 # list (ranks that are soft), or their order and ties (ranks).
 MATTERS = ("values", "differences", "order")
 _NUMBERING = ", as by np.unique(values, return_inverse=True)[1]"
+
+
+class Relative(NamedTuple):
+  """Floats `top + below`: what is near the largest keeps its digits."""
+
+  below: jax.Array  # [..., N]
+  top: jax.Array  # [..., 1]
 
 
 def float_dtype(*given: Any) -> Any:
@@ -81,7 +90,7 @@ def floats(
     ValueError: if values are not real numbers.
   """
   if matters == "differences":
-    return relative(values, name, where)[0]
+    return relative(values, name, where).below
   array = _real(read(values), name)
   dtype = float_dtype(array.dtype)
   if isinstance(array, jax.Array):
@@ -91,28 +100,28 @@ def floats(
   return _to_jax(array, dtype)
 
 
-def relative(
-    values: Any, name: str, where: Any = None
-) -> tuple[jax.Array, jax.Array]:
+def relative(values: Any, name: str, where: Any = None) -> Relative:
   """Differences to the largest valid number of each list, and that number.
 
-  `[..., N]` and `[..., 1]`, as `floats`. Where the cast loses nothing, and for
-  JAX arrays, these are the values and 0. What is finite stays finite.
+  Where the cast loses nothing, and for JAX arrays, these are the values and 0.
+  What is finite stays finite. A `Relative` is returned as it is.
   """
+  if isinstance(values, Relative):
+    return values
   array = _real(read(values), name)
   dtype = float_dtype(array.dtype)
   if isinstance(array, jax.Array) or not array.ndim or _is_exact(array, dtype):
     result = floats(array, name)
-    return result, jnp.zeros((*result.shape[:-1], 1), dtype)
-  is_number = np.isfinite(array)
-  valid = is_number
+    return Relative(result, jnp.zeros((*result.shape[:-1], 1), dtype))
+  is_number = valid = np.isfinite(array)
   # A mask of a traced function has no values yet.
   if where is not None and not isinstance(where, jax.core.Tracer):
-    valid = valid & np.asarray(where, bool)
+    valid = valid & _mask(where, array.shape)
   below, top = _below_top(array, valid)
   largest = float(jnp.finfo(dtype).max)
   below = np.where(is_number, np.clip(below, -largest, largest), array)
-  return _to_jax(below, dtype), _to_jax(np.clip(top, -largest, largest), dtype)
+  return Relative(_to_jax(below, dtype),
+                  _to_jax(np.clip(top, -largest, largest), dtype))
 
 
 def ids(values: Any, name: str) -> jax.Array:
@@ -179,6 +188,16 @@ def _whole(array: Any, name: str) -> Any:
   return array
 
 
+def _mask(where: Any, shape: tuple[int, ...]) -> np.ndarray:
+  """The mask on the host, in a shape."""
+  mask = np.asarray(flags(where, "where"))
+  try:
+    return np.broadcast_to(mask, shape)
+  except ValueError:
+    raise ValueError(f"where has shape {mask.shape}, which does not broadcast "
+                     f"to {shape}.") from None
+
+
 def _to_jax(array: np.ndarray, dtype: Any = None) -> jax.Array:
   with np.errstate(over="ignore"):
     return jnp.asarray(array, dtypes.canonicalize_dtype(dtype or array.dtype))
@@ -215,7 +234,6 @@ def _below_top(
     array: np.ndarray, valid: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Differences `[..., N]` to the top `[..., 1]` of each list, in 64 bits."""
-  valid = np.broadcast_to(valid, array.shape)
   is_integer = array.dtype.kind in "iu"
   least = np.iinfo(array.dtype).min if is_integer else -np.inf
   top = np.max(array, axis=-1, keepdims=True, initial=least, where=valid)

@@ -122,3 +122,8 @@ def test_jax_arrays_pass_by_their_dtype(x64):
   np.testing.assert_array_equal(arrays.floats(wide, "x"), wide)
   np.testing.assert_array_equal(
       jax.jit(lambda x: arrays.floats([x[1], 2], "x"))(jnp.ones(2)), [1, 2])
+
+
+def test_a_mask_that_does_not_fit_is_named():
+  with pytest.raises(ValueError, match=r"where has shape \(3,\)"):
+    arrays.relative(np.array([0.1, 0.2]), "x", np.ones(3, bool))

@@ -20,7 +20,8 @@ ARROWS = {
     "diversity": {"arrays", "native", "ordering", "sharding"},
     "evaluation": {"arrays", "ordering"},
     "reranker": {"arrays", "diversity", "logistic", "ordering", "sharding"},
-    "serving": {"data", "diversity", "ensemble", "native", "predictor"},
+    "serving": {
+        "arrays", "data", "diversity", "ensemble", "native", "predictor"},
 }
 # What the binaries may import of the packages of experiments beside `runs`.
 BINARIES = {

@@ -1,13 +1,12 @@
 """Checks the arguments of all methods and broadcasts them to rows."""
 
 import math
-from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
-import numpy as np
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import engine
 from harmonrank_jax.diversity import problem as problem_lib
@@ -21,10 +20,11 @@ class Arguments:
   def __init__(
       self,
       features: jax.Array | None,
-      relevance: jax.Array,
+      relevance: jax.Array | arrays.Relative,
       num_selected: int,
       where: jax.Array | None,
       *,
+      bonus: jax.Array | None = None,  # [..., N], added to the relevance
       shown_features: jax.Array | None = None,
       category_ids: jax.Array | None = None,
       quotas: jax.Array | None = None,
@@ -32,14 +32,17 @@ class Arguments:
       slot_bias: jax.Array | None = None,
   ):
     has_features = features is not None
-    features, relevance, self.dtype = check_arrays(features, relevance)
+    below, top = arrays.relative(relevance, "relevance", where)
+    if bonus is not None:
+      below = below + bonus
+    features, relevance, self.dtype = check_arrays(features, below)
     if has_features and (features.shape[-2:-1] != relevance.shape[-1:]
                          or not features.shape[-1]):
       raise ValueError(
           "features must have shape [..., N, D], D at least 1, got "
           f"{features.shape}; relevance has shape {relevance.shape}.")
     # Indices have no derivative, in the pure and in the native form.
-    features, relevance = lax.stop_gradient((features, relevance))
+    features, relevance, top = lax.stop_gradient((features, relevance, top))
     if num_selected < 0:
       raise ValueError(
           f"num_selected must be at least 0, got {num_selected}.")
@@ -55,6 +58,7 @@ class Arguments:
     self._relevance = self.rows(
         jnp.where(valid, relevance.astype(self.dtype), -jnp.inf),
         "relevance", (self._num_items,))
+    self._top = self.rows(top.astype(self.dtype), "relevance", (1,))
     self._shown = self._shown_rows(shown_features)
     self._categories, self._quotas, self._bias = self._rules(
         category_ids, quotas, slot_bias)
@@ -62,8 +66,11 @@ class Arguments:
   def problem(
       self, theta: jax.Array | float | None, criterion: engine.Criterion,
       ridge: float | None = None,
-  ) -> tuple[problem_lib.Problem, bool]:
+  ) -> tuple[problem_lib.Problem, bool, jax.Array]:
     """The problem of this trade-off, and whether it has a window.
+
+    Its gains are those of the differences of relevance: what they lack is
+    returned too, `[B]`.
 
     The weights of relevance and of the criterion's term are theta and 1 -
     theta; for the DPP, whose term is a logarithm, `2 alpha = theta / (1 -
@@ -101,7 +108,7 @@ class Arguments:
         limits=jnp.full((self._num_rows, 1), self.num_selected, jnp.int32),
         quotas=self._quotas, slot_bias=weighted(self._bias), weight=of_term,
         compared=compared, num_compared=count, volume=volume
-    ), window is not None
+    ), window is not None, weighted(self._top)[:, 0]
 
   def _weights(self, theta, *, is_dpp):
     """Weights `[B]` of relevance and term; a traced theta is clipped."""
@@ -124,7 +131,7 @@ class Arguments:
     num_features = self._features.shape[-1]
     if shown is None:
       shown = jnp.zeros((0, num_features), self.dtype)
-    shown = lax.stop_gradient(jnp.asarray(shown))
+    shown = lax.stop_gradient(arrays.numbers(shown, "shown_features"))
     if shown.ndim < 2:
       raise ValueError("shown_features must have shape [..., S, D], got "
                        f"{shown.shape}.")
@@ -153,12 +160,13 @@ class Arguments:
                         ("quotas", quotas)))
     if quotas is None:
       quotas = jnp.full(count, slots, jnp.int32)
-    quotas = self.rows(integers(quotas, "quotas"), "quotas", count)
+    quotas = self.rows(arrays.integers(quotas, "quotas"), "quotas", count)
     bias = jnp.zeros((slots, *count), self.dtype) if slot_bias is None else (
-        lax.stop_gradient(jnp.asarray(slot_bias)))
+        lax.stop_gradient(arrays.floats(slot_bias, "slot_bias")))
     bias = self.rows(bias, "slot_bias", (slots, *count))
-    ids = self.rows(integers(category_ids, "category_ids"), "category_ids",
-                    (self._num_items,), shared=True)
+    ids = self.rows(
+        arrays.integers(category_ids, "category_ids"), "category_ids",
+        (self._num_items,), shared=True)
     ids = jnp.where((ids >= 0) & (ids < count[0]), ids, count[0])
     return (ids, jnp.concatenate([quotas, free], axis=1),
             jnp.concatenate([bias.astype(self.dtype), unbiased], axis=2))
@@ -178,23 +186,20 @@ def check_arrays(
     features: jax.Array | None, relevance: jax.Array
 ) -> tuple[jax.Array, jax.Array, jnp.dtype]:
   """Features (None: D = 0) and relevance, and the dtype to compute in."""
-  relevance = jnp.asarray(relevance)
+  relevance = arrays.floats(relevance, "relevance")
   if not relevance.ndim:
     raise ValueError("relevance must have shape [..., N], got a scalar.")
   if features is None:
     features = jnp.zeros((relevance.shape[-1], 0), jnp.float32)
-  features = jnp.asarray(features)
-  for name, array in (("features", features), ("relevance", relevance)):
-    if jnp.issubdtype(array.dtype, jnp.complexfloating):
-      raise ValueError(f"{name} must be real, got {array.dtype}.")
-  return features, relevance, jnp.promote_types(
-      jnp.promote_types(relevance.dtype, features.dtype), jnp.float32)
+  features = arrays.numbers(features, "features")
+  return features, relevance, arrays.float_dtype(
+      relevance.dtype, features.dtype)
 
 
 def mask(where: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
   """The mask in this shape; True everywhere without one."""
-  array = jnp.asarray(True if where is None else where, bool)
-  return broadcast(array, "where", shape)
+  return broadcast(
+      arrays.flags(True if where is None else where, "where"), "where", shape)
 
 
 def broadcast(
@@ -207,21 +212,6 @@ def broadcast(
     raise ValueError(
         f"{name} has shape {array.shape}, which does not broadcast to "
         f"{shape}.") from None
-
-
-def integers(values: jax.Array | int, name: str) -> jax.Array:
-  """Checked integers as int32; those beyond its range become its ends."""
-  # JAX would truncate 64-bit integers of NumPy before they are clipped.
-  numbers: Any = jnp if isinstance(values, jax.Array) else np
-  array = numbers.asarray(values)
-  if not jnp.issubdtype(array.dtype, jnp.integer):
-    raise ValueError(f"{name} must be integers, got {array.dtype}.")
-  ends = jnp.iinfo(jnp.int32)
-  if jnp.iinfo(array.dtype).max > ends.max:
-    array = numbers.minimum(array, array.dtype.type(ends.max))
-  if jnp.iinfo(array.dtype).min < ends.min:
-    array = numbers.maximum(array, array.dtype.type(ends.min))
-  return jnp.asarray(array, jnp.int32)
 
 
 def last_axis(name: str, array: jax.Array) -> tuple[int]:

@@ -75,7 +75,9 @@ def greedy_dpp(
       (their directions count), float32, bfloat16 or float64. Candidates whose
       feature is 0 or not finite are not selected.
     relevance: `[..., N]`, on a log scale if it comes from a probability (log
-      pCTR). Candidates whose relevance is not finite are not selected.
+      pCTR). Candidates whose relevance is not finite are not selected. Of
+      NumPy's, float32 need hold the differences in a list alone (times in
+      milliseconds, counts); so under `jit` if `arrays.relative` is passed.
     num_selected: K, slots of the slate; may exceed N.
     theta: in [0, 1), a scalar or `[...]`, one for each list. 0 is diversity
       alone; for relevance alone see `greedy_top_k`. `fit_theta` learns it.
@@ -261,15 +263,22 @@ def _select(
       features, relevance, num_selected, where, shown_features=shown_features,
       category_ids=category_ids, quotas=quotas, window=window,
       slot_bias=slot_bias)
-  problem, windowed = request.problem(theta, criterion, ridge)
+  problem, windowed, lift = request.problem(theta, criterion, ridge)
   pick = functools.partial(
       engine.pick, axis_name=axis_name,
       settings=engine.Settings(criterion, windowed, ridge, fill))
   picks = pick(problem) if prefilter is None else _prefiltered(
       problem, prefilter, pick)
+  gains = lifted(picks, lift)
   shape = (*request.batch, num_selected)
-  return Slate(picks.indices.reshape(shape), picks.gains.reshape(shape),
+  return Slate(picks.indices.reshape(shape), gains.reshape(shape),
                picks.num_valid.reshape(request.batch))
+
+
+def lifted(picks: problem_lib.Selection, lift: jax.Array) -> jax.Array:
+  """Gains `[B, G, K]` of the whole relevance, from those of differences."""
+  return jnp.where(
+      picks.indices < 0, picks.gains, picks.gains + lift[:, None, None])
 
 
 def _prefiltered(

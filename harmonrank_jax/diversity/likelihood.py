@@ -11,6 +11,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import directions
 
@@ -130,7 +131,7 @@ def check_lists(
   if features.shape != own:
     features = features.reshape((1,) * len(batch) + own[-2:])
   positives = arguments.broadcast(
-      jnp.asarray(positives).astype(bool), "positives", relevance.shape)
+      arrays.flags(positives, "positives"), "positives", relevance.shape)
   unit = directions.unit_features(features, dtype)
   valid = (jnp.isfinite(relevance) & jnp.any(unit != 0, axis=-1)
            & arguments.mask(where, relevance.shape))

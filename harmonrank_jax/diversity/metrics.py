@@ -44,7 +44,8 @@ def take_slate(
   >>> take_slate(jnp.array([5, 6, 7]), indices, fill_value=-1)
   Array([ 7,  5, -1], dtype=int32)
   """
-  values, indices = jnp.asarray(values), _integers(indices, "indices")
+  values = arrays.numbers(values, "values", exact=True)
+  indices = _integers(indices, "indices")
   leading = () if shared else indices.shape[:-1]
   axis = len(leading)
   if values.shape[:axis] != leading or values.ndim == axis:
@@ -309,11 +310,11 @@ def alpha_ndcg(
   """
   if isinstance(alpha, (int, float)) and not 0 <= alpha <= 1:
     raise ValueError(f"alpha must be in [0, 1], got {alpha}.")
-  indices, subtopics = _integers(indices, "indices"), jnp.asarray(subtopics)
+  indices = _integers(indices, "indices")
+  subtopics = arrays.floats(subtopics, "subtopics")
   if subtopics.ndim < 2:
     raise ValueError(
         f"subtopics has shape {subtopics.shape}; expected [..., N, T].")
-  subtopics = subtopics.astype(arrays.float_dtype(subtopics.dtype))
   *_, num_items, num_subtopics = subtopics.shape
   batch = indices.shape[:-1]
   subtopics = arguments.broadcast(
@@ -353,20 +354,19 @@ def _unit_slots(
     slate_features: jax.Array, where: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
   """Unit features `[..., K, D]`, 0 in empty slots, and `[..., K]` validity."""
-  features = jnp.asarray(slate_features)
+  features = arrays.floats(slate_features, "slate_features")
   if features.ndim < 2:
     raise ValueError(
         f"slate_features has shape {features.shape}; expected [..., K, D].")
   where = arguments.mask(where, features.shape[:-1])
   unit = directions.unit_features(
-      jnp.where(where[..., None], features, 0),
-      arrays.float_dtype(features.dtype))
+      jnp.where(where[..., None], features, 0), features.dtype)
   return unit, jnp.any(unit != 0, axis=-1)
 
 
 def _integers(array: jax.Array, name: str) -> jax.Array:
   """Checked integers `[..., K]`, as int32."""
-  array = arguments.integers(array, name)
+  array = arrays.integers(array, name)
   if not array.ndim:
     raise ValueError(f"{name} must have shape [..., K], got a scalar.")
   return array

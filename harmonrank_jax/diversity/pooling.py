@@ -13,9 +13,11 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import engine
+from harmonrank_jax.diversity import greedy
 from harmonrank_jax.diversity import problem as problem_lib
 
 UNIONS = ("independent", "conditional")
@@ -103,13 +105,14 @@ def flow_pool(
   ridge = arguments.check_options(fill, ridge)
   if pool_size < 0:
     raise ValueError(f"pool_size must be at least 0, got {pool_size}.")
-  relevance = jnp.asarray(relevance)
+  relevance = arrays.relative(relevance, "relevance", where)
+  bonus = None
   if affinity is not None or subcategory_ids is not None:
-    relevance = relevance + _affinities(relevance, subcategory_ids, affinity)
-  request = arguments.Arguments(features, relevance, pool_size, where)
-  problem, quotas = _by_category(
-      request, request.problem(theta, engine.DPP, ridge)[0], category_ids,
-      quotas)
+    bonus = _affinities(relevance.below, subcategory_ids, affinity)
+  request = arguments.Arguments(
+      features, relevance, pool_size, where, bonus=bonus)
+  problem, _, lift = request.problem(theta, engine.DPP, ridge)
+  problem, quotas = _by_category(request, problem, category_ids, quotas)
   size = pool_size if num_selected is None else num_selected
   if not problem.relevance.size or not quotas.size:
     empty = jnp.full((*request.batch, size), -1, jnp.int32)
@@ -132,7 +135,8 @@ def flow_pool(
             limits=jnp.full((len(chosen), 1), num_selected, jnp.int32),
             slot_bias=jnp.zeros((1, num_selected, 1), request.dtype))), chosen)
   shape = (*request.batch, size)
-  return FlowPool(picks.indices.reshape(shape), picks.gains.reshape(shape),
+  gains = greedy.lifted(picks, lift)
+  return FlowPool(picks.indices.reshape(shape), gains.reshape(shape),
                   quotas.reshape(*request.batch, -1),
                   picks.num_valid.reshape(request.batch))
 
@@ -170,17 +174,16 @@ def allocate_quotas(
   ...                 stock=jnp.array([2, 9, 9]))
   Array([2, 4, 3], dtype=int32)
   """
-  weights = jnp.asarray(weights)
+  weights = arrays.floats(weights, "weights")
   if not weights.ndim:
     raise ValueError("weights must have shape [..., C], got a scalar.")
-  dtype = jnp.promote_types(weights.dtype, jnp.float32)
+  dtype = weights.dtype
   shape, largest = weights.shape, jnp.iinfo(jnp.int32).max
   total = arguments.broadcast(
-      arguments.integers(total, "total"), "total", shape[:-1])
+      arrays.integers(total, "total"), "total", shape[:-1])
   total = jnp.maximum(total, 0)[..., None]
-  most = arguments.broadcast(arguments.integers(
+  most = arguments.broadcast(arrays.integers(
       largest if stock is None else stock, "stock"), "stock", shape)
-  weights = weights.astype(dtype)
   weights = jnp.where(
       jnp.isfinite(weights) & (weights > 0) & (most > 0), weights, 0)
   # Scaled, so that no sum overflows; by a power of 2, which keeps whole numbers
@@ -219,8 +222,8 @@ def _affinities(
   """`[..., N]`, the affinity of each candidate's sub-category, or 0."""
   if affinity is None or subcategory_ids is None:
     raise ValueError("affinity and subcategory_ids need each other.")
-  affinity = jnp.asarray(affinity)
-  ids = arguments.integers(subcategory_ids, "subcategory_ids")
+  affinity = arrays.floats(affinity, "affinity")
+  ids = arrays.integers(subcategory_ids, "subcategory_ids")
   count = arguments.last_axis("affinity", affinity)
   affinity = arguments.broadcast(
       affinity, "affinity", (*relevance.shape[:-1], *count))
@@ -236,9 +239,9 @@ def _by_category(
 ) -> tuple[problem_lib.Problem, jax.Array]:
   """The problem with a list for each category, and quotas `[B, C]`."""
   count = arguments.last_axis("quotas", quotas)
-  ids = request.rows(arguments.integers(category_ids, "category_ids"),
+  ids = request.rows(arrays.integers(category_ids, "category_ids"),
                      "category_ids", problem.relevance.shape[1:])
-  quotas = request.rows(arguments.integers(quotas, "quotas"), "quotas", count)
+  quotas = request.rows(arrays.integers(quotas, "quotas"), "quotas", count)
   inside = (ids >= 0) & (ids < count[0])
   return problem._replace(
       relevance=jnp.where(inside, problem.relevance, -jnp.inf),

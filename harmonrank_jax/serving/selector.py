@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.data import chunks
 from harmonrank_jax.diversity import greedy
 from harmonrank_jax.diversity import pooling
@@ -76,7 +77,7 @@ class Selector:
     self._num_selected = rules.num_selected
 
     def select(features, relevance, category_ids, where, theta):
-      self.compiled.append(relevance.shape[-1])  # Runs while tracing only.
+      self.compiled.append(where.shape[-1])  # Runs while tracing only.
       return select_slates(
           features, relevance, category_ids, method=method, rules=rules,
           theta=theta, where=where)
@@ -109,7 +110,8 @@ class Selector:
       # Padding repeats the first row of the chunk; the mask leaves it out.
       rows[~where] = 0
       indices, gains = jax.device_get(self._select(
-          chunk.features[rows], relevance[rows].astype(np.float32),
+          chunk.features[rows],
+          arrays.relative(relevance[rows], "relevance", where),
           chunk.categories[rows], where, theta))
       indices = indices[:len(part)]
       picks.rows[part] = np.where(indices < 0, -1, indices + starts)
@@ -118,7 +120,8 @@ class Selector:
 
 
 def select_slates(
-    features: jax.Array, relevance: jax.Array, category_ids: jax.Array, *,
+    features: jax.Array, relevance: jax.Array | arrays.Relative,
+    category_ids: jax.Array, *,
     method: str, rules: Rules, theta: jax.Array | float,
     where: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -126,7 +129,7 @@ def select_slates(
 
   Args:
     features: `[B, N, D]`, as in `greedy_dpp`.
-    relevance: `[B, N]`.
+    relevance: `[B, N]`, or `arrays.relative` of it.
     category_ids: `[B, N]` integers in [0, C), for the quotas.
     method: one of `METHODS`.
     rules: rules of the slates.
@@ -141,16 +144,19 @@ def select_slates(
   Raises:
     ValueError: if shapes do not fit, or a rule is out of range.
   """
+  relevance = arrays.relative(relevance, "relevance", where)
   pool = None
   if rules.pool_quotas is not None:
     pool = pooling.flow_pool(
         features, relevance, category_ids, jnp.asarray(rules.pool_quotas),
         theta=theta, where=where,
-        pool_size=min(relevance.shape[-1], int(rules.pool_quotas.sum())))
+        pool_size=min(relevance.below.shape[-1],
+                      int(rules.pool_quotas.sum())))
     where = pool.indices >= 0
-    features, relevance, category_ids = (
+    features, below, category_ids = (
         _members(array, pool.indices)
-        for array in (features, relevance, category_ids))
+        for array in (features, relevance.below, category_ids))
+    relevance = relevance._replace(below=below)
   rest: dict[str, Any] = {"num_selected": rules.num_selected, "where": where}
   if rules.quotas is not None:
     rest |= {"category_ids": category_ids,

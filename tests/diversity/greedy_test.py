@@ -13,6 +13,7 @@ import pytest
 from scipy import linalg
 
 import harmonrank_jax as hr
+from harmonrank_jax import arrays
 from harmonrank_jax import native
 from harmonrank_jax.diversity import engine
 from tests.diversity import fuzz_native
@@ -157,6 +158,36 @@ def test_nothing_is_picked_of_which_rounding_is_left():
   assert slate.num_valid == 4
   assert (slate.indices[4:] == -1).all() and (slate.gains[4:] == 0).all()
   assert len({int(i) // 6 for i in slate.indices[:4]}) == 4
+
+
+FAR = {
+    "milliseconds": 1_767_000_000_000 + 1000 * np.arange(SIZE),
+    "counts": np.uint64(2**63) + np.arange(SIZE).astype(np.uint64),
+    "money": 2e8 + 0.01 * np.arange(SIZE)}
+
+
+@pytest.mark.parametrize("name, method", [
+    (name, "top_k") for name in FAR] + [
+    (name, "dpp") for name in FAR] + [("counts", "mmr"), ("counts", "ssd")])
+def test_relevance_of_the_host_keeps_its_differences(name, method):
+  relevance = np.stack([FAR[name], FAR[name][::-1]])
+  step = np.float32(relevance[0, 1] - relevance[0, 0])
+  near = step * np.stack([np.arange(SIZE), np.arange(SIZE)[::-1]])
+  where = np.arange(SIZE) != SIZE - 1
+  select = jax.jit(functools.partial(
+      hr.greedy_top_k if method == "top_k" else functools.partial(
+          METHODS[method], FEATURES[:2], theta=0.7),
+      num_selected=4, where=where))
+  expected = select(near).indices
+  # Given as it is, and under jit as the differences that are made outside.
+  eager = select.__wrapped__(relevance)
+  chex.assert_trees_all_equal(eager.indices, expected)
+  traced = select(arrays.relative(relevance, "relevance", where))
+  chex.assert_trees_all_equal(traced.indices, expected)
+  np.testing.assert_allclose(traced.gains, eager.gains, rtol=1e-6)
+  if method == "top_k":
+    np.testing.assert_allclose(eager.gains, np.take_along_axis(
+        relevance, np.asarray(eager.indices), axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "top_k"])

@@ -84,6 +84,13 @@ def test_take_slate():
       metrics.take_slate(values[:, :0], indices), np.zeros((2, 3, 3)))
 
 
+def test_ids_are_taken_whole_or_not_at_all():
+  with pytest.raises(ValueError, match="values has integers of more than 32"):
+    metrics.take_slate(np.array([2**40, 1]), np.array([0, -1]))
+  np.testing.assert_array_equal(
+      metrics.take_slate(np.array([7, 8]), np.array([2**32, 1])), [0, 8])
+
+
 def test_metrics_of_features_by_hand(x64):
   features = np.zeros((*SHAPE, NUM_FEATURES))
   # Two orthogonal items and one at 45 degrees between them, of any length.

@@ -76,6 +76,20 @@ def test_a_pool_comes_before_the_slate(chunk, frame):
       one_call.rows_of(chunk, picks), one_call.slates(frame, select))
 
 
+@pytest.mark.parametrize("method, pool", [
+    ("top_k", None), ("dpp", np.asarray([9, 9, 9], np.int32))])
+def test_scores_keep_their_differences_however_large(chunk, method, pool):
+  part = chunks.requests_of(chunk, np.array([0, 3]))
+  near = np.random.default_rng(0).permutation(len(part.scores)) * 0.25
+  select = selector_lib.Selector(method, selector_lib.Rules(
+      num_selected=NUM_SELECTED, pool_quotas=pool))
+  expected = select(part, near, theta=THETA, least_size=64)
+  # Milliseconds of today, of which float32 holds every 131,072nd.
+  far = select(part, 1.767e12 + near, theta=THETA, least_size=64)
+  np.testing.assert_array_equal(far.rows, expected.rows)
+  assert (far.gains[far.rows >= 0] > 1e12).all()
+
+
 def test_a_size_is_compiled_once(chunk):
   selector = selector_lib.Selector(
       "mmr", selector_lib.Rules(num_selected=NUM_SELECTED))
