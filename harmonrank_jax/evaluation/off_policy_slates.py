@@ -97,8 +97,8 @@ def cascade_slate_value(
   Args:
     rewards: `[..., N, K]`, or `[..., N, K, M]`, slot by slot.
     weights: `[..., N, K]`, ratio of the probabilities of the item in the slot
-      given the items above; multiplied here, masked slots counting as 1.
-      Products that overflow make the estimate NaN.
+      given the items above; multiplied here, in float64, masked slots
+      counting as 1. A product beyond float32 makes the estimate NaN.
     predicted_rewards: like rewards: q, the reward of this slot and all below,
       given the items up to it, if the target policy fills the slots below.
     predicted_values: like rewards: v, the mean of q over the target policy's
@@ -125,10 +125,25 @@ def cascade_slate_value(
       rewards, weights, predicted_rewards=predicted_rewards,
       predicted_values=predicted_values, where=where, segment_ids=segment_ids,
       slates=True)
-  products = jnp.cumprod(jnp.where(log.valid, log.weights, 1), axis=-1)
+  products = _cumulative_products(jnp.where(log.valid, log.weights, 1))
   products = jnp.where(jnp.isfinite(products), products, jnp.nan)
   before = jnp.concatenate(
       [jnp.ones_like(products[..., :1]), products[..., :-1]], axis=-1)
   return off_policy.estimate(
       log, products, weights_before=before, weight_fn=weight_fn,
       self_normalise=self_normalise, confidence=confidence)
+
+
+def _cumulative_products(weights: jax.Array) -> jax.Array:
+  """Products of `[..., K]` up to each slot.
+
+  In float64: one that is below float32 on the way may be 1 at the end. The loop
+  keeps all but factors in the caller's precision, as derivatives need it.
+  """
+  products = []
+  with jax.enable_x64(True):
+    product = jnp.ones(weights.shape[:-1], jnp.float64)
+    for slot in range(weights.shape[-1]):
+      product = product * weights[..., slot].astype(jnp.float64)
+      products.append(product.astype(weights.dtype))
+  return jnp.stack(products, axis=-1) if products else weights

@@ -10,14 +10,21 @@ from collections.abc import Callable
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from harmonrank_jax.evaluation import logged_rounds
 from harmonrank_jax.evaluation import off_policy
 from harmonrank_jax.ordering import sorting
 
+# Above 1 by what sums of float32 are rounded by.
+_LARGEST_PROBABILITY = 1 + 1e-5
+
 
 def importance_weights(
-    target_prob: jax.Array, logging_prob: jax.Array
+    target_prob: jax.Array,
+    logging_prob: jax.Array,
+    *,
+    densities: bool = False,
 ) -> jax.Array:
   """`target_prob / logging_prob` of logged actions.
 
@@ -25,27 +32,59 @@ def importance_weights(
   gives no weight: both weights are NaN, and so is every estimate over them.
   Masking those rounds estimates the value on the other rounds.
 
+  The ratio is taken in float64. A slate's propensity is a product over its
+  slots, of which fifteen of 1e-3 are 0 to float32: pass NumPy's float64 from
+  outside of `jit`, which rounds its arguments to float32, or one ratio for each
+  slot to `cascade_slate_value`, which multiplies them in float64.
+
   Args:
-    target_prob: `[...]`, probability (or density) of the logged action under
-      the target policy, at least 0.
-    logging_prob: `[...]`, the same under the logging policy, above 0.
+    target_prob: `[...]`, probability of the logged action under the target
+      policy, in [0, 1].
+    logging_prob: `[...]`, the same under the logging policy, in (0, 1].
+    densities: whether these are densities of continuous actions, which may be
+      above 1.
 
   Returns:
-    `[...]`, float32 (float64 if an argument is); NaN where a probability is
-    not finite, target_prob negative or logging_prob not positive.
+    `[...]`, float32 (float64 if an argument is, where x64 is on); NaN where a
+    probability is not finite, target_prob negative or logging_prob not
+    positive, and where a traced probability is above 1.
+
+  Raises:
+    ValueError: if shapes do not fit, or a probability outside of `jit` is above
+      1 by more than rounding.
 
   >>> import jax.numpy as jnp
   >>> jax.jit(importance_weights)(
   ...     jnp.array([0.5, 0.0, 0.5]), jnp.array([0.2, 0.2, 0.0]))
   Array([2.5, 0. , nan], dtype=float32)
   """
-  target_prob = logged_rounds.as_floats(target_prob)
-  logging_prob = logged_rounds.as_floats(logging_prob)
-  target_prob = sorting.broadcast(
-      target_prob, logging_prob, "target_prob", "logging_prob")
-  weights = target_prob / logging_prob
-  usable = (target_prob >= 0) & (logging_prob > 0) & jnp.isfinite(logging_prob)
+  given = {"target_prob": target_prob, "logging_prob": logging_prob}
+  largest = float("inf") if densities else _LARGEST_PROBABILITY
+  for name, values in given.items():
+    if not isinstance(values, jax.core.Tracer):
+      _check_probabilities(name, np.asarray(values), largest)
+  dtype = jnp.result_type(*map(logged_rounds.as_floats, given.values()))
+  with jax.enable_x64(True):
+    target, logging = (
+        jnp.asarray(values).astype(jnp.float64) for values in given.values())
+    target = sorting.broadcast(
+        target, logging, "target_prob", "logging_prob")
+    usable = ((target >= 0) & (target <= largest) & jnp.isfinite(logging)
+              & (logging > 0) & (logging <= largest))
+    weights = (target / jnp.where(usable, logging, 1)).astype(dtype)
   return jnp.where(usable & jnp.isfinite(weights), weights, jnp.nan)
+
+
+def _check_probabilities(
+    name: str, values: np.ndarray, largest: float
+) -> None:
+  """Raises ValueError for the first value above the largest."""
+  above = np.argwhere(values > largest)
+  if len(above):
+    place = tuple(above[0].tolist())
+    raise ValueError(
+        f"{name} is {values[place]} at {list(place)}; a probability is at most "
+        "1 (percentages: divide by 100; densities: say densities=True).")
 
 
 def shrink_weights(

@@ -38,6 +38,23 @@ def test_slates_with_slots_missing():
   assert result.num_rounds == is_round.sum()
 
 
+def test_products_may_leave_float32_on_the_way():
+  # 1e-48 after eight slots, and 1 after sixteen: the last slot's reward counts.
+  slots = 16
+  weights = np.repeat(np.float32([1e-6, 1e6]), slots // 2)
+  weights = np.stack([weights, weights, 1 + 0 * weights])
+  rewards = np.zeros_like(weights)
+  rewards[:, -1] = [3, 3, 0]
+  value = jax.value_and_grad(lambda rewards, weights: (
+      off_policy_slates.cascade_slate_value(rewards, weights).value), (0, 1))
+  found, (by_reward, by_weight) = jax.jit(value)(rewards, weights)
+  np.testing.assert_allclose(found, 2, rtol=1e-5)
+  np.testing.assert_allclose(by_reward[:, -1], 1 / 3, rtol=1e-5)
+  # d product / d weight = product / weight.
+  np.testing.assert_allclose(by_weight, rewards[:, -1:] / weights / 3,
+                             rtol=1e-4)
+
+
 @pytest.mark.parametrize("estimator", [
     off_policy_slates.independent_slate_value,
     off_policy_slates.cascade_slate_value], ids=["independent", "cascade"])

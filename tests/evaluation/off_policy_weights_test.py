@@ -24,6 +24,43 @@ def test_importance_weights():
       result, [2, 0, nan, nan, nan, nan, nan, nan])
 
 
+@pytest.mark.parametrize("chance, ratio", [
+    pytest.param(1e-3, 2.0, id="fifteen of a thousandth"),
+    pytest.param(1e-6, 0.5, id="of a millionth"),
+    pytest.param(1e-20, 1.01, id="of 1e-20")])
+def test_propensities_of_slates_are_below_float32(chance, ratio):
+  # Rounded to float32 first, both are 0.
+  num_slots = 15
+  logging = np.full((2, num_slots), chance)
+  weights = off_policy_weights.importance_weights(
+      (ratio * logging).prod(-1), logging.prod(-1))
+  assert weights.dtype == np.float32
+  np.testing.assert_allclose(weights, ratio**num_slots, rtol=1e-6)
+
+
+@pytest.mark.parametrize("target, logging, said", [
+    pytest.param([0.1, 35.0], [0.5, 0.5],
+                 r"target_prob is 35.0 at \[1\].*divide by 100",
+                 id="percentage"),
+    pytest.param([0.1], [[0.5], [1.01]], r"logging_prob is 1.01 at \[1, 0\]",
+                 id="logging"),
+    pytest.param(2, 0.5, r"target_prob is 2 at \[\]", id="scalar"),
+    pytest.param(np.inf, 0.5, "target_prob is inf", id="infinite")])
+def test_probabilities_above_1_are_refused(target, logging, said):
+  with pytest.raises(ValueError, match=said):
+    off_policy_weights.importance_weights(target, logging)
+  assert np.isnan(jax.jit(off_policy_weights.importance_weights)(
+      np.asarray(target, np.float32), np.asarray(logging, np.float32))).any()
+
+
+def test_densities_may_be_above_1_and_probabilities_are_rounded():
+  np.testing.assert_array_equal(
+      off_policy_weights.importance_weights(
+          np.array([3.0]), np.array([2.0]), densities=True), [1.5])
+  rounded = np.float32(1 + 1e-6)
+  assert off_policy_weights.importance_weights(rounded, 1.0) == rounded
+
+
 def test_shrinkage_limits():
   weights = np.array([0, 0.1, 1, 30, 1e4, 1e18], np.float32)
   shrink_weights = jax.jit(off_policy_weights.shrink_weights)
