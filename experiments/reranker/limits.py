@@ -27,11 +27,13 @@ _PROBE_USERS = 256
 # Nearly all diversity, and nearly all relevance.
 _PROBE_THETAS = (0.02, 0.995)
 _BISECTIONS = 10
-# Gains by the name of the rule, for costs of about 1 a slate.
+# Gains by the name of the rule, and the largest multiplier: in units of
+# returns.
 _GAINS: dict[str, dict[str, float]] = {
-    "fixed": {}, "ascent": {"integral": 0.5},
-    "pi": {"integral": 0.5, "proportional": 2.0},
-    "pid": {"integral": 0.5, "proportional": 2.0, "derivative": 1.0}}
+    "fixed": {}, "ascent": {"integral": 0.05},
+    "pi": {"integral": 0.05, "proportional": 0.2},
+    "pid": {"integral": 0.05, "proportional": 0.2, "derivative": 0.1}}
+_LARGEST_MULTIPLIER = 100.0
 
 
 class Probe(NamedTuple):
@@ -127,4 +129,5 @@ def controller(
 ) -> constraints.Controller:
   """The rule by which multipliers move, for thresholds `[Q]` of costs."""
   return constraints.Controller(
-      threshold, initial=multiplier, limit=100.0, **_GAINS[rule])
+      threshold, initial=multiplier, limit=_LARGEST_MULTIPLIER,
+      **_GAINS[rule])

@@ -133,7 +133,10 @@ def _search(
         page, params, functools.partial(constant_action, action), key=key,
         num_users=_SEARCH_USERS)
     slates = outcome.counted[:, 0].sum()
-    clicks = outcome.reward.sum() / slates / page.num_slots
+    # In the unit of a click of the category that is worth most.
+    worth = jnp.max(params.values)
+    clicks = outcome.reward.sum() / slates / page.num_slots / jnp.where(
+        worth > 0, worth, 1)
     # No click is worth an excess: a percent of the cost is one of the CTR.
     excess = jnp.maximum(outcome.cost[:, 0].sum() / slates - limit.target, 0)
     return clicks - excess

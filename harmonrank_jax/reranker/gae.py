@@ -105,4 +105,5 @@ def normalise_advantages(
   """Advantages `[T, E]` of mean 0 and variance 1 over rows of `where`."""
   mean = jnp.mean(advantages, where=where)
   std = jnp.std(advantages, where=where)
-  return (advantages - mean) / (std + 1e-8)
+  # Nothing is added to std: advantages may be in any unit.
+  return (advantages - mean) / jnp.where(std > 0, std, 1)

@@ -48,7 +48,9 @@ class Learner(NamedTuple):
 
   params: Any  # variables of policy.ActorCritic
   opt_state: OptimiserStates  # of both optimisers
-  statistics: trajectory_lib.ObservationStatistics  # of observations
+  statistics: trajectory_lib.Statistics  # of observations
+  # [M + Q], of returns: the unit of each reward, and of each cost.
+  returns: trajectory_lib.Statistics
   env_state: Any  # [E, ...], of the environments
   # [E, ...], what they showed last: the next actions answer it.
   result: environments.StepResult
@@ -95,7 +97,9 @@ class Ppo:
                 networks["actor"]),
             ppo_fit.optimiser(config.critic_learning_rate, config).init(
                 networks["critic"])),
-        trajectory_lib.no_statistics(result.observation.shape[-1]),
+        trajectory_lib.no_statistics(
+            result.observation.shape[-1], variance=1),
+        trajectory_lib.no_statistics(config.policy.num_values, variance=0),
         env_state, result, constraints.init(settings.controller), key,
         jnp.zeros((), jnp.int32))
 
@@ -151,10 +155,14 @@ class Ppo:
   ) -> tuple[Learner, ppo_fit.Diagnostics]:
     """Learns from the steps of an update.
 
-    In this order: the controller answers the cost; returns and advantages are
-    formed with the values as they are; the critic descends; the actor descends
-    until it is too far from the acting policy; the statistics take in the new
-    observations. The ratio is therefore 1 at the actor's first step.
+    In this order: returns and advantages are formed with the values as they
+    are; the controller answers the cost, in units of the returns; the critic
+    descends; the actor descends until it is too far from the acting policy; the
+    statistics take in the new observations. The ratio is therefore 1 at the
+    actor's first step.
+
+    Rewards, and costs with their thresholds, may be in any unit: a learner of
+    multiplier 0 at the start takes the same actions, but for rounding.
 
     Rows with `where` False have no part in the actor's loss, nor in the
     normalisation of advantages, whatever their action; the critic learns from
@@ -162,10 +170,11 @@ class Ppo:
     """
     config = self.config
     key, actor_key, critic_key = jax.random.split(learner.key, 3)
+    advantages, returns = _targets(learner, trajectory, settings, config)
+    seen = trajectory_lib.merge(learner.returns, returns)
     constraint = constraints.update(
         learner.constraint, ppo_fit.cost_ratio(trajectory),
-        settings.controller)
-    advantages, returns = _targets(learner, trajectory, settings, config)
+        settings.controller, units=_units(seen, settings.reward_weights))
     advantage = gae.combine_advantages(
         advantages, settings.reward_weights, constraint.multiplier)
     if config.normalise_advantages:
@@ -173,8 +182,11 @@ class Ppo:
     observation = _normalise(
         learner.statistics, trajectory.observation, config)
     networks, rate = learner.params["params"], _rate(learner, config)
+    targets = returns
+    if config.normalise_returns:
+      targets = trajectory_lib.standardise(seen, returns)
     critic = ppo_fit.fit_critic(
-        networks["critic"], learner.opt_state.critic, observation, returns,
+        networks["critic"], learner.opt_state.critic, observation, targets,
         key=critic_key, rate=rate, config=config)
     actor = ppo_fit.fit_actor(
         networks["actor"], learner.opt_state.actor, observation, trajectory,
@@ -188,7 +200,7 @@ class Ppo:
     return learner._replace(
         params={"params": {"actor": actor.params, "critic": critic.params}},
         opt_state=OptimiserStates(actor.opt_state, critic.opt_state),
-        statistics=statistics, constraint=constraint, key=key,
+        statistics=statistics, returns=seen, constraint=constraint, key=key,
         num_updates=learner.num_updates + 1), diagnostics
 
   def _reset(
@@ -201,7 +213,7 @@ class Ppo:
 
 def mean_action(
     params: Any,
-    statistics: trajectory_lib.ObservationStatistics,
+    statistics: trajectory_lib.Statistics,
     observation: jax.Array,
     *,
     config: ppo_config.PpoConfig,
@@ -239,20 +251,38 @@ def _targets(
 
   A constraint limits the ratio of two sums, so its critic predicts
   `cost - threshold * counted`, whose sum is 0 at the threshold: a policy gains
-  nothing by avoiding to be counted.
+  nothing by avoiding to be counted. A threshold that no case is above, or all
+  are, is moved to the nearest case: how far away it is, be it infinite, must
+  not drown what costs differ by.
   """
   values = _values(learner, trajectory.observation, config)
   last = _values(learner, learner.result.observation, config)
   next_values = jnp.where(
       trajectory.truncated[..., None], trajectory.final_values,
       jnp.concatenate([values[1:], last[None]]))
-  threshold = jnp.broadcast_to(
-      settings.controller.threshold, trajectory.counted.shape)
-  excess = trajectory.cost - threshold * trajectory.counted
+  is_counted = trajectory.counted > 0
+  by_case = trajectory.cost / jnp.where(is_counted, trajectory.counted, 1)
+  threshold = jnp.clip(
+      settings.controller.threshold,
+      jnp.min(by_case, axis=(0, 1), where=is_counted, initial=jnp.inf),
+      jnp.max(by_case, axis=(0, 1), where=is_counted, initial=-jnp.inf))
+  excess = trajectory.cost - jnp.where(
+      is_counted, threshold[None, None] * trajectory.counted, 0)
   return gae.vector_gae(
       jnp.concatenate([trajectory.reward, excess], axis=-1), values,
       next_values, trajectory.terminated, trajectory.truncated,
       discounts=settings.discounts, gae_lambda=config.gae_lambda)
+
+
+def _units(
+    returns: trajectory_lib.Statistics, reward_weights: jax.Array
+) -> constraints.Units:
+  """By how much weighted returns of rewards differ, and of each cost."""
+  num_rewards = len(reward_weights)
+  spread = returns.spread
+  return constraints.Units(
+      jnp.linalg.norm(reward_weights * spread[:num_rewards]),
+      spread[num_rewards:])
 
 
 def _rate(learner: Learner, config: ppo_config.PpoConfig) -> jax.Array:
@@ -263,7 +293,7 @@ def _rate(learner: Learner, config: ppo_config.PpoConfig) -> jax.Array:
 
 
 def _distribution(
-    params: Any, statistics: trajectory_lib.ObservationStatistics,
+    params: Any, statistics: trajectory_lib.Statistics,
     observation: jax.Array, config: ppo_config.PpoConfig,
 ) -> tuple[jax.Array, jax.Array]:
   """Mean and log sigma of the action, `[..., A]` each."""
@@ -275,15 +305,18 @@ def _distribution(
 def _values(
     learner: Learner, observation: jax.Array, config: ppo_config.PpoConfig
 ) -> jax.Array:
-  """Values `[..., M + Q]` of observations `[..., O]`."""
-  return policy.values(
+  """Values `[..., M + Q]` of observations `[..., O]`, in units of returns."""
+  values = policy.values(
       learner.params["params"]["critic"],
       _normalise(learner.statistics, observation, config),
       config=config.policy)
+  if not config.normalise_returns:
+    return values
+  return trajectory_lib.restore(learner.returns, values)
 
 
 def _normalise(
-    statistics: trajectory_lib.ObservationStatistics, observation: jax.Array,
+    statistics: trajectory_lib.Statistics, observation: jax.Array,
     config: ppo_config.PpoConfig,
 ) -> jax.Array:
   """Observations in standard deviations, if the configuration asks for it."""

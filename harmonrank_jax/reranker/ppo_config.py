@@ -37,6 +37,9 @@ class PpoConfig:
       keeps them. The noise left at the end falls with them.
     normalise_advantages: to mean 0 and variance 1 over the rows that count.
     normalise_observations: by running mean and variance.
+    normalise_returns: whether the critic predicts each return in standard
+      deviations from its mean, both running: one error for rewards and costs
+      of different units.
   """
 
   policy: policy.PolicyConfig
@@ -54,6 +57,7 @@ class PpoConfig:
   num_updates: int | None = None
   normalise_advantages: bool = True
   normalise_observations: bool = True
+  normalise_returns: bool = True
 
   def __post_init__(self):
     for name in ("num_envs", "num_steps", "num_epochs", "num_critic_epochs",
@@ -113,7 +117,8 @@ class PpoConfig:
             modern.policy, state_dependent_std=True, orthogonal=False),
         gae_lambda=1.0, num_critic_epochs=1, num_minibatches=1,
         max_gradient_norm=math.inf, target_kl=math.inf,
-        normalise_advantages=False, normalise_observations=False)
+        normalise_advantages=False, normalise_observations=False,
+        normalise_returns=False)
 
 
 class Settings(NamedTuple):

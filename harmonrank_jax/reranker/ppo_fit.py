@@ -39,7 +39,7 @@ class _CriticRows(NamedTuple):
   """N rows that the critic learns from."""
 
   observation: jax.Array  # [N, O], normalised
-  returns: jax.Array  # [N, M + Q]
+  returns: jax.Array  # [N, M + Q], as the critic predicts them
 
 
 class _ActorRows(NamedTuple):
@@ -72,8 +72,8 @@ def fit_critic(
 ) -> Fit:
   """Descends on the squared error of the values.
 
-  Observations `[T, E, O]` are normalised, returns `[T, E, M + Q]`; `rate` is a
-  factor of the learning rate.
+  Observations `[T, E, O]` are normalised, returns `[T, E, M + Q]` as the critic
+  predicts them; `rate` is a factor of the learning rate.
   """
   return _descend(
       lambda params, rows: _critic_loss(params, rows, config), params,

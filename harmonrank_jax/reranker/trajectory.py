@@ -1,4 +1,4 @@
-"""The steps of many environments, and the scale of their observations."""
+"""The steps of many environments, and the scale of what they show."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,8 @@ from harmonrank_jax.reranker import environment as environments
 
 # Normalised observations are clipped to this range, in standard deviations.
 OBSERVATION_RANGE = (-10.0, 10.0)
+# Of sums of float32, by their size.
+_ROUNDING = 1e-5
 
 
 class Trajectory(NamedTuple):
@@ -82,37 +84,57 @@ def expand(mask: jax.Array, array: jax.Array) -> jax.Array:
   return mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
 
 
-class ObservationStatistics(NamedTuple):
-  """Mean and variance of the observations of all updates before."""
+class Statistics(NamedTuple):
+  """Mean and variance of the vectors `[K]` of all updates before."""
 
   num_seen: jax.Array  # [], as a float.
-  mean: jax.Array  # [O], 0 at first.
-  variance: jax.Array  # [O], 1 at first.
+  mean: jax.Array  # [K], 0 at first.
+  variance: jax.Array  # [K], as given at first.
+
+  @property
+  def spread(self) -> jax.Array:
+    """`[K]` standard deviations; not below the rounding of the mean."""
+    return jnp.sqrt(self.variance + jnp.square(_ROUNDING * self.mean))
 
 
-def no_statistics(size: int) -> ObservationStatistics:
-  """The statistics before any observation of this size."""
-  return ObservationStatistics(
-      jnp.zeros(()), jnp.zeros(size), jnp.ones(size))
+def no_statistics(size: int, *, variance: float) -> Statistics:
+  """The statistics before any vector of this size."""
+  return Statistics(
+      jnp.zeros(()), jnp.zeros(size), variance * jnp.ones(size))
 
 
-def normalise(
-    statistics: ObservationStatistics, observation: jax.Array
-) -> jax.Array:
+def normalise(statistics: Statistics, observation: jax.Array) -> jax.Array:
   """Observations `[..., O]` in standard deviations from the mean, clipped."""
-  row = lambda x: x.reshape((1,) * (observation.ndim - 1) + x.shape)
   # The 1e-6 keeps rounding errors of constant observations small.
   scale = lax.rsqrt(statistics.variance + 1e-6)
-  return jnp.clip((observation - row(statistics.mean)) * row(scale),
-                  *OBSERVATION_RANGE)
+  return jnp.clip(
+      (observation - _row(statistics.mean, observation))
+      * _row(scale, observation), *OBSERVATION_RANGE)
 
 
-def merge(
-    statistics: ObservationStatistics, observation: jax.Array
-) -> ObservationStatistics:
-  """Statistics with more observations `[T, E, O]`, exact for their union.
+def standardise(statistics: Statistics, returns: jax.Array) -> jax.Array:
+  """Returns `[..., K]` in standard deviations from the mean, in any unit."""
+  spread = statistics.spread
+  return (returns - _row(statistics.mean, returns)) / _row(
+      jnp.where(spread > 0, spread, 1), returns)
 
-  >>> seen = merge(no_statistics(1), jnp.array([[[1.0], [3.0]]]))
+
+def restore(statistics: Statistics, values: jax.Array) -> jax.Array:
+  """The inverse of `standardise`; 0 before anything was seen."""
+  return (_row(statistics.mean, values)
+          + _row(statistics.spread, values) * values)
+
+
+def _row(vector: jax.Array, array: jax.Array) -> jax.Array:
+  """A vector `[K]` with as many axes as an array `[..., K]`."""
+  return vector.reshape((1,) * (array.ndim - 1) + vector.shape)
+
+
+def merge(statistics: Statistics, observation: jax.Array) -> Statistics:
+  """Statistics with more vectors `[T, E, K]`, exact for their union.
+
+  >>> seen = merge(
+  ...     no_statistics(1, variance=1), jnp.array([[[1.0], [3.0]]]))
   >>> print(seen.num_seen, seen.mean, seen.variance)
   2.0 [2.] [1.]
   """
@@ -122,5 +144,4 @@ def merge(
   delta = jnp.mean(observation, axis=(0, 1)) - statistics.mean
   variance = (1 - share) * statistics.variance + share * (
       jnp.var(observation, axis=(0, 1)) + (1 - share) * jnp.square(delta))
-  return ObservationStatistics(
-      total, statistics.mean + share * delta, variance)
+  return Statistics(total, statistics.mean + share * delta, variance)

@@ -112,6 +112,50 @@ def test_gains_may_be_vmapped():
       jax.jit(jax.vmap(last))(gains), [[0], [0.7], [1.4]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["fixed", *RULES])
+def test_an_infinite_threshold_is_no_constraint(rule):
+  controller = constraints.Controller(
+      jnp.array([jnp.inf, THRESHOLD]), initial=0.5, **RULES.get(rule, {}))
+  alone = controller._replace(threshold=controller.threshold[1:])
+  state, other = constraints.init(controller), constraints.init(alone)
+  for cost in (0.4, 0.6):
+    state = constraints.update(state, jnp.full(2, cost), controller)
+    other = constraints.update(other, jnp.full(1, cost), alone)
+    assert state.multiplier[0] == state.integral[0] == 0
+    np.testing.assert_array_equal(state.multiplier[1:], other.multiplier)
+
+
+def test_gains_and_limit_are_in_units():
+  controller = controller_of(
+      initial=2.0, proportional=2.0, integral=0.5, derivative=1.0, limit=4.0)
+  units = constraints.Units(reward=3.0, cost=jnp.array([0.5]))
+  state = constraints.init(controller)
+  # An error of 0.1 is 0.2 units; a multiplier of 1 is 6.
+  state = constraints.update(
+      state, jnp.array([THRESHOLD + 0.1]), controller, units=units)
+  np.testing.assert_allclose(state.integral, 2 + 6 * 0.5 * 0.2, rtol=1e-5)
+  np.testing.assert_allclose(
+      state.multiplier, 2.6 + 6 * 2.0 * 0.2, rtol=1e-5)
+  state = constraints.update(
+      state, jnp.array([THRESHOLD + 0.2]), controller, units=units)
+  np.testing.assert_allclose(
+      state.multiplier, 3.8 + 6 * (2.0 * 0.4 + 1.0 * 0.2), rtol=1e-5)
+  state = constraints.update(state, jnp.array([1e9]), controller, units=units)
+  np.testing.assert_array_equal(state.multiplier, 6 * 4)
+
+
+@pytest.mark.parametrize("units, moves", [
+    pytest.param(constraints.Units(cost=jnp.zeros(1)), False, id="cost"),
+    pytest.param(constraints.Units(reward=jnp.zeros(())), True, id="reward")])
+def test_units_that_are_not_known(units, moves):
+  controller = controller_of(initial=0.5, integral=1.0)
+  before = constraints.init(controller)
+  after = constraints.update(
+      before, jnp.array([THRESHOLD + 0.25]), controller, units=units)
+  # Without any reward, a price in any unit will do.
+  np.testing.assert_allclose(after.multiplier, 0.5 + 0.25 * moves)
+
+
 def test_no_constraint_is_a_vector_of_none():
   controller = constraints.Controller(jnp.zeros(0))
   state = constraints.init(controller)

@@ -103,7 +103,8 @@ def double_learner(config, settings):
   return shapes._replace(
       params=jax.tree.map(drawn, shapes.params),
       opt_state=jax.tree.map(zeros, shapes.opt_state),
-      statistics=jax.tree.map(zeros, shapes.statistics), env_state=None,
+      statistics=jax.tree.map(zeros, shapes.statistics),
+      returns=jax.tree.map(zeros, shapes.returns), env_state=None,
       result=jax.tree.map(zeros, shapes.result)._replace(
           observation=observation),
       constraint=constraints.init(settings.controller), key=jax.random.key(0),

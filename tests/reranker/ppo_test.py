@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from harmonrank_jax.reranker import policy
 from harmonrank_jax.reranker import ppo
@@ -38,9 +39,19 @@ def test_nobody_asks():
   assert diagnostics.critic_gradient_norm > 0
 
 
+def within(threshold, settings=toys.SETTINGS, **changes):
+  """The settings with another controller."""
+  return settings._replace(controller=settings.controller._replace(
+      threshold=np.float32([threshold]), **changes))
+
+
+# Tighter than what the toy costs at first.
+TIGHT = 0.2
+
+
 def test_diagnostics_by_hand():
   learner, steps = toys.collected()
-  after, diagnostics = toys.improve(learner, steps)
+  after, diagnostics = toys.improve(learner, steps, within(TIGHT))
   steps = toys.raw(steps)
   np.testing.assert_allclose(
       diagnostics.mean_reward,
@@ -48,12 +59,15 @@ def test_diagnostics_by_hand():
   ratio = steps.cost.sum((0, 1)) / steps.counted.sum((0, 1))
   np.testing.assert_allclose(diagnostics.cost_ratio, ratio, rtol=1e-5)
   np.testing.assert_allclose(
-      diagnostics.violation, ratio - toys.THRESHOLD, rtol=1e-5)
+      diagnostics.violation, ratio - TIGHT, rtol=1e-5)
+  # A gain of 0.5 standard deviations of reward by those of cost, squared.
+  reward, cost = np.split(np.sqrt(after.returns.variance), [2])
+  unit = np.linalg.norm(toys.SETTINGS.reward_weights * reward) / cost**2
+  assert diagnostics.multipliers > 0
   np.testing.assert_allclose(
       diagnostics.multipliers,
-      np.maximum(
-          learner.constraint.integral + 0.5 * (ratio - toys.THRESHOLD), 0),
-      rtol=1e-5)
+      learner.constraint.integral + 0.5 * unit * (ratio - TIGHT),
+      rtol=1e-4)
   np.testing.assert_array_equal(
       diagnostics.multipliers, after.constraint.multiplier)
   np.testing.assert_allclose(
@@ -83,6 +97,67 @@ def test_at_the_threshold_a_cost_is_worth_nothing():
   same = steps._replace(counted=2 * counted, cost=2 * allowed * counted)
   one, other = toys.improve(learner, steps)[0], toys.improve(learner, same)[0]
   toys.assert_close(one.params, other.params, rtol=1e-4, atol=1e-6)
+
+
+def trained_in_units(rewards, cost):
+  """Three updates with rewards `[2]` and costs multiplied by these units."""
+  settings = toys.settings_of(
+      np.float32([1.0, 0.5]) / rewards, integral=0.5, initial=0.1 / cost)
+  settings = within(TIGHT * cost, settings)
+  learner = toys.start(jax.random.key(0), settings=settings)
+  for _ in range(3):
+    learner, steps = toys.collect(learner)
+    learner, diagnostics = toys.improve(learner, steps._replace(
+        reward=steps.reward * rewards[None, None], cost=steps.cost * cost),
+                                        settings)
+  return learner.params, diagnostics.multipliers * cost
+
+
+@pytest.mark.parametrize("rewards, cost", [
+    pytest.param([1e-3, 1e-3], 1.0, id="small rewards"),
+    pytest.param([1e3, 1e3], 1.0, id="large rewards"),
+    pytest.param([1e4, 1e-4], 1.0, id="unlike rewards"),
+    pytest.param([1.0, 1.0], 1e4, id="large costs"),
+    pytest.param([1e-6, 1e3], 1e-5, id="all")])
+def test_units_do_not_matter(rewards, cost):
+  expected = in_the_units_of_the_toy()
+  assert expected[1] > 0.1
+  toys.assert_close(
+      trained_in_units(np.float32(rewards), np.float32(cost)), expected,
+      rtol=1e-3, atol=1e-4)
+
+
+@functools.cache
+def in_the_units_of_the_toy():
+  return trained_in_units(np.ones(2, np.float32), np.float32(1))
+
+
+def improve_within(threshold, config=toys.MODERN):
+  learner, steps = toys.collected()
+  after, diagnostics = toys.improve(
+      learner, steps, within(threshold, proportional=1.0, derivative=1.0),
+      config=config)
+  return after.params, after.returns, diagnostics
+
+
+def test_a_constraint_that_nothing_can_break_changes_nothing():
+  _, steps = toys.collected()
+  idle = np.float32(1.01 * np.max(steps.cost))
+  expected = improve_within(idle)
+  assert expected[-1].multipliers == 0
+  for threshold in (100.0, 1e30, np.inf):
+    params, returns, diagnostics = improve_within(threshold)
+    toys.assert_equal((params, returns), expected[:2])
+    assert diagnostics.multipliers == 0
+
+
+@pytest.mark.parametrize("threshold", [-np.inf, -1e30, np.inf])
+@pytest.mark.parametrize("config", [
+    toys.MODERN, dataclasses.replace(toys.MODERN, normalise_returns=False)],
+    ids=["in units", "as they are"])
+def test_thresholds_out_of_reach_leave_weights_finite(config, threshold):
+  params, returns, _ = improve_within(threshold, config)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((params, returns)))
 
 
 def test_actor_stops_before_it_is_too_far():

@@ -92,12 +92,15 @@ WEIGHTS = jnp.array([[1.0, 0.5], [0.0, 1.0], [1.0, 0.0]])
 MANY_SETTINGS = SETTINGS._replace(reward_weights=WEIGHTS)
 LEARNING = ppo.Ppo(TOY, MODERN)
 
-start = jit(functools.partial(
-    LEARNING.init, env_params=TARGET, settings=SETTINGS))
+jitted_start = jit(LEARNING.init)
 jitted_collect = jit(ppo.Ppo(TOY, MODERN, params_axes=0).collect)
 jitted_improve = jit(
     lambda learner, steps, settings, config: ppo.Ppo(TOY, config).improve(
         learner, steps, settings), static_argnames="config")
+
+
+def start(key, settings=SETTINGS):
+  return jitted_start(key, TARGET, settings)
 
 
 def collect(learner, targets=TARGETS):
@@ -128,11 +131,14 @@ def stack(*learners):
 
 @jit
 def look(learner, observation):
-  """Both networks' words on observations, normalised by hand."""
+  """Both networks' words on observations, with units by hand."""
   shift, variance = learner.statistics.mean, learner.statistics.variance
-  return policy.ActorCritic(MODERN.policy).apply(
+  output = policy.ActorCritic(MODERN.policy).apply(
       learner.params,
       (observation - shift[None, None]) / jnp.sqrt(variance)[None, None])
+  mean, spread = learner.returns.mean, jnp.sqrt(learner.returns.variance)
+  return output._replace(
+      values=mean[None, None] + spread[None, None] * output.values)
 
 
 @functools.cache
