@@ -69,7 +69,7 @@ def publish(
   day = day_lib.simulate_day(fitted, results.contenders["ppo"])
   report.write_report(workdir, record_lib.make_record(
       workdir, fitted, limit, results, day))
-  results_lib.print_table(limit, results)
+  results_lib.print_table(limit, results, fitted)
   print(f"{workdir / 'report.html'}  {workdir / 'summary.json'}")
   return summary
 

@@ -83,9 +83,11 @@ class Config(configs.DataConfig):
   diversity_quantile: float | None = flags.field(
       None, "Sets the limit at this quantile of users' daily cost today, "
       "instead of the mean.", low=0.0, high=1.0)
-  multiplier: float = flags.field(
-      0.0, "Multiplier of the diversity constraint at the start; throughout, "
-      "with --constraint=fixed.", low=0.0, high=100.0)
+  multiplier: float | None = flags.field(
+      None, "Multiplier of the constraints at the start, reward for a unit of "
+      "cost; throughout, with --constraint=fixed. If not given, what diversity "
+      "costs the policy that is corrected, and 0 for exposure floors.",
+      low=0.0, high=1e9)
   exposure_floors: tuple[str, ...] | None = flags.field(
       None, "Least shares of slots by category, as in books=0.05,toys=0.03: "
       "more constraints for the policy.")
@@ -139,6 +141,11 @@ def check(config: Config) -> None:
     raise errors.UserError(
         "--diversity and --diversity_quantile both set the constraint; give "
         "one.")
+  if (config.constraint == "fixed" and config.exposure_floors
+      and config.multiplier is None):
+    raise errors.UserError(
+        "--constraint=fixed with --exposure_floors needs --multiplier: no "
+        "price of a floor is known.")
   if (config.relevance == "pctcvr" and config.data
       and not config.value_score_column):
     raise errors.UserError(

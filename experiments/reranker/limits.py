@@ -5,12 +5,14 @@ is a threshold of its mean. Theta, the weight of relevance in the DPP, moves
 the cost of a page from the least to the largest there can be.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from experiments.reranker import config as config_lib
 from experiments.reranker import world as world_lib
@@ -27,6 +29,8 @@ _PROBE_USERS = 256
 # Nearly all diversity, and nearly all relevance.
 _PROBE_THETAS = (0.02, 0.995)
 _BISECTIONS = 10
+# Steps of theta's log-odds, down and up, that tell what diversity costs.
+_PRICE_STEPS = (-0.25, 0.25)
 # Gains by the name of the rule, and the largest multiplier: in units of
 # returns.
 _GAINS: dict[str, dict[str, float]] = {
@@ -62,6 +66,7 @@ class Limit(NamedTuple):
   threshold: float  # Bound of the mean cost.
   base: str  # The calibration that policies correct.
   theta: float  # The largest with which the base meets the target.
+  price: float  # Reward that a unit of cost brings the base at this theta.
 
   @property
   def is_feasible(self) -> bool:
@@ -70,15 +75,30 @@ class Limit(NamedTuple):
 
   @property
   def target(self) -> float:
-    """The mean cost that policies aim at, a margin below the threshold."""
-    return self.threshold - _MARGIN * self.probe.tolerance
+    """The mean cost that policies aim at, a margin below the threshold.
+
+    The margin ends where there is no more diversity.
+    """
+    return max(self.threshold - _MARGIN * self.probe.tolerance,
+               min(self.threshold, self.probe.least))
+
+  @property
+  def allowed(self) -> float:
+    """The mean cost up to which an evaluation keeps to the constraint."""
+    return self.target + self.probe.tolerance
+
+  def is_kept(self, excess: float) -> bool:
+    """Whether a mean cost so far above the threshold is tolerated."""
+    return excess <= self.probe.tolerance
 
 
 class Thetas:
-  """Mean cost of a page by theta."""
+  """Mean cost and reward of a page by theta."""
 
   def __init__(self, simulator: simulator_lib.Simulator, *, seed: int):
     self._key = jax.random.key(seed)
+    # Costs are the same, and rewards without the dice.
+    simulator = dataclasses.replace(simulator, expected_rewards=True)
     self._outcome = jax.jit(functools.partial(
         rollout.simulate_days, simulator,
         policy_fn=rollout.no_action(simulator), num_users=_PROBE_USERS))
@@ -110,22 +130,35 @@ class Thetas:
     return low
 
 
+  def price(self, params: simulator_lib.Params, theta: float) -> float:
+    """What a unit of cost is worth in reward, at theta; at least 0."""
+    log_odds = special.logit(theta)
+    fewer, more = (
+        self._outcome(world_lib.at_theta(
+            params, special.expit(log_odds + step)), key=self._key)
+        for step in _PRICE_STEPS)
+    reward = float(more.reward.sum() - fewer.reward.sum())
+    cost = float(more.cost[:, 0].sum() - fewer.cost[:, 0].sum())
+    return max(reward / cost, 0.0) if cost > 0 else 0.0
+
+
 def make_limit(
     config: config_lib.Config, fitted: world_lib.FittedLog
 ) -> Limit:
-  """Probes what is feasible, and how far theta may go."""
+  """Probes what is feasible, how far theta may go, and what that costs."""
   thetas = Thetas(fitted.simulator, seed=config.seed)
   probe = thetas.probe(fitted.params)
   threshold = (-config.diversity if config.diversity is not None
                else probe.threshold(config.diversity_quantile))
-  limit = Limit(probe, threshold, config.base, np.nan)
+  limit = Limit(probe, threshold, config.base, np.nan, np.nan)
   base = world_lib.calibrated(
       fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
-  return limit._replace(theta=thetas.at_budget(base, limit.target))
+  theta = thetas.at_budget(base, limit.target)
+  return limit._replace(theta=theta, price=thetas.price(base, theta))
 
 
 def controller(
-    rule: str, threshold: jax.Array, multiplier: float
+    rule: str, threshold: jax.Array, multiplier: jax.Array | float
 ) -> constraints.Controller:
   """The rule by which multipliers move, for thresholds `[Q]` of costs."""
   return constraints.Controller(

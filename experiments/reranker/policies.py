@@ -93,12 +93,11 @@ def _static(
 def _learnt(
     trained: training.Trained, params: simulator_lib.Params
 ) -> Contender:
-  """The mean actions of what was trained, on the page it was trained for."""
-  recipe, learner = trained.recipe, trained.learner
+  """The best mean actions of each learner, on the page it was trained for."""
+  recipe = trained.recipe
   return Contender(
       dataclasses.replace(recipe.simulator, expected_rewards=False), params,
-      _MeanAction(recipe.config), (learner.params, learner.statistics),
-      by_seed=True)
+      _MeanAction(recipe.config), trained.state.best.policy, by_seed=True)
 
 
 def _random(params: simulator_lib.Params, seed: int) -> simulator_lib.Params:

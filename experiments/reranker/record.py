@@ -17,6 +17,7 @@ from experiments.reranker import day as day_lib
 from experiments.reranker import judging
 from experiments.reranker import limits
 from experiments.reranker import pools
+from experiments.reranker import results as results_lib
 from experiments.reranker import world as world_lib
 from experiments.runs import metrics
 from harmonrank_jax.reranker import fidelity as fidelity_lib
@@ -87,6 +88,7 @@ class Record(NamedTuple):
   categories: list[str]
   limit: limits.Limit
   results: judging.Results
+  complaints: list[str]  # Of trained policies that miss what was asked.
   lead: Lead
   points: list[Point]
   trainings: dict[str, Training]
@@ -109,7 +111,8 @@ def make_record(
   fidelity = jax.tree.map(np.asarray, fitted.fidelity)
   size = np.asarray(fidelity.by_category.size, np.float64)
   return Record(
-      names, limit, results, find_lead(limit, results), _points(results),
+      names, limit, results, results_lib.complaints(limit, results, fitted),
+      find_lead(limit, results), _points(results),
       {name: read_training(workdir / name, len(names))
        for name in results.trained},
       _calibration(fitted, limit.base), day,
@@ -122,7 +125,7 @@ def make_record(
 
 def find_lead(limit: limits.Limit, results: judging.Results) -> Lead:
   """Compares ppo to the best policy that does not see what users hide."""
-  keeps = {name: summary.excess.mean <= limit.probe.tolerance
+  keeps = {name: limit.is_kept(summary.excess.mean)
            for name, summary in results.summaries.items()}
   rivals = [name for name in results.summaries
             if name != "ppo" and name not in results.privileged]

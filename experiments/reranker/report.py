@@ -32,10 +32,11 @@ def write_report(workdir: pathlib.Path, record: record_lib.Record) -> None:
 
 
 def _lead(record: record_lib.Record) -> str:
-  """ppo beside the best of its rivals, and beside the limit."""
+  """What is missed; ppo beside the best of its rivals, and the limit."""
   lead, limit = record.lead, record.limit
   ours = record.results.summaries["ppo"]
-  text = (f"ppo: CTR {console.with_error(ours.ctr, ours.ctr_error)} "
+  text = "".join(f"{line}. " for line in record.complaints)
+  text += (f"ppo: CTR {console.with_error(ours.ctr, ours.ctr_error)} "
           "(standard error over seeds)")
   if lead.ahead is not None:
     text += (
@@ -126,7 +127,9 @@ def _training(record: record_lib.Record) -> list[str]:
       "<h2>Training</h2>",
       "<p>CTR of validation days in the world of the fit, a line for each "
       "seed: it should rise as far as the constraint lets it, and seeds "
-      "should agree. Update 0 is before training.</p>",
+      "should agree. Update 0 is before training. Each seed's policy is that "
+      "of the evaluation with the most reward among those that keep to the "
+      f"constraints: {_delivered(record)}.</p>",
       html_lib.svg(figures.learning_figure(record.trainings)),
       "<p>The multiplier rises while the cost is above its target, and "
       "should come to rest with the violation at 0. An explained variance "
@@ -134,6 +137,13 @@ def _training(record: record_lib.Record) -> list[str]:
       "(values below -1 are cut off); the KL divergence is how far the last "
       "update went.</p>",
       html_lib.svg(figures.training_figure(record.trainings))]
+
+
+def _delivered(record: record_lib.Record) -> str:
+  """The updates after which the policies of all seeds were taken."""
+  return "; ".join(
+      f"{name} after update {', '.join(map(str, each.state.best.step))}"
+      for name, each in record.results.trained.items())
 
 
 def _calibration(record: record_lib.Record) -> list[str]:

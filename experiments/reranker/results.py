@@ -26,6 +26,12 @@ def make_summary(
       **_compared(results.summaries, results.paired, names),
       "static_world": _compared(results.static, results.paired_static, names),
       "privileged": results.privileged,
+      "complaints": complaints(limit, results, fitted),
+      # The update after which each seed's policy was evaluated best.
+      "delivered": {
+          name: {"update": np.asarray(each.state.best.step).tolist(),
+                 "excess": np.asarray(each.state.best.excess).tolist()}
+          for name, each in results.trained.items()},
       "user_steps_per_second": results.trained["ppo"].user_steps_per_second,
       "threshold": limit.threshold, "is_feasible": limit.is_feasible,
       "feasible_range": [limit.probe.least, limit.probe.most],
@@ -69,8 +75,9 @@ def say_fit(fitted: world_lib.FittedLog) -> None:
 def say_limit(limit: limits.Limit, constraint: str) -> None:
   """Prints what diversity there can be; warns if it is less than asked for."""
   print(f"diversity (log det S / K) from {-limit.probe.most:.3f} to "
-        f"{-limit.probe.least:.3f}; asked for {-limit.threshold:.3f}",
-        flush=True)
+        f"{-limit.probe.least:.3f}; asked for {-limit.threshold:.3f}, where a "
+        f"unit of it costs {console.number(limit.price, 3)} of a slate's "
+        "reward", flush=True)
   if not limit.is_feasible:
     grows = "" if constraint == "fixed" else (
         ", and the multiplier grows to its bound "
@@ -80,8 +87,40 @@ def say_limit(limit: limits.Limit, constraint: str) -> None:
         f"{-limit.probe.least:.3f}: the constraint cannot be met{grows}.")
 
 
-def print_table(limit: limits.Limit, results: judging.Results) -> None:
-  """Shows the policies, best clicks first."""
+def complaints(
+    limit: limits.Limit, results: judging.Results, fitted: world_lib.FittedLog
+) -> list[str]:
+  """What trained policies miss of what was asked, in lines; ppo first."""
+  lines = []
+  for name, trained in results.trained.items():
+    summary = results.summaries[name]
+    missed = []
+    if not limit.is_kept(summary.excess.mean):
+      missed.append(f"diversity {console.number(summary.diversity, 3)}, asked "
+                    f"for {-limit.threshold:.3f}")
+    missed += [
+        f"{category} in {share:.3f} of the slots, asked for {floor:.3f}"
+        for category, share, floor in zip(
+            fitted.log.category_names, summary.exposure_share, fitted.floors,
+            strict=True) if share < (1 - limits.TOLERANCE) * floor]
+    if missed:
+      lines.append(
+          f"{name} does not keep to what was asked for: {'; '.join(missed)}")
+    excess = np.asarray(trained.state.best.excess)
+    never = int(np.sum(excess > 0))
+    if never:
+      lines.append(
+          f"{name}: no evaluation of {never} of {len(excess)} seeds kept to "
+          "the constraints, the nearest was taken")
+  return lines
+
+
+def print_table(
+    limit: limits.Limit, results: judging.Results, fitted: world_lib.FittedLog
+) -> None:
+  """Shows the policies, best clicks first, after what they miss."""
+  for line in complaints(limit, results, fitted):
+    print(line, flush=True)
   order = sorted(
       results.summaries, key=lambda name: -results.summaries[name].ctr)
   console.show(

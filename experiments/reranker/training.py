@@ -13,12 +13,14 @@ from experiments.reranker import config as config_lib
 from experiments.reranker import limits
 from experiments.reranker import world as world_lib
 from experiments.runs import loop
+from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment as environments
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import response_fit
 from harmonrank_jax.reranker import rollout
 from harmonrank_jax.reranker import simulator as simulator_lib
+from harmonrank_jax.reranker import trajectory as trajectory_lib
 
 # For each seed, an evaluation simulates the day of so many users.
 _EVALUATION_USERS = 128
@@ -32,15 +34,37 @@ class Recipe(NamedTuple):
   simulator: simulator_lib.Simulator  # As the learner sees it.
   config: ppo_config.PpoConfig
   settings: ppo_config.Settings  # Weights, discounts, constraints.
+  # `[Q]`, costs up to which an evaluation keeps to the constraints.
+  allowed: jax.Array
   num_updates: int
   is_paired: bool  # Rewards are differences to the page without actions.
+
+
+class Best(NamedTuple):
+  """The best evaluation of each of S learners.
+
+  That of the most reward among those that keep to the constraints; if none
+  does, the one nearest to them.
+  """
+
+  policy: Any  # Params and statistics, `[S, ...]`.
+  step: jax.Array  # `[S]` int32, updates before it.
+  excess: jax.Array  # `[S]`, costs above what is allowed; 0 = kept.
+  reward: jax.Array  # `[S]`, of a slate.
+
+
+class State(NamedTuple):
+  """S learners, stacked, and what is delivered of them."""
+
+  learner: ppo.Learner
+  best: Best
 
 
 class Trained(NamedTuple):
   """The end of a training."""
 
   recipe: Recipe
-  learner: ppo.Learner  # S learners, stacked.
+  state: State
   user_steps_per_second: float  # Of all seeds; NaN if too few were timed.
 
 
@@ -66,10 +90,15 @@ class PageTask:
     self._outcome = jax.jit(jax.vmap(
         functools.partial(_outcome, recipe, params), in_axes=(0, None)))
 
-  def init(self) -> ppo.Learner:
-    """Learners before their first update."""
+  def init(self) -> State:
+    """Learners before their first update, and nothing evaluated."""
     keys = jax.random.split(jax.random.key(self._seed), self.num_seeds)
-    return self._init(keys, self._params, self.recipe.settings)
+    learner = self._init(keys, self._params, self.recipe.settings)
+    far = jnp.full(self.num_seeds, jnp.inf)
+    # A copy, since learners are donated.
+    return State(learner, Best(
+        jax.tree.map(jnp.copy, (learner.params, learner.statistics)),
+        jnp.zeros(self.num_seeds, jnp.int32), far, -far))
 
   def batches(self, cursor: list[int] | None) -> loop.NoBatches:
     """Days are simulated inside the update."""
@@ -77,30 +106,49 @@ class PageTask:
     return loop.NoBatches()
 
   def update(
-      self, state: ppo.Learner, batch: None
-  ) -> tuple[ppo.Learner, dict[str, Any]]:
+      self, state: State, batch: None
+  ) -> tuple[State, dict[str, Any]]:
     """One update of all."""
     del batch
-    state, diagnostics = self._update(
-        state, self._params, self.recipe.settings)
-    return state, {
+    learner, diagnostics = self._update(
+        state.learner, self._params, self.recipe.settings)
+    return state._replace(learner=learner), {
         "loss": jnp.mean(diagnostics.policy_loss), **diagnostics._asdict()}
 
   def evaluate(
-      self, state: ppo.Learner, step: int
-  ) -> tuple[ppo.Learner, dict[str, Any]]:
+      self, state: State, step: int
+  ) -> tuple[State, dict[str, Any]]:
     """Clicks and costs of a day in the world of the fit, without noise."""
-    del step
-    outcome = jax.device_get(self._outcome(state, jax.random.key(self._seed)))
-    return state, {"validation": {
-        name: values.tolist() for name, values in outcome.items()}}
+    learner = state.learner
+    outcome = self._outcome(learner, jax.random.key(self._seed))
+    best = better(state.best, Best(
+        (learner.params, learner.statistics),
+        jnp.full(self.num_seeds, step, jnp.int32),
+        excess_of(outcome["cost"], self.recipe.allowed), outcome["reward"]))
+    return state._replace(best=best), {"validation": {
+        name: values.tolist()
+        for name, values in jax.device_get(outcome).items()}}
+
+
+def excess_of(cost: jax.Array, allowed: jax.Array) -> jax.Array:
+  """By how much costs `[S, Q]` are above what is allowed `[Q]`, together."""
+  return jnp.sum(jnp.maximum(cost - allowed[None], 0), axis=-1)
+
+
+def better(best: Best, other: Best) -> Best:
+  """The better of two evaluations, learner by learner."""
+  is_better = (other.excess < best.excess) | (
+      (other.excess == best.excess) & (other.reward > best.reward))
+  return jax.tree.map(
+      lambda new, old: jnp.where(
+          trajectory_lib.expand(is_better, new), new, old), other, best)
 
 
 def _outcome(
     recipe: Recipe, params: simulator_lib.Params, learner: ppo.Learner,
     key: jax.Array,
 ) -> dict[str, jax.Array]:
-  """CTR and costs of a day under one learner's mean action."""
+  """CTR, reward and costs of a day under one learner's mean action."""
   policy_fn = functools.partial(
       ppo.mean_action, learner.params, learner.statistics,
       config=recipe.config)
@@ -108,6 +156,7 @@ def _outcome(
       recipe.simulator, params, policy_fn, key=key,
       num_users=_EVALUATION_USERS)
   return {"ctr": outcome.clicks.sum() / outcome.exposures.sum(),
+          "reward": outcome.reward.sum() / outcome.counted[:, 0].sum(),
           "cost": outcome.cost.sum(0) / outcome.counted.sum(0)}
 
 
@@ -154,18 +203,23 @@ def recipes(
   # The cost of an exposure floor is minus the share.
   floors = fitted.floors if fitted.simulator.exposure_costs else []
   thresholds = jnp.array([limit.target, *(-floor for floor in floors)])
-  paper = _paper_recipe(config, fitted.simulator, thresholds)
+  allowed = jnp.array([limit.allowed, *(
+      -(1 - limits.TOLERANCE) * floor for floor in floors)])
+  multiplier = (jnp.array([limit.price, *(0.0 for _ in floors)])
+                if config.multiplier is None else config.multiplier)
+  controller = limits.controller(config.constraint, thresholds, multiplier)
+  paper = _paper_recipe(config, fitted.simulator, controller, allowed)
   if config.preset == "paper":
     return {"ppo": paper}
   modern = functools.partial(
-      _modern_recipe, config, fitted.simulator, thresholds)
+      _modern_recipe, config, fitted.simulator, controller, allowed)
   return {"ppo": modern(config.discount), "bandit": modern(0.0),
           "ppo_paper": paper}
 
 
 def _modern_recipe(
     config: config_lib.Config, simulator: simulator_lib.Simulator,
-    thresholds: jax.Array, discount: float,
+    controller: constraints.Controller, allowed: jax.Array, discount: float,
 ) -> Recipe:
   """Expected rewards, ahead of the page without actions."""
   simulator = dataclasses.replace(simulator, expected_rewards=True)
@@ -175,13 +229,13 @@ def _modern_recipe(
       num_minibatches=8, actor_learning_rate=config.learning_rate,
       target_kl=0.05, num_updates=num_updates)
   return Recipe(
-      simulator, learner, _settings(config, simulator, thresholds, discount),
+      simulator, learner, _settings(simulator, controller, discount), allowed,
       num_updates, is_paired=True)
 
 
 def _paper_recipe(
     config: config_lib.Config, simulator: simulator_lib.Simulator,
-    thresholds: jax.Array,
+    controller: constraints.Controller, allowed: jax.Array,
 ) -> Recipe:
   """An action for each slot and category, sampled clicks, theta fixed."""
   simulator = dataclasses.replace(
@@ -191,15 +245,15 @@ def _paper_recipe(
       num_envs=min(config.num_envs, _PAPER_MAX_ENVS))
   return Recipe(
       simulator, learner,
-      _settings(config, simulator, thresholds, _PAPER_DISCOUNT),
+      _settings(simulator, controller, _PAPER_DISCOUNT), allowed,
       config.num_updates or config.scale.num_updates, is_paired=False)
 
 
 def _settings(
-    config: config_lib.Config, simulator: simulator_lib.Simulator,
-    thresholds: jax.Array, discount: float,
+    simulator: simulator_lib.Simulator, controller: constraints.Controller,
+    discount: float,
 ) -> ppo_config.Settings:
   rewards = simulator.num_rewards
   return ppo_config.Settings(
       jnp.ones(rewards), jnp.full(rewards + simulator.num_costs, discount),
-      limits.controller(config.constraint, thresholds, config.multiplier))
+      controller)

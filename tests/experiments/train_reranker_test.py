@@ -49,6 +49,8 @@ class Killed(BaseException):
                  "expected a number from 0, got 'x'", id="no number"),
     pytest.param({"exposure_floors": ("phones=0.6", "toys=0.6")},
                  "shares sum to 1", id="too much exposure"),
+    pytest.param({"constraint": "fixed", "exposure_floors": ("phones=0.1",)},
+                 "needs --multiplier", id="no price"),
     pytest.param({"num_slots": 40}, "more than 30 positions", id="num_slots"),
     pytest.param({"num_candidates": 2000}, "lower --num_candidates",
                  id="num_candidates")])
@@ -96,7 +98,7 @@ def test_a_killed_training_ends_like_one_that_was_not(
 
     with monkeypatch.context() as patch:
       patch.setattr(task, "update", counted)
-      return training.train(task, folder).learner
+      return training.train(task, folder).state
 
   whole = run(tmp_path / "whole")
   with pytest.raises(Killed):
@@ -104,9 +106,9 @@ def test_a_killed_training_ends_like_one_that_was_not(
   resumed = run(tmp_path / "killed")
   jax.tree.map(
       np.testing.assert_array_equal,
-      *(jax.tree.map(np.asarray, learner._replace(
-          key=jax.random.key_data(learner.key)))
-        for learner in (whole, resumed)))
+      *(jax.tree.map(np.asarray, state._replace(learner=state.learner._replace(
+          key=jax.random.key_data(state.learner.key))))
+        for state in (whole, resumed)))
   metrics = [(tmp_path / name / "metrics.jsonl").read_bytes()
              for name in ("whole", "killed")]
   assert metrics[0] == metrics[1] and metrics[0].count(b"\n") >= 5
@@ -147,6 +149,12 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, changes):
   for name in rows:
     assert name in out
   assert ("cannot be met" in err) == ("diversity" in changes)
+  for line in summary["complaints"]:
+    assert f"{line}\n" in out
+  if "diversity" in changes:
+    assert summary["complaints"][0].startswith("ppo does not keep to what")
+  for name in summary["delivered"]:
+    assert len(summary["delivered"][name]["update"]) == config.scale.num_seeds
 
 
 @pytest.mark.slow

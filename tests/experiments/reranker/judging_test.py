@@ -7,7 +7,7 @@ from experiments.reranker import judging
 from experiments.reranker import limits
 
 LIMIT = limits.Limit(
-    limits.Probe(0.0, 10.0, np.zeros(1), 1.0), 1.1, "platt", 0.8)
+    limits.Probe(0.0, 10.0, np.zeros(1), 1.0), 1.1, "platt", 0.8, 2.5)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from experiments.reranker import record
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 LIMIT = limits.Limit(
-    limits.Probe(0.4, 1.4, np.ones(1), 1.0), 1.0, "platt", 0.8)
+    limits.Probe(0.4, 1.4, np.ones(1), 1.0), 1.0, "platt", 0.8, 2.5)
 
 
 def make_results(ctrs, costs):

@@ -113,6 +113,13 @@ def make_days(rng, num_seeds, num_categories, rate, cost):
       np.full(shape, 4))
 
 
+def trained_at(steps, excess=0.0):
+  """A training whose seeds were best at these updates."""
+  steps = np.asarray(steps)
+  best = training.Best(None, steps, np.full(len(steps), excess), steps)
+  return training.Trained(None, training.State(None, best), 1.0)
+
+
 def write_metrics(workdir, num_seeds, num_rewards):
   workdir.mkdir()
   lines = [{"step": 0, "validation": {"ctr": [0.3] * num_seeds}}]
@@ -145,7 +152,7 @@ def make_report(
   fitted = fitted_log(rng, categories, page)
   limit = limits.Limit(
       limits.Probe(0.4, 1.4, np.ones(3), 1.0), 1.0,
-      "platt", THETA)
+      "platt", THETA, 2.5)
   # A correction for each number of the action; the knob turns up theta.
   action = f32(np.append(
       rng.normal(size=page.action_size - knob), [1.0] * knob))
@@ -163,7 +170,7 @@ def make_report(
     days[name] = make_days(rng, num_seeds, num_categories, rate, cost)
   results = judging.compare(
       days, limit, contenders,
-      {name: training.Trained(None, None, 1.0) for name in trained})
+      {name: trained_at(range(num_seeds)) for name in trained})
   for name in trained:
     write_metrics(workdir / name, num_seeds, page.num_rewards)
   (workdir / "config.json").write_text('{"base": "platt"}')
@@ -265,6 +272,8 @@ def test_the_lead_is_over_the_best_that_may_be_compared(modern):
   ours = results.summaries["ppo"]
   assert f"CTR {ours.ctr:.4f} ± {ours.ctr_error:.4f}" in lead
   assert f"-1.000 asked for, {ours.diversity:.3f} reached." in lead
+  assert lead.startswith("ppo: CTR")
+  assert "kept" not in lead and "ppo after update 0, 1" in page
 
 
 def test_the_action_is_read_from_its_layout(modern):
@@ -294,6 +303,9 @@ def test_the_paper_preset_on_one_seed(paper):
   assert any("[-, -]" in text for text in texts["td"])
   assert "nan" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.S).lower()
   # All are beyond the threshold: nobody is to be compared but in name.
+  assert texts["p"][0].startswith(
+      "ppo does not keep to what was asked for: diversity "
+      f"{ours.diversity:.3f}, asked for -1.000. ppo: CTR")
   assert "none of them keeps" in texts["p"][0]
   assert f"{ours.diversity:.3f} missed." in texts["p"][0]
   assert "The knob" not in page and "morning, 8 to 10 h: nobody came" in page

@@ -13,7 +13,7 @@ from harmonrank_jax.reranker import simulator as simulator_lib
 
 CONFIG = config_lib.Config(num_envs=96, discount=0.25)
 LIMIT = limits.Limit(
-    limits.Probe(0.4, 1.4, np.ones(1), 1.0), 1.0, "platt", 0.8)
+    limits.Probe(0.4, 1.4, np.ones(1), 1.0), 1.0, "platt", 0.8, 2.5)
 
 
 def make_recipes(simulator=None, floors=(), **changes):
@@ -54,9 +54,52 @@ def test_every_training_has_as_many_updates(num_updates, expected):
   assert {recipe.num_updates for recipe in recipes.values()} == {expected}
 
 
+def evaluated(excess, reward, step):
+  """An evaluation of four learners with a weight each."""
+  return training.Best(
+      (np.arange(4.0)[:, None] + step, np.arange(4) + step),
+      np.full(4, step), np.float32(excess), np.float32(reward))
+
+
+def test_the_best_evaluation_keeps_to_the_constraints():
+  # By seed: more reward in vain, less reward but kept, nearer, NaN.
+  first = evaluated([0, 0.2, 0.2, 0.1], [1, 2, 3, 4], step=0)
+  second = evaluated([0.1, 0, 0.1, np.nan], [9, 1, 1, 9], step=10)
+  best = training.better(first, second)
+  np.testing.assert_array_equal(best.step, [0, 10, 10, 0])
+  np.testing.assert_array_equal(best.excess, np.float32([0, 0, 0.1, 0.1]))
+  np.testing.assert_array_equal(best.policy[0][:, 0], [0, 11, 12, 3])
+  np.testing.assert_array_equal(best.policy[1], [0, 11, 12, 3])
+  # Among those that keep to them, the one of more reward; the first of equals.
+  third = evaluated([0, 0, 0, 0], [2, 1, 0.5, 0], step=20)
+  np.testing.assert_array_equal(
+      training.better(best, third).step, [20, 10, 20, 20])
+
+
+def test_excess_is_that_of_all_constraints():
+  cost = np.float32([[0.5, -0.2], [1.25, -0.2], [1.25, 0.5], [0.5, 0]])
+  np.testing.assert_allclose(
+      training.excess_of(cost, np.float32([1.0, -0.1])),
+      [0, 0.25, 0.25 + 0.6, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("multiplier, expected", [
+    pytest.param(None, [LIMIT.price, 0, 0], id="by the probe"),
+    pytest.param(0.5, 0.5, id="by flag")])
+def test_multipliers_start_at_the_price_of_diversity(multiplier, expected):
+  page = simulator_lib.Simulator(num_categories=2, exposure_costs=True)
+  for recipe in make_recipes(
+      page, floors=[0.0, 0.1], multiplier=multiplier).values():
+    np.testing.assert_array_equal(
+        recipe.settings.controller.initial, expected)
+
+
 def test_floors_are_thresholds_of_their_own():
   page = simulator_lib.Simulator(num_categories=2, exposure_costs=True)
   settings = make_recipes(page, floors=[0.0, 0.1])["ppo"].settings
   np.testing.assert_allclose(
       settings.controller.threshold, [LIMIT.target, 0.0, -0.1], rtol=1e-6)
   assert settings.discounts.shape == (2 + 3,)
+  np.testing.assert_allclose(
+      make_recipes(page, floors=[0.0, 0.1])["ppo"].allowed,
+      [LIMIT.allowed, 0.0, -0.098], rtol=1e-6)
