@@ -46,14 +46,14 @@ class Config(configs.SeedConfig):
   repeats: int = flags.field(11, "Samples of each time.", low=3, high=100_000)
 
 
+@workdir_lib.alone
 def measure(
-    config: Config, workdir: str | pathlib.Path, *,
+    config: Config, workdir: pathlib.Path, *,
     suites: Mapping[str, timing_lib.Suite] = SUITES,
 ) -> dict[str, Any]:
   """Measures; writes, shows and returns the content of `benchmark.json`."""
   from experiments.benchmarks import report  # Slow to import.
 
-  workdir = pathlib.Path(workdir)
   suite = suites[config.suite]
   sizes = [suite.parse_size(text) for text in config.sizes or ()]
   machine = timing_lib.machine()

@@ -30,9 +30,9 @@ from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 
 
-def compare(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+@workdir_lib.alone
+def compare(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains every method and measures it; returns what `publish` does."""
-  workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(config, workdir)
   for condition in inputs.left_out:

@@ -42,9 +42,9 @@ from experiments.slates import selection
 from experiments.slates.config import Config
 
 
-def select(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+@workdir_lib.alone
+def select(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Writes slates and a comparison; returns what `summary.json` holds."""
-  workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = selection.read_inputs(config, workdir)
   facts = inputs.facts

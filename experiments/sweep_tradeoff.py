@@ -47,12 +47,12 @@ class Config(configs.LogConfig):
       1e-2, "Of Adam, falling to 0 by a cosine.", low=0.0, high=1.0)
 
 
-def sweep(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+@workdir_lib.alone
+def sweep(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains and measures; writes, shows and returns the summary of a sweep."""
   from experiments.tradeoff import page  # Slow to import, as is the report.
   from experiments.tradeoff import report
 
-  workdir = pathlib.Path(workdir)
   training = config_lib.Config(**{
       field.name: getattr(config, field.name)
       for field in dataclasses.fields(config) if field.name != "num_weights"})

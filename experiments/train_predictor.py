@@ -33,12 +33,12 @@ from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
 
 
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+@workdir_lib.alone
+def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains (or resumes) and writes a run; the content of `summary.json`.
 
   Raises `UserError`, `DataError` or, after a checkpoint, `StoppedError`.
   """
-  workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(config, workdir)
     task = task_lib.make_task(config, inputs)

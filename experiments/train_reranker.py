@@ -40,9 +40,9 @@ from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
 
 
-def train(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+@workdir_lib.alone
+def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains, judges, writes everything; returns what `summary.json` holds."""
-  workdir = pathlib.Path(workdir)
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     config_lib.check(config)
     fitted = world_lib.fit_log(config, world_lib.read_log(config, workdir))

@@ -1,12 +1,20 @@
-"""A workdir: its configuration, what is written there, and how."""
+"""A workdir: its lock, its configuration, what is written there, and how."""
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import errno
+import fcntl
+import functools
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
+from typing import Concatenate
+from typing import ParamSpec
+from typing import TypeVar
 import zlib
 
 import numpy as np
@@ -15,28 +23,94 @@ from experiments.runs import errors
 from harmonrank_jax.data import files
 
 CONFIG = "config.json"
+LOCK = ".lock"
+# What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Version of the files in a workdir; a run resumes with the same one only.
 FORMAT = 2
+# Of a run: its configuration, what it takes beside, what it returns.
+ConfigT = TypeVar("ConfigT")
+OptionsT = ParamSpec("OptionsT")
+ResultT = TypeVar("ResultT")
+
+
+def alone(
+    run: Callable[Concatenate[ConfigT, pathlib.Path, OptionsT], ResultT],
+) -> Callable[Concatenate[ConfigT, str | pathlib.Path, OptionsT], ResultT]:
+  """A run of a configuration in a workdir, one at a time in each.
+
+  The workdir is made. While a run is in it, `UserError` refuses every other
+  one, of this process or another; how the run ends, killed or not, does not
+  matter to the next.
+  """
+  @functools.wraps(run)
+  def run_alone(
+      config: ConfigT, workdir: str | pathlib.Path, *args: OptionsT.args,
+      **kwargs: OptionsT.kwargs,
+  ) -> ResultT:
+    path = pathlib.Path(workdir)
+    with _locked(path):
+      return run(config, path, *args, **kwargs)
+
+  return run_alone
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+  """Makes a workdir and holds its lock."""
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    lock = _try_lock(path / LOCK)
+  except BlockingIOError:
+    raise errors.UserError(
+        f"workdir {path} is in use by another run; wait for its end, or name "
+        "another --workdir.") from None
+  except OSError as error:
+    raise errors.UserError(
+        f"workdir {path} cannot be written to ({error.strerror}).") from None
+  try:
+    yield
+  finally:
+    # While it is held, so that nobody else's is removed.
+    (path / LOCK).unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _try_lock(path: pathlib.Path) -> int:
+  """The open file of a lock that is now held; `BlockingIOError` if it is.
+
+  The system frees it when the process ends; children do not inherit it.
+  """
+  while True:
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      # A run that ended since it was opened has removed it: it locks nothing.
+      if os.path.samestat(os.fstat(lock), os.stat(path)):
+        return lock
+    except FileNotFoundError:
+      pass
+    except OSError as error:
+      if error.errno in _NO_LOCKS:
+        errors.warn(f"{path.parent}: the file system has no locks; see to it "
+                    "that no other run works there.")
+        return lock
+      os.close(lock)
+      raise
+    os.close(lock)
 
 
 def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
-  """Makes the workdir, or checks its configuration; whether it was there.
+  """Begins a workdir, or checks its configuration; whether it was begun.
 
   Another configuration or version, or a folder of something else, is an error.
   """
   path = pathlib.Path(path)
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    probe = path / ".writing"
-    probe.touch()
-    probe.unlink()
-  except OSError as error:
-    raise errors.UserError(
-        f"workdir {path} cannot be written to ({error.strerror}).") from None
   file = path / CONFIG
   if not file.exists():
     # A run that was killed while it began may have left a part of a file.
-    if any(entry.suffix != ".writing" for entry in path.iterdir()):
+    if any(entry.suffix != ".writing" and entry.name != LOCK
+           for entry in path.iterdir()):
       raise errors.UserError(
           f"workdir {path} is not empty and has no {CONFIG}; name an empty or "
           "new folder with --workdir.")
@@ -86,7 +160,8 @@ def claimed(
     if not was_there:
       # It was empty: everything in it is from this run.
       for entry in pathlib.Path(path).iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if entry.name != LOCK:
+          shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     raise
 
 
