@@ -61,7 +61,7 @@ def measure(
        for number in range(len(inputs.blocks))],
       [block.test for block in inputs.blocks],
       [block.truth for block in inputs.blocks if block.truth is not None],
-      without=config.without, seed=config.seed)
+      without=config.without)
 
 
 def publish(workdir: pathlib.Path, record: tables.Record) -> dict[str, Any]:

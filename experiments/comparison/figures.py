@@ -87,8 +87,8 @@ def lead_figure(record: tables_lib.Record) -> mpl_figure.Figure:
            for row in panels for panel in row for name in names
            if name in panel.table.names]
   low = _floor([lead.mean for lead in known],
-               [lead.mean - lead.low for lead in known])
-  high = max(lead.high for lead in known)
+               np.nan_to_num([lead.mean - lead.low for lead in known]))
+  high = max(np.nanmax([lead.mean, lead.high]) for lead in known)
   margin = 0.04 * (high - low) or 1.0
   figure = mpl_figure.Figure(
       figsize=(10, len(panels) * (1.1 + 0.26 * len(names))))

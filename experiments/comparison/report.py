@@ -51,7 +51,7 @@ def _figure_sections(record: tables_lib.Record) -> list[str]:
   """The figures that the record has something for, each below its title."""
   sections = (
       (figures.lead_figure, True, "How far ahead of the strongest baseline",
-       "Difference of the sums of AUCs, with 95 % intervals by resampling "
+       "Difference of the sums of AUCs, with 95 % intervals over "
        f"{record.tables[0].clusters}, the same for all, and over seeds. "
        f"{_sentence_of_strongest(record)}{_sentence_of_ceiling(record)} Values "
        "far to the left stand at the edge as numbers."),
@@ -84,7 +84,8 @@ def _number_sections(record: tables_lib.Record) -> list[str]:
   parts = []
   for table in record.tables:
     title = ", ".join(filter(None, ("Numbers", record.label(table))))
-    parts += [f"<h2>{html.escape(title)}</h2>", _table(table)]
+    parts += [f"<h2>{html.escape(title)}</h2>", _table(table), *(
+        f"<p>{html.escape(line)}</p>" for line in text.positives(table))]
   return parts
 
 

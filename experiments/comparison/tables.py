@@ -9,20 +9,10 @@ import numpy as np
 
 from experiments.comparison import studies
 from experiments.comparison.cells import Cell
-from experiments.runs import console
+from experiments.runs import claims
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
-from harmonrank_jax.evaluation import bootstrap
-
-_REPLICATES = 200
-
-
-class Lead(NamedTuple):
-  """A difference of sums of AUCs; its 95 % interval covers users and seeds."""
-
-  mean: float
-  low: float
-  high: float
+from harmonrank_jax.evaluation import aucs
 
 
 class Sums(NamedTuple):
@@ -31,8 +21,10 @@ class Sums(NamedTuple):
   total: np.ndarray  # [K]
   error: np.ndarray  # [K] standard errors over seeds
   strongest: int  # number of the baseline with the largest sum
-  leads: list[Lead]  # K, over the strongest baseline
-  rivals: dict[str, Lead]  # of the default over each baseline; may be empty
+  # Differences of sums, with 95 % intervals over users and seeds: K over the
+  # strongest baseline, and of the default over each baseline, if it is there.
+  leads: list[claims.Interval]
+  rivals: dict[str, claims.Interval]
 
 
 class Table(NamedTuple):
@@ -58,7 +50,9 @@ class Table(NamedTuple):
   validation: np.ndarray  # [K] sum of AUCs; NaN for formulas, as below
   learning_rate: np.ndarray  # [K] mean over blocks
   seconds: np.ndarray  # [K] of training, all blocks
-  clusters: str  # "users" or "rows", what was resampled
+  positives: np.ndarray  # [M] rows with the event, all blocks
+  is_known: np.ndarray  # [M], whether these are enough for an interval
+  clusters: str  # "users" or "rows", what varies as a whole
 
   def of(self, names: Sequence[str], values: np.ndarray) -> np.ndarray:
     """`[K]` values of the methods named; NaN for those that are not here."""
@@ -91,40 +85,40 @@ def evaluate(
     cells: Sequence[dict[str, Cell]], tests: Sequence[features_lib.Batch],
     truths: Sequence[np.ndarray],  # [N, M] chances of labels; empty if unknown
     *,
-    without: str | None, seed: int,
+    without: str | None,
 ) -> Table:
   """Compares the methods of one condition; sequences are of blocks."""
   scores = _Scores(
-      cells, [test.user if schema.user else None for test in tests], seed)
+      cells, [test.user if schema.user else None for test in tests])
   labels = [test.labels for test in tests]
-  overall = scores.measure(bootstrap.bootstrap_auc, labels)
+  overall = scores.measure(aucs.auc_estimates, labels)
   kept = np.asarray([name != without for name in schema.names])
   within_users = by_truth = within_by_truth = None
   if schema.user:
     within_users = scores.sums(scores.measure(
-        bootstrap.bootstrap_group_auc, labels))
+        aucs.group_auc_estimates, labels))
   if truths:
     # Sums have the same terms: an objective of one class is in none of them.
     chances = [truth * (column.any(axis=0) & ~column.all(axis=0))
                for truth, column in zip(truths, labels, strict=True)]
     by_truth = scores.sums(scores.measure(
-        bootstrap.bootstrap_auc, chances, are_probabilities=True))
+        aucs.auc_estimates, chances, are_probabilities=True))
     if schema.user:
       within_by_truth = scores.sums(scores.measure(
-          bootstrap.bootstrap_group_auc, chances, are_probabilities=True))
+          aucs.group_auc_estimates, chances, are_probabilities=True))
   return Table(
       condition, schema.names, without, scores.names,
-      auc=_mean_of_seeds(overall.auc, scores.owner),
-      auc_error=_seed_error(overall.auc, scores.owner),
+      auc=_mean_of_seeds(overall.seeds.auc, scores.owner),
+      auc_error=_seed_error(overall.seeds.auc, scores.owner),
       overall=scores.sums(overall), without_one=(
-          scores.sums(_Aucs(*(x[..., kept] for x in overall)))
-          if without else None),
+          scores.sums(overall.of_objectives(kept)) if without else None),
       within_users=within_users, by_truth=by_truth,
       within_by_truth=within_by_truth,
       calibration_error=_mean_of_blocks(cells, "calibration_error"),
       validation=_mean_of_blocks(cells, "validation"),
       learning_rate=_mean_of_blocks(cells, "learning_rate"),
       seconds=len(cells) * _mean_of_blocks(cells, "seconds"),
+      positives=overall.seeds.positives, is_known=overall.seeds.is_known,
       clusters="users" if schema.user else "rows")
 
 
@@ -141,9 +135,12 @@ def _mean_of_blocks(cells: Sequence[dict[str, Cell]], field: str) -> np.ndarray:
 class _Aucs(NamedTuple):
   """AUCs of one kind of S seeds of methods."""
 
-  auc: np.ndarray  # [S, M]
-  replicates: np.ndarray  # [R, S, M] the same on resamples
+  seeds: aucs.AucEstimates  # of S seeds
   left_out: np.ndarray  # [T, M] of the averages without one seed
+
+  def of_objectives(self, kept: np.ndarray) -> "_Aucs":
+    """Some of the objectives, `[M]` bool."""
+    return _Aucs(self.seeds.of_objectives(kept), self.left_out[:, kept])
 
 
 class _Scores:
@@ -151,9 +148,9 @@ class _Scores:
 
   def __init__(
       self, cells: Sequence[dict[str, Cell]],
-      users: Sequence[np.ndarray | None], seed: int,
+      users: Sequence[np.ndarray | None],
   ):
-    self.names, self._users, self._seed = tuple(cells[0]), users, seed
+    self.names, self._users = tuple(cells[0]), users
     first = cells[0].values()
     # Numbers of the methods: [S] of each seed, [T] of each average without one.
     self.owner, self._left_owner = (
@@ -167,42 +164,45 @@ class _Scores:
                       for block in cells if len(self._left_owner)]
 
   def measure(
-      self, bootstrap_fn: Callable[..., tuple[np.ndarray, np.ndarray]],
+      self, estimate_fn: Callable[..., aucs.AucEstimates],
       labels: Sequence[np.ndarray], **kwargs: Any,
   ) -> _Aucs:
     """AUCs of one kind, by labels `[N, M]` of each block."""
-    def aucs(scores: list[np.ndarray], num_replicates: int):
-      parts = [bootstrap.Part(*part) for part in zip(
-          scores, labels, self._users, strict=True)]
-      return bootstrap_fn(
-          parts, seed=self._seed, num_replicates=num_replicates, **kwargs)
+    def measured(scores: list[np.ndarray]) -> aucs.AucEstimates:
+      return estimate_fn([aucs.Part(*part) for part in zip(
+          scores, labels, self._users, strict=True)], **kwargs)
 
-    auc, replicates = aucs(self._scores, _REPLICATES)
-    left_out = (aucs(self._left_out, 0)[0] if self._left_out else
-                np.empty((0, auc.shape[1])))
-    return _Aucs(auc, replicates, left_out)
+    seeds = measured(self._scores)
+    left_out = (measured(self._left_out).auc if self._left_out else
+                np.empty((0, seeds.auc.shape[1])))
+    return _Aucs(seeds, left_out)
 
-  def sums(self, aucs: _Aucs) -> Sums:
+  def sums(self, found: _Aucs) -> Sums:
     """Sums over objectives, with leads over baselines."""
     names = self.names
-    seeds = np.nansum(aucs.auc, axis=1, keepdims=True)
+    seeds = np.nansum(found.seeds.auc, axis=1, keepdims=True)
     total = _mean_of_seeds(seeds, self.owner)[:, 0]
     error = _seed_error(seeds, self.owner)[:, 0]
-    left_out = np.nansum(aucs.left_out, axis=1)
+    left_out = np.nansum(found.left_out, axis=1)
+    count = np.bincount(self.owner)
     for k in np.unique(self._left_owner):
       error[k] = _jackknife_error(left_out[self._left_owner == k])
-    drawn = _mean_of_seeds(  # [K, R]
-        np.nansum(aucs.replicates, axis=2).T, self.owner)
-    of_seeds = np.nan_to_num(error)
+      count[k] = np.sum(self._left_owner == k)
+    of_methods = np.eye(len(names))
+    mean = found.seeds.of_methods(of_methods[:, self.owner] / np.bincount(
+        self.owner)[:, None])
+    # By chance of the seeds; none where a method has one.
+    of_seeds = list(zip(np.nan_to_num(error), np.maximum(count - 1, 1),
+                        strict=True))
 
-    def lead(one: int, other: int) -> Lead:
+    def lead(one: int, other: int) -> claims.Interval:
       if one == other:
-        return Lead(0.0, 0.0, 0.0)
-      mean = float(total[one] - total[other])
-      half = console.NORMAL_95 * float(np.linalg.norm([
-          np.std(drawn[one] - drawn[other], ddof=1), of_seeds[one],
-          of_seeds[other]]))
-      return Lead(mean, mean - half, mean + half)
+        return claims.Interval(0.0, 0.0, 0.0)
+      difference = mean.contrast(np.broadcast_to(
+          (of_methods[one] - of_methods[other])[:, None], mean.auc.shape))
+      half = difference.with_errors(of_seeds[one], of_seeds[other]).margin
+      return claims.Interval(difference.value, difference.value - half,
+                             difference.value + half)
 
     baselines = [k for k, name in enumerate(names)
                  if studies.kind_of(name) == "baseline"]

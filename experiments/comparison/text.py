@@ -7,10 +7,8 @@ import numpy as np
 
 from experiments.comparison import studies
 from experiments.comparison import tables as tables_lib
+from experiments.runs import claims
 from experiments.runs import console
-
-# A verdict names this many baselines; more are counted.
-_FEW_NAMES = 3
 
 
 def summary(record: tables_lib.Record) -> dict[str, Any]:
@@ -28,7 +26,11 @@ def _condition(table: tables_lib.Table) -> dict[str, Any]:
   content: dict[str, Any] = {
       "methods": {name: _method(table, k)
                   for k, name in enumerate(table.names)},
-      "resampled": table.clusters}
+      "positives": dict(zip(
+          table.objectives, table.positives.tolist(), strict=True)),
+      "enough_positives": dict(zip(
+          table.objectives, table.is_known.tolist(), strict=True)),
+      "clusters": table.clusters}
   for kind, sums in _kinds(table).items():
     content[f"{kind}_strongest_baseline"] = table.names[sums.strongest]
     content[f"{kind}_leads"] = {
@@ -80,7 +82,8 @@ def _columns(table: tables_lib.Table) -> list[tuple[str, Iterable[str]]]:
   totals = lambda sums: [_sum_text(sums, k) for k in every]
   leads = lambda sums: [_lead_text(sums, k) for k in every]
   result = [("", table.names),
-            *zip(table.objectives, map(numbers, table.auc.T), strict=True),
+            *zip(claims.marked(table.objectives, table.is_known),
+                 map(numbers, table.auc.T), strict=True),
             ("sum", totals(table.overall))]
   if table.without_one:
     result.append((f"without {table.without}",
@@ -107,8 +110,7 @@ def _sum_text(sums: tables_lib.Sums, k: int) -> str:
 def _lead_text(sums: tables_lib.Sums, k: int) -> str:
   if k == sums.strongest:
     return "strongest baseline"
-  lead = sums.leads[k]
-  return f"{lead.mean:+.4f} [{lead.low:+.4f}, {lead.high:+.4f}]"
+  return str(sums.leads[k])
 
 
 def verdict(table: tables_lib.Table) -> str:
@@ -129,21 +131,15 @@ def verdict(table: tables_lib.Table) -> str:
 
 
 def _verdict(
-    rivals: dict[str, tables_lib.Lead], table: tables_lib.Table
+    rivals: dict[str, claims.Interval], table: tables_lib.Table
 ) -> str:
-  unsure = {name: lead for name, lead in rivals.items() if lead.low <= 0}
-  name, worst = min(rivals.items(), key=lambda item: item[1].mean)
-  if not unsure:
-    what = f"{studies.DEFAULT} is ahead of every baseline"
-  elif worst.high < 0:
-    what = f"{name} is ahead of {studies.DEFAULT}"
-  else:
-    whom = (", ".join(unsure) if len(unsure) <= _FEW_NAMES else
-            f"{len(unsure)} of {len(rivals)} baselines")
-    what = f"{studies.DEFAULT} is not surely ahead of {whom}"
-  return (f"{what}; the best baseline is {name}: {worst.mean:+.4f}, 95 % "
-          f"interval {worst.low:+.4f} to {worst.high:+.4f} ({table.clusters} "
-          "resampled, and seeds).")
+  return (f"{claims.verdict(studies.DEFAULT, rivals)} (over {table.clusters} "
+          "and seeds).")
+
+
+def positives(table: tables_lib.Table) -> list[str]:
+  """Lines of the positives of each objective."""
+  return claims.positives(table.objectives, table.positives, table.is_known)
 
 
 def markdown(record: tables_lib.Record) -> str:
@@ -157,7 +153,7 @@ def markdown(record: tables_lib.Record) -> str:
               "|" + "---|" * len(heads)]
     for row in table_rows(table):
       parts.append("| " + " | ".join(row) + " |")
-    parts += ["", verdict(table), ""]
+    parts += ["", verdict(table), "", *positives(table), ""]
   return "\n".join(parts)
 
 
@@ -167,4 +163,4 @@ def print_tables(record: tables_lib.Record) -> None:
     rows = table_rows(table)
     console.show(table.condition.name, columns(table), rows, bold={
         place for place, row in enumerate(rows) if row[0] == studies.DEFAULT})
-    print(verdict(table))
+    print(verdict(table), *positives(table), sep="\n")

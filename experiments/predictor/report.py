@@ -10,6 +10,7 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.predictor import results as scored
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import html as page
 from experiments.runs import metrics as metric_writer
@@ -36,6 +37,8 @@ def write_report(
                             "relative_log_loss")),
       "<h2>Numbers</h2>",
       page.html_table(scored.COLUMNS, scored.table_rows(names, measures)),
+      *([] if np.isfinite(measures.auc_error).all() else
+        [f"<p>{claims.NOTE}</p>"]),
       "<h2>Configuration</h2>",
       f"<pre>{html.escape(json.dumps(config, indent=2))}</pre>"])
 
@@ -47,12 +50,13 @@ def _own_figure(
   auc, loss = figure.subplots(1, 2, sharey=True)
   places = np.arange(len(names))[::-1]
   share = 1 / measures.base_log_loss
-  for axes, values, errors, label in (
-      (auc, measures.auc, measures.auc_error, "AUC"),
-      (loss, measures.log_loss * share, measures.log_loss_error * share,
+  for axes, values, margins, label in (
+      (auc, measures.auc, measures.auc_margin, "AUC"),
+      (loss, measures.log_loss * share,
+       console.NORMAL_95 * measures.log_loss_error * share,
        "log-loss, of that of the base rate")):
-    axes.errorbar(values, places, xerr=console.NORMAL_95 * errors, fmt="o",
-                  ms=4, color=page.OURS)
+    axes.errorbar(values, places, xerr=margins, fmt="o", ms=4,
+                  color=page.OURS)
     axes.set_xlabel(label)
   auc.set_yticks(places, names)
   loss.axvline(1, color=page.RIVAL, lw=0.8, ls="--")

@@ -12,12 +12,13 @@ from scipy import special
 from experiments.predictor import inputs as inputs_lib
 from experiments.predictor import task as task_lib
 from experiments.predictor.config import Config
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import scored_logs
-from harmonrank_jax.evaluation import bootstrap
+from harmonrank_jax.evaluation import aucs
 
 COLUMNS = ("objective", "positives", "AUC", "log-loss", "of base rate")
 
@@ -27,8 +28,8 @@ class Measures(NamedTuple):
 
   positives: np.ndarray  # rows with the event
   auc: np.ndarray  # NaN where all rows are of one class
-  # Standard error, by bootstrap over users (rows without users).
-  auc_error: np.ndarray
+  auc_error: np.ndarray  # standard error, users (or rows) as clusters
+  auc_margin: np.ndarray  # half of the 95 % interval, likewise
   log_loss: np.ndarray  # mean cross-entropy
   log_loss_error: np.ndarray  # standard error, users (or rows) as clusters
   # Log-loss of the rate of the training rows as constant score.
@@ -44,14 +45,15 @@ def measure(
   """Measures log-odds `[N, M]`; base rates `[M]` are of the training rows."""
   losses = task_lib.log_losses(logits, labels)
   rows = np.broadcast_to(np.log(base_rates / (1 - base_rates)), logits.shape)
-  # The diagonal holds each score against its own labels.
-  _, replicates = bootstrap.bootstrap_auc(
-      [bootstrap.Part(logits.T, labels, users)])
-  own = np.diagonal(replicates, axis1=1, axis2=2)
+  # Each score against its own labels.
+  own = [aucs.auc_estimates([aucs.Part(
+      score[None], label[:, None], users)]).contrast(np.ones((1, 1)))
+         for score, label in zip(logits.T, labels.T, strict=True)]
   return Measures(
       positives=labels.sum(axis=0),
       auc=task_lib.own_auc(logits, labels),
-      auc_error=np.ma.masked_invalid(own).std(axis=0, ddof=1).filled(np.nan),
+      auc_error=np.array([x.error for x in own]),
+      auc_margin=np.array([x.margin for x in own]),
       log_loss=losses.mean(axis=0),
       log_loss_error=_clustered_error(losses, users),
       base_log_loss=task_lib.log_losses(rows, labels).mean(axis=0))
@@ -62,11 +64,13 @@ def table_rows(
 ) -> list[list[str]]:
   """Texts under `COLUMNS`, a row for each objective."""
   rows = []
-  for m, name in enumerate(names):
-    positives, auc, auc_error, loss, loss_error, base = (
-        values[m] for values in measures)
-    rows.append([name, f"{positives:,}", console.with_error(auc, auc_error),
-                 console.with_error(loss, loss_error), console.number(base)])
+  for m, name in enumerate(claims.marked(
+      names, np.isfinite(measures.auc_error))):
+    rows.append([name, f"{measures.positives[m]:,}",
+                 console.with_error(measures.auc[m], measures.auc_error[m]),
+                 console.with_error(measures.log_loss[m],
+                                    measures.log_loss_error[m]),
+                 console.number(measures.base_log_loss[m])])
   return rows
 
 
@@ -76,6 +80,8 @@ def print_table(
   """The last thing on the terminal."""
   console.show(f"{num_rows:,} held-out rows, ± one standard error", COLUMNS,
                table_rows(names, measures))
+  if not np.isfinite(measures.auc_error).all():
+    print(claims.NOTE)
 
 
 def _clustered_error(

@@ -10,6 +10,7 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from experiments.ranker import results as results_lib
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import html as page
 from experiments.runs import metrics as metric_writer
@@ -26,11 +27,12 @@ def write_report(
   parts = [
       "<h1>HarmonRank</h1>",
       f"<p class=lead>{len(run.test.labels):,} held-out rows, {len(names)} "
-      f"objectives, sum of AUCs {comparison.auc_sum[0]:.4f} ± "
-      f"{comparison.sum_error[0]:.4f} (standard error, {comparison.clusters} "
-      f"resampled). {html.escape(results_lib.verdict(comparison))}</p>",
+      "objectives, sum of AUCs "
+      f"{console.with_error(comparison.auc_sum[0], comparison.sum_error[0])} "
+      f"(standard error, over {comparison.clusters}). "
+      f"{html.escape(results_lib.verdict(comparison))}</p>",
       "<h2>How far ahead of each baseline</h2>",
-      "<p>Difference of the sums of AUCs on the same resamples, with 95 % "
+      "<p>Difference of the sums of AUCs on the same rows, with 95 % "
       "intervals. Right of the line, the ensemble is ahead.</p>",
       page.svg(_lead_figure(comparison)),
       "<h2>AUC per objective</h2>",
@@ -84,7 +86,7 @@ def _lead_figure(comparison: Any) -> mpl_figure.Figure:
     places = np.arange(len(rows))[::-1]
     for place, k in zip(places, rows, strict=True):
       axes.errorbar(comparison.lead[k], place, fmt="o", ms=4,
-                    xerr=console.NORMAL_95 * comparison.lead_error[k],
+                    xerr=comparison.lead_margin[k],
                     color=_color(comparison.names[k]))
     axes.axvline(0, color=page.OURS, lw=1)
     axes.set_yticks(places, [comparison.names[k] for k in rows])
@@ -112,7 +114,7 @@ def _auc_figure(
     places = np.arange(len(rows))[::-1]
     for place, k in zip(places, rows, strict=True):
       axes.errorbar(comparison.auc[k, m], place,
-                    xerr=console.NORMAL_95 * comparison.auc_error[k, m],
+                    xerr=comparison.auc_margin[k, m],
                     fmt="o", ms=4, color=_color(comparison.names[k]))
     axes.axvline(comparison.auc[0, m], color=page.OURS, lw=0.6, alpha=0.5)
     axes.set_yticks(places, ["own score" if k == own else comparison.names[k]
@@ -170,8 +172,13 @@ def _auc_table(run: results_lib.Run, results: results_lib.Results) -> str:
     rows.append([f"harmonrank, AUC within each {results.group_by}",
                  *(digits(value) for value in values),
                  digits(np.nansum(values)), ""])
+  names = run.schema.names
+  few = comparison.positives, comparison.is_known
   return page.html_table(
-      ["", *run.schema.names, "sum", "lead of harmonrank"], rows)
+      ["", *claims.marked(names, comparison.is_known), "sum",
+       "lead of harmonrank"], rows) + "".join(
+           f"<p>{html.escape(line)}</p>" for line in claims.positives(
+               names, *few))
 
 
 def _slice_table(results: results_lib.Results) -> str:

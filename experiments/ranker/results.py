@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
@@ -17,7 +18,7 @@ from harmonrank_jax.ensemble import baselines
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import metrics
 from harmonrank_jax.ensemble import ranker
-from harmonrank_jax.evaluation import bootstrap
+from harmonrank_jax.evaluation import aucs
 
 ENSEMBLE, CEILING = "harmonrank", "ceiling"
 
@@ -58,7 +59,7 @@ class Results(NamedTuple):
 
   # Name to [N] scores: the ensemble, baselines, perhaps a ceiling.
   methods: dict[str, np.ndarray]
-  comparison: bootstrap.Comparison  # of the methods
+  comparison: aucs.Comparison  # of the methods
   group_by: str | None  # "user" or "request", or None
   # [M] of the ensemble within groups, or None.
   group_auc: metrics.GroupAuc | None
@@ -81,9 +82,9 @@ def evaluate(run: Run) -> Results:
     methods[CEILING] = np.asarray(calibration.closed_form_score(
         jnp.asarray(run.truth), run.platt.base_rate,
         jnp.asarray(run.objective_weights)))
-  comparison = bootstrap.compare(
+  comparison = aucs.compare(
       methods, run.test.labels, run.test.user if schema.user else None,
-      objective_weights=run.objective_weights, seed=run.config["seed"])
+      objective_weights=run.objective_weights)
   logs.warn_of_one_class(schema, run.test.labels, "test")
   group_by = "request" if run.config["lists"] == "request" else next(
       (role for role in ("user", "request") if getattr(schema, role)), None)
@@ -150,18 +151,21 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
     if k:
       content["lead"] = comparison.lead[k]
       content["lead_error"] = comparison.lead_error[k]
+      content["lead_margin"] = comparison.lead_margin[k]
     return content
 
   methods = {name: method(k) for k, name in enumerate(comparison.names)}
   ours = methods.pop(ENSEMBLE)
   ceiling = methods.pop(CEILING, None)
   return {
-      "objectives": list(names), **ours,
+      "objectives": list(names),
+      "positives": by_objective(comparison.positives),
+      "enough_positives": by_objective(comparison.is_known), **ours,
       "group_auc": by_objective(results.group_auc.value)
                    if results.group_auc else None,
       "group_by": results.group_by,
       "baselines": methods, "ceiling": ceiling,
-      "resampled": comparison.clusters,
+      "clusters": comparison.clusters,
       "slices": {
           value: {"rows": rows, "auc_sum": dict(
               zip(comparison.names, sums.tolist(), strict=True))}
@@ -173,8 +177,8 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
 
 def print_table(run: Run, results: Results) -> None:
   """The last thing on the terminal."""
-  comparison = results.comparison
-  digits = 4 if console.width() >= 36 + 7 * len(run.schema.names) else 3
+  comparison, names = results.comparison, run.schema.names
+  digits = 4 if console.width() >= 36 + 7 * len(names) else 3
   rows = []
   for k, name in enumerate(comparison.names):
     lead = ("", "") if not k else (
@@ -184,29 +188,23 @@ def print_table(run: Run, results: Results) -> None:
         name, *(console.number(value, digits) for value in comparison.auc[k]),
         console.number(comparison.auc_sum[k], digits), *lead))
   console.show(f"AUC on {len(run.test.labels):,} held-out rows",
-               ("", *run.schema.names, "sum", "lead", "s.e."), rows, bold={0})
+               ("", *claims.marked(names, comparison.is_known), "sum", "lead",
+                "s.e."), rows, bold={0})
   print("lead: of harmonrank, with its standard error "
-        f"({comparison.clusters} resampled).\n{verdict(comparison)}")
+        f"(over {comparison.clusters}).", verdict(comparison),
+        *claims.positives(names, comparison.positives, comparison.is_known),
+        sep="\n")
   for value, (count, sums) in results.slices.items():
     best = ", ".join(f"{name} {console.number(s)}" for name, s in zip(
         comparison.names, sums, strict=True) if not name.startswith("own_"))
     print(f"{results.slice_by} = {value} ({count:,} rows): {best}")
 
 
-def verdict(comparison: bootstrap.Comparison) -> str:
+def verdict(comparison: aucs.Comparison) -> str:
   """Which baseline is the best, and whether the ensemble is ahead of all."""
-  rivals = [k for k, name in enumerate(comparison.names)
-            if name not in (ENSEMBLE, CEILING)]
-  low = comparison.lead - console.NORMAL_95 * comparison.lead_error
-  high = comparison.lead + console.NORMAL_95 * comparison.lead_error
-  best = min(rivals, key=lambda k: comparison.lead[k])
-  if all(low[k] > 0 for k in rivals):
-    what = "harmonrank is ahead of every baseline"
-  elif high[best] < 0:
-    what = f"{comparison.names[best]} is ahead of harmonrank"
-  else:
-    unsure = [comparison.names[k] for k in rivals if low[k] <= 0]
-    what = f"harmonrank is not surely ahead of {', '.join(unsure)}"
-  return (f"{what}; best baseline is {comparison.names[best]}, lead "
-          f"{comparison.lead[best]:+.4f}, 95 % interval {low[best]:+.4f} to "
-          f"{high[best]:+.4f}.")
+  leads = {
+      name: claims.Interval(lead, lead - margin, lead + margin)
+      for name, lead, margin in zip(
+          comparison.names, comparison.lead, comparison.lead_margin,
+          strict=True) if name not in (ENSEMBLE, CEILING)}
+  return f"{claims.verdict(ENSEMBLE, leads)}."

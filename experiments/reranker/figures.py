@@ -9,8 +9,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
-from experiments.reranker import judging
 from experiments.reranker import record as record_lib
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import html as html_lib
 from harmonrank_jax.reranker import fidelity as fidelity_lib
@@ -97,7 +97,7 @@ def color_of(name: str, is_trained: bool, is_privileged: bool) -> str:
 
 
 def paired_figure(
-    panels: dict[str, dict[str, judging.Interval]], colors: dict[str, str]
+    panels: dict[str, dict[str, claims.Interval]], colors: dict[str, str]
 ) -> mpl_figure.Figure:
   """Differences of CTR to ppo by kind of world, in the order of the first."""
   names = list(next(iter(panels.values())))
@@ -118,7 +118,7 @@ def paired_figure(
 
 
 def _draw_intervals(
-    axes: mpl_axes.Axes, intervals: Sequence[judging.Interval],
+    axes: mpl_axes.Axes, intervals: Sequence[claims.Interval],
     colors: Sequence[str],
 ) -> None:
   """Intervals from the top down; those far out as numbers at the edge."""

@@ -17,6 +17,7 @@ from experiments.reranker import limits
 from experiments.reranker import policies
 from experiments.reranker import training
 from experiments.reranker import world as world_lib
+from experiments.runs import claims
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import rollout
 
@@ -49,14 +50,6 @@ class Days(NamedTuple):
     return Days(*(values[:, chosen] for values in self))
 
 
-class Interval(NamedTuple):
-  """A mean and its 95 % interval over seeds (t distribution)."""
-
-  mean: float
-  low: float
-  high: float
-
-
 class Summary(NamedTuple):
   """Figures of one policy, over seeds, worlds and days."""
 
@@ -66,7 +59,7 @@ class Summary(NamedTuple):
   reward_by_category: np.ndarray  # `[C]`, a user's day
   diversity: float  # `log det S_Y / K` of a slate
   violation_rate: float  # Share of days with an excess beyond the tolerance.
-  excess: Interval  # Mean cost above the threshold.
+  excess: claims.Interval  # Mean cost above the threshold.
   exposure_share: np.ndarray  # `[C]`
 
 
@@ -76,8 +69,8 @@ class Results(NamedTuple):
   days: dict[str, Days]
   summaries: dict[str, Summary]  # Over the worlds with fatigue and hours.
   static: dict[str, Summary]  # In the static world.
-  paired: dict[str, Interval]  # CTR of ppo minus that of the other.
-  paired_static: dict[str, Interval]
+  paired: dict[str, claims.Interval]  # CTR of ppo minus that of the other.
+  paired_static: dict[str, claims.Interval]
   trained: dict[str, training.Trained]
   contenders: dict[str, policies.Contender]
 
@@ -165,14 +158,14 @@ def compare(
                  trained, contenders)
 
 
-def interval(by_seed: np.ndarray) -> Interval:
-  """The mean of independent values `[S]`; NaN ends for one seed."""
+def interval(by_seed: np.ndarray) -> claims.Interval:
+  """The mean of values `[S]` of seeds, by Student's t; NaN ends for one."""
   mean = float(np.mean(by_seed))
   if len(by_seed) < 2:
-    return Interval(mean, float("nan"), float("nan"))
+    return claims.Interval(mean, float("nan"), float("nan"))
   half = float(stats.t.ppf(0.975, len(by_seed) - 1)) * statistics.stdev(
       map(float, by_seed)) / len(by_seed) ** 0.5
-  return Interval(mean, mean - half, mean + half)
+  return claims.Interval(mean, mean - half, mean + half)
 
 
 def standard_error(by_seed: np.ndarray) -> float:
@@ -182,7 +175,7 @@ def standard_error(by_seed: np.ndarray) -> float:
   return float(np.std(by_seed, ddof=1) / len(by_seed) ** 0.5)
 
 
-def paired(one: Days, other: Days) -> Interval:
+def paired(one: Days, other: Days) -> claims.Interval:
   """Difference of CTR, one minus other, on the same days."""
   return interval((one.ctr - other.ctr).mean(axis=(1, 2)))
 

@@ -19,6 +19,7 @@ from experiments.reranker import limits
 from experiments.reranker import pools
 from experiments.reranker import results as results_lib
 from experiments.reranker import world as world_lib
+from experiments.runs import claims
 from experiments.runs import metrics
 from harmonrank_jax.reranker import fidelity as fidelity_lib
 
@@ -31,7 +32,7 @@ class Lead(NamedTuple):
 
   # The best of those that keep to the limit, or of all if none does.
   rival: str | None
-  ahead: judging.Interval | None  # CTR of ppo minus that of the rival.
+  ahead: claims.Interval | None  # CTR of ppo minus that of the rival.
   rival_keeps: bool  # Whether the rival keeps to the limit.
   keeps: bool  # Whether ppo does.
 

@@ -10,6 +10,7 @@ from experiments.reranker import judging
 from experiments.reranker import limits
 from experiments.reranker import record as record_lib
 from experiments.reranker import results as results_lib
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import html as html_lib
 from harmonrank_jax.reranker import fidelity as fidelity_lib
@@ -40,7 +41,7 @@ def _lead(record: record_lib.Record) -> str:
           "(standard error over seeds)")
   if lead.ahead is not None:
     text += (
-        f", {_ahead_of(lead.ahead, lead.rival)}, the best of the others that "
+        f", {lead.ahead.against(str(lead.rival))}, the best of the others that "
         "do not see what users hide" + (
             " and keep to the diversity asked for" if lead.rival_keeps else
             "; none of them keeps to the diversity asked for"))
@@ -51,15 +52,6 @@ def _lead(record: record_lib.Record) -> str:
     text += (" Even the most varied slates have only "
              f"{-limit.probe.least:.3f}.")
   return text
-
-
-def _ahead_of(ahead: judging.Interval, rival: str | None) -> str:
-  """A difference without its sign, and the side it is on."""
-  side, (mean, low, high) = "ahead of", ahead
-  if mean < 0:
-    side, (mean, low, high) = "behind", (-mean, -high, -low)
-  ends = (console.number(end, signed=True) for end in (low, high))
-  return f"{console.number(mean)} [{', '.join(ends)}] {side} {rival}"
 
 
 def _trade(record: record_lib.Record) -> list[str]:
@@ -111,7 +103,7 @@ def _policies(record: record_lib.Record) -> list[str]:
 
 def _table(
     summaries: dict[str, judging.Summary],
-    paired: dict[str, judging.Interval], privileged: Sequence[str],
+    paired: dict[str, claims.Interval], privileged: Sequence[str],
 ) -> str:
   """ppo first, the others from the best clicks on."""
   order = sorted(

@@ -9,6 +9,7 @@ import numpy as np
 from experiments.reranker import judging
 from experiments.reranker import limits
 from experiments.reranker import world as world_lib
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import errors
 
@@ -46,7 +47,7 @@ def make_summary(
 
 def _compared(
     summaries: dict[str, judging.Summary],
-    paired: dict[str, judging.Interval], names: list[str],
+    paired: dict[str, claims.Interval], names: list[str],
 ) -> dict[str, Any]:
   """Policies as JSON has them, shares and rewards by name of category."""
   by_name = lambda values: dict(zip(names, values.tolist(), strict=True))
@@ -145,9 +146,6 @@ def cells(
       f"{rate:.0%}" if np.isfinite(rate) else "-"]
 
 
-def interval(values: judging.Interval | None) -> str:
-  """A signed mean and its interval, dashes for undefined; "" for None."""
-  if values is None:
-    return ""
-  mean, low, high = (console.number(value, signed=True) for value in values)
-  return f"{mean} [{low}, {high}]"
+def interval(values: claims.Interval | None) -> str:
+  """An interval in a cell; "" for None."""
+  return "" if values is None else str(values)

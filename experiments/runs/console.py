@@ -38,15 +38,42 @@ def show(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *,
     bold: Collection[int] = (),
 ) -> None:
-  """Prints a table: names on the left, numbers flush right."""
-  table = rich_table.Table(
-      title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False)
-  table.add_column(header[0], no_wrap=True)
-  for name in header[1:]:
-    table.add_column(name, justify="right", overflow="fold")
-  for place, row in enumerate(rows):
-    table.add_row(*row, style="bold" if place in bold else None)
-  _console().print(table)
+  """Prints a table: names on the left, numbers flush right.
+
+  Columns that do not fit beside each other stand in tables below, with the
+  names again.
+  """
+  rows, console = [tuple(row) for row in rows], _console()
+  for columns in _bands(header, rows, console.width):
+    table = rich_table.Table(
+        title=title or None, box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(header[0], no_wrap=True)
+    for column in columns:
+      table.add_column(header[column], justify="right", overflow="fold")
+    for place, row in enumerate(rows):
+      table.add_row(row[0], *(row[column] for column in columns),
+                    style="bold" if place in bold else None)
+    console.print(table)
+    title = ""
+
+
+def _bands(
+    header: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[list[int]]:
+  """Numbers of the columns but the first, those that fit in one go together."""
+  # A head may break between words.
+  lengths = [1 + max(len(text) for text in (
+      *head.split(), *(row[column] for row in rows), ""))
+             for column, head in enumerate(header)]
+  bands: list[list[int]] = [[]]
+  left = width - lengths[0]
+  for column, length in enumerate(lengths[1:], 1):
+    if length > left and bands[-1]:
+      bands.append([])
+      left = width - lengths[0]
+    bands[-1].append(column)
+    left -= length
+  return bands
 
 
 def _console() -> rich_console.Console:

@@ -11,41 +11,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runs import console
+from experiments.runs import claims
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import weights as weights_lib
-from harmonrank_jax.evaluation import bootstrap
+from harmonrank_jax.evaluation import aucs
 from harmonrank_jax.evaluation import front
 
 # The AUC without any information, where the dominated volume begins.
 REFERENCE = 0.5
+# AUCs that could have been, to see how volumes vary.
+_DRAWS = 200
 # Vectors of weights at which the one network is evaluated, for each separate
 # network: they cost no training.
 _ASKED = 10
 
 
 class Tradeoff(NamedTuple):
-  """F families at K vectors of weights for M objectives; errors by bootstrap.
-
-  An interval is a value with the ends of its 95 % interval.
-  """
+  """F families at K vectors of weights for M objectives; errors over users."""
 
   names: tuple[str, ...]  # of the objectives
   weights: np.ndarray  # [K, M]; the first row is equal weights
   families: tuple[str, ...]
   auc: np.ndarray  # [F, K, M] on test rows
   auc_error: np.ndarray  # [F, K, M] standard errors
-  volume: np.ndarray  # [F, 3] dominated share of the cube from REFERENCE to 1
-  ratio: np.ndarray  # [F, 3] of volumes to that of separate networks, paired
+  # [F] dominated shares of the cube from REFERENCE to 1, and their ratios to
+  # that of separate networks.
+  volume: list[claims.Interval]
+  ratio: list[claims.Interval]
   # The larger front of the one network, at this many vectors of weights.
   num_asked: int
-  asked_volume: np.ndarray  # [3]
-  asked_ratio: np.ndarray  # [3]
+  asked_volume: claims.Interval
+  asked_ratio: claims.Interval
   value: np.ndarray  # [F] mean over the weights of sum_m w_m AUC_m
-  lead: np.ndarray  # [F, 3] of values over separate networks, paired
+  lead: list[claims.Interval]  # [F] of values over separate networks
   seconds: dict[str, float]  # of training, by family
   num_rows: int
-  clusters: str  # "users" or "rows", what is resampled
+  positives: np.ndarray  # [M] rows with the event
+  is_known: np.ndarray  # [M], whether these are enough for an interval
+  clusters: str  # "users" or "rows", what varies as a whole
   # The same by the probabilities that labels are drawn with, where they are
   # known: without the chance of few positives.
   by_truth: "Tradeoff | None" = None
@@ -55,37 +58,52 @@ def measure_fronts(
     families: dict[str, families_lib.Family],
     weights: np.ndarray,  # [K, M]
     labels: np.ndarray,  # [N, M], each objective of more than one class
-    users: np.ndarray | None,  # [N]; None resamples rows
+    users: np.ndarray | None,  # [N]; None for independent rows
     *,
     names: Sequence[str],
     truth: np.ndarray | None = None,  # [N, M] chances of the labels
     seed: int,
     are_probabilities: bool = False,  # of the labels themselves
 ) -> Tradeoff:
-  """Measures AUCs and volumes, bootstrapped over users."""
+  """Measures AUCs and volumes, with errors over users."""
   asked = _asked_scores(families, weights, seed)
-  points = _resampled_auc(
-      [*(family.scores for family in families.values()), asked], labels, users,
-      seed=seed, are_probabilities=are_probabilities)
-  every = points[:, :-len(asked)].reshape(-1, len(families), *weights.shape)
+  scores = np.concatenate([np.asarray(x, np.float32) for x in (
+      *(family.scores for family in families.values()), asked)])
+  found = aucs.auc_estimates(
+      [aucs.Part(scores, labels, users)],
+      are_probabilities=are_probabilities)
+  shape = (len(families), *weights.shape)
+  auc = found.auc[:-len(asked)]
+  worth = np.zeros((len(families), *found.auc.shape))
+  for f, of_family in enumerate(worth):
+    of_family[f * len(weights):(f + 1) * len(weights)] = weights / len(weights)
+  value = np.sum(worth * found.auc, axis=(1, 2))
+  errors = [[found.contrast(np.outer(point, objective)).error
+             for objective in np.eye(len(names))]
+            for point in np.eye(len(scores))[:len(auc)]]
+  points = found.auc + np.concatenate(
+      [np.zeros((1, *found.auc.shape)), found.draws(_DRAWS, seed=seed)])
   # One box for all fronts.
   upper = points.max(axis=(0, 1))
   rival = list(families).index(families_lib.SEPARATE)
-  value = (every * weights).sum(axis=-1).mean(axis=-1)
   # A product of sides varies by factors: intervals are those of logarithms.
   with np.errstate(divide="ignore", invalid="ignore"):
-    logs = np.log(_volume(every, upper))
+    logs = np.log(_volume(
+        points[:, :-len(asked)].reshape(-1, *shape), upper))
     asked_logs = np.log(_volume(points[:, None, -len(asked):], upper))
     ratios, asked_ratios = (x - logs[:, rival:rival + 1]
                             for x in (logs, asked_logs))
+  intervals = lambda every: [_interval(column, found) for column in every.T]
+  (asked_volume,), (asked_ratio,) = map(intervals, (asked_logs, asked_ratios))
   return Tradeoff(
-      tuple(names), weights, tuple(families), every[0], _standard_error(every),
-      np.exp(_interval(logs)), np.exp(_interval(ratios)), len(asked),
-      np.exp(_interval(asked_logs))[0], np.exp(_interval(asked_ratios))[0],
-      value[0], _interval(value - value[:, rival:rival + 1]),
+      tuple(names), weights, tuple(families), auc.reshape(shape),
+      np.reshape(errors, shape), intervals(logs), intervals(ratios),
+      len(asked), asked_volume, asked_ratio, value,
+      [_lead(found.contrast(each - worth[rival])) for each in worth],
       {name: family.seconds for name, family in families.items()
        if family.seconds is not None},
-      len(labels), "rows" if users is None else "users",
+      len(labels), found.positives, found.is_known,
+      "rows" if users is None else "users",
       None if truth is None else measure_fronts(
           families, weights, truth, users, names=names, seed=seed,
           are_probabilities=True))
@@ -102,20 +120,6 @@ def _asked_scores(
   return asked @ terms.T
 
 
-def _resampled_auc(
-    scores: Sequence[np.ndarray], labels: np.ndarray,
-    users: np.ndarray | None, *, seed: int, are_probabilities: bool,
-) -> np.ndarray:
-  """`[1 + R, S, M]` AUCs of all scores: of all rows, then of R resamples."""
-  stacked = np.concatenate([np.asarray(x, np.float32) for x in scores])
-  auc, replicates = bootstrap.bootstrap_auc(
-      [bootstrap.Part(stacked, labels, users)], seed=seed,
-      are_probabilities=are_probabilities)
-  # A resample may lack the few positives of an objective.
-  is_defined = ~np.isnan(replicates).any(axis=(1, 2))
-  return np.concatenate([auc[None], replicates[is_defined]])
-
-
 def _volume(points: np.ndarray, upper: np.ndarray) -> np.ndarray:
   """`[1 + R, F]` dominated shares of the cube by points `[1 + R, F, K, M]`."""
   size = points.shape[-1]
@@ -125,19 +129,22 @@ def _volume(points: np.ndarray, upper: np.ndarray) -> np.ndarray:
   return np.asarray(volume, np.float64) / (1 - REFERENCE) ** size
 
 
-def _standard_error(every: np.ndarray) -> np.ndarray:
-  """Standard deviation over all but the first; NaN where one is undefined."""
-  if len(every) < 3:
-    return np.full(every.shape[1:], np.nan)
-  known = np.isfinite(every).all(axis=0)
-  return np.where(
-      known, np.std(np.where(known, every, 0)[1:], axis=0, ddof=1), np.nan)
+def _interval(
+    every: np.ndarray, found: aucs.AucEstimates
+) -> claims.Interval:
+  """What logarithms are of: the first of `[1 + R]`, the others are draws."""
+  margin = np.nan
+  if np.isfinite(every).all() and found.is_known.all():
+    margin = aucs.Estimate(
+        every[0], float(np.std(every[1:], ddof=1)),
+        1 / float(np.diag(found.spread).max())).margin
+  return claims.Interval(*np.exp([
+      every[0], every[0] - margin, every[0] + margin]).tolist())
 
 
-def _interval(every: np.ndarray) -> np.ndarray:
-  """`[F, 3]`: the first of `[1 + R, F]`, with the ends of its interval."""
-  margin = console.NORMAL_95 * _standard_error(every)
-  return np.stack([every[0], every[0] - margin, every[0] + margin], axis=1)
+def _lead(estimate: aucs.Estimate) -> claims.Interval:
+  value, margin = estimate.value, estimate.margin
+  return claims.Interval(value, value - margin, value + margin)
 
 
 def pairs_in_conflict(tradeoff: Tradeoff) -> list[tuple[int, int]]:

@@ -1,5 +1,6 @@
 """The report of a sweep over the weights of objectives."""
 
+from collections.abc import Sequence
 import html
 import json
 import pathlib
@@ -8,6 +9,7 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 import numpy as np
 
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.runs import html as html_lib
 from experiments.tradeoff import families as families_lib
@@ -61,8 +63,8 @@ def _volume_section(tradeoff: front_lib.Tradeoff) -> list[str]:
       "<h2>Hypervolume and training time</h2>",
       "<p>The share of the cube of AUCs from "
       f"{front_lib.REFERENCE} to 1 that lies below some point of a front, "
-      f"with 95 % intervals by resampling {tradeoff.clusters}. Families are "
-      "compared on the same resamples: the ratio is better known than the "
+      f"with 95 % intervals over {tradeoff.clusters}. Families are compared "
+      "on the same rows: the ratio is better known than the "
       "volumes. Training is that of all networks of a family, with "
       "compilation.</p>",
       html_lib.svg(_volume_figure(tradeoff))]
@@ -78,10 +80,13 @@ def _number_sections(tradeoff: front_lib.Tradeoff) -> list[str]:
           for f, name in enumerate(tradeoff.families)]),
       "<h2>AUC at equal weights</h2>",
       "<p>± standard errors.</p>",
-      html_lib.html_table(["", *tradeoff.names], [
-          [name, *map(console.with_error, tradeoff.auc[f, 0],
-                      tradeoff.auc_error[f, 0])]
-          for f, name in enumerate(tradeoff.families)])]
+      html_lib.html_table(
+          ["", *claims.marked(tradeoff.names, tradeoff.is_known)], [
+              [name, *map(console.with_error, tradeoff.auc[f, 0],
+                          tradeoff.auc_error[f, 0])]
+              for f, name in enumerate(tradeoff.families)]),
+      *(f"<p>{html.escape(line)}</p>" for line in claims.positives(
+          tradeoff.names, tradeoff.positives, tradeoff.is_known))]
 
 
 def _front_figure(
@@ -117,12 +122,12 @@ def _volume_figure(tradeoff: front_lib.Tradeoff) -> mpl_figure.Figure:
   volume, ratio, seconds = figure.subplots(1, 3)
   places = np.arange(len(families))[::-1]
   colors = [COLORS[name] for name in families]
-  volume.barh(places, tradeoff.volume[:, 0], color=colors, height=0.6,
-              xerr=_whiskers(tradeoff.volume), ecolor="#444")
+  volume.barh(places, [each.mean for each in tradeoff.volume], color=colors,
+              height=0.6, xerr=_whiskers(tradeoff.volume), ecolor="#444")
   volume.set_yticks(places, families)
   volume.set_xlabel("hypervolume")
   for f, place in enumerate(places):
-    ratio.errorbar(100 * tradeoff.ratio[f, 0], place, fmt="o", ms=5,
+    ratio.errorbar(100 * tradeoff.ratio[f].mean, place, fmt="o", ms=5,
                    xerr=100 * _whiskers(tradeoff.ratio[f:f + 1]),
                    color=colors[f])
   ratio.axvline(100, color=COLORS[families_lib.SEPARATE], lw=1)
@@ -143,7 +148,7 @@ def _volume_figure(tradeoff: front_lib.Tradeoff) -> mpl_figure.Figure:
   return figure
 
 
-def _whiskers(intervals: np.ndarray) -> np.ndarray:
-  """`[2, F]` lengths of `[F, 3]` values with ends; 0 where undefined."""
+def _whiskers(intervals: Sequence[claims.Interval]) -> np.ndarray:
+  """`[2, F]` lengths of F values with ends; 0 where undefined."""
   value, low, high = np.asarray(intervals).T
   return np.nan_to_num(np.stack([value - low, high - value]))

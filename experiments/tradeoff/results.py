@@ -1,10 +1,12 @@
 """What a sweep says: the content of its summary, its verdict, its tables."""
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.runs import claims
 from experiments.runs import console
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import front as front_lib
@@ -37,15 +39,18 @@ def summary(tradeoff: front_lib.Tradeoff) -> dict[str, Any]:
                 "hypervolume": _interval(tradeoff.asked_volume),
                 "ratio_to_separate": _interval(tradeoff.asked_ratio)},
       "by_truth": by_truth, "reference": front_lib.REFERENCE,
-      "test_rows": tradeoff.num_rows, "resampled": tradeoff.clusters}
+      "test_rows": tradeoff.num_rows, "clusters": tradeoff.clusters,
+      "positives": dict(zip(names, tradeoff.positives.tolist(), strict=True)),
+      "enough_positives": dict(zip(
+          names, tradeoff.is_known.tolist(), strict=True))}
 
 
 def _by_name(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
   return dict(zip(names, values.tolist(), strict=True))
 
 
-def _interval(values: np.ndarray) -> dict[str, float]:
-  return _by_name(("value", "low", "high"), values)
+def _interval(interval: claims.Interval) -> dict[str, float]:
+  return {"value": interval.mean, "low": interval.low, "high": interval.high}
 
 
 def verdict(tradeoff: front_lib.Tradeoff) -> str:
@@ -67,23 +72,24 @@ def verdict(tradeoff: front_lib.Tradeoff) -> str:
           f"{seconds[families_lib.SEPARATE]:.1f} s.")
 
 
-def _share(ratio: np.ndarray) -> str:
-  """A ratio `[3]` in percent, with its interval where it has one."""
-  if not np.isfinite(ratio[0]):
+def _share(ratio: claims.Interval) -> str:
+  """A ratio in percent, with its interval where it has one."""
+  if not np.isfinite(ratio.mean):
     return "an undefined part"
-  value, low, high = (f"{x:.1%}" for x in ratio)
-  return value + (_within(low, high) if np.isfinite(ratio[1]) else "")
+  return _within(ratio, lambda x: f"{x:.1%}")
 
 
-def _difference(lead: np.ndarray) -> str:
-  if not np.isfinite(lead).all():
+def _difference(lead: claims.Interval) -> str:
+  if not np.isfinite(lead.mean):
     return "what is undefined"
-  value, low, high = (f"{x:+.4f}" for x in lead)
-  return value + _within(low, high)
+  return _within(lead, lambda x: f"{x:+.4f}")
 
 
-def _within(low: str, high: str) -> str:
-  return f" (95 % interval {low} to {high})"
+def _within(interval: claims.Interval, number: Callable[[float], str]) -> str:
+  if interval.standing == claims.UNKNOWN:
+    return f"{number(interval.mean)} (no interval: too few positives)"
+  value, low, high = map(number, interval)
+  return f"{value} (95 % interval {low} to {high})"
 
 
 def cells(tradeoff: front_lib.Tradeoff, family: int) -> list[str]:
@@ -99,7 +105,9 @@ def cells(tradeoff: front_lib.Tradeoff, family: int) -> list[str]:
           "-" if seconds is None else f"{seconds:.1f} s"]
 
 
-def _interval_cells(values: np.ndarray, *, signed: bool = False) -> list[str]:
+def _interval_cells(
+    values: claims.Interval, *, signed: bool = False
+) -> list[str]:
   value, low, high = (console.number(x, signed=signed) for x in values)
   return [value, "-" if low == "-" else f"{low} to {high}"]
 
@@ -111,13 +119,15 @@ def print_table(tradeoff: front_lib.Tradeoff) -> None:
         (family, *rows[f]) for f, family in enumerate(tradeoff.families)),
                  bold={0})
 
+  names = tradeoff.names
   each = [cells(tradeoff, f) for f in range(len(tradeoff.families))]
   # The verdict has the lead.
   show(f"{len(tradeoff.weights)} weights of {len(tradeoff.names)} objectives, "
        f"{tradeoff.num_rows:,} held-out rows", (*HEADER[:4], HEADER[-1]),
        [[*row[:4], row[-1]] for row in each])
-  show("AUC at equal weights", tradeoff.names, [
+  show("AUC at equal weights", claims.marked(names, tradeoff.is_known), [
       [console.number(value, 3) for value in auc[0]] for auc in tradeoff.auc])
   print("hypervolume: dominated share of the cube of AUCs from "
-        f"{front_lib.REFERENCE} to 1, by resampling {tradeoff.clusters}.\n"
-        f"{verdict(tradeoff)}")
+        f"{front_lib.REFERENCE} to 1.", verdict(tradeoff),
+        *claims.positives(names, tradeoff.positives, tradeoff.is_known),
+        sep="\n")

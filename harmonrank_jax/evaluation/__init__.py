@@ -1,10 +1,12 @@
 """How good a ranking or a policy is, and how sure that is."""
 
-from harmonrank_jax.evaluation.bootstrap import Comparison
-from harmonrank_jax.evaluation.bootstrap import Part
-from harmonrank_jax.evaluation.bootstrap import bootstrap_auc
-from harmonrank_jax.evaluation.bootstrap import bootstrap_group_auc
-from harmonrank_jax.evaluation.bootstrap import compare
+from harmonrank_jax.evaluation.aucs import AucEstimates
+from harmonrank_jax.evaluation.aucs import Comparison
+from harmonrank_jax.evaluation.aucs import Estimate
+from harmonrank_jax.evaluation.aucs import Part
+from harmonrank_jax.evaluation.aucs import auc_estimates
+from harmonrank_jax.evaluation.aucs import compare
+from harmonrank_jax.evaluation.aucs import group_auc_estimates
 from harmonrank_jax.evaluation.calibration_error import (
     expected_calibration_error,
 )
@@ -20,14 +22,16 @@ from harmonrank_jax.evaluation.off_policy_weights import shrink_weights
 from harmonrank_jax.evaluation.off_policy_weights import value_lower_bound
 
 __all__ = [
+    "AucEstimates",
     "Comparison",
+    "Estimate",
     "OffPolicyValue",
     "Part",
-    "bootstrap_auc",
-    "bootstrap_group_auc",
+    "auc_estimates",
     "cascade_slate_value",
     "compare",
     "expected_calibration_error",
+    "group_auc_estimates",
     "hypervolume",
     "importance_weights",
     "independent_slate_value",

@@ -1,17 +1,12 @@
-"""Sums of labels times ranks: the numerators and denominators of AUCs.
+"""Rows in order, and sums of labels times ranks: what AUCs are made of."""
 
-Rows have the weights of the groups (users) that they are in; a resample of
-groups is one vector of weights.
-"""
-
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Ordered(NamedTuple):
-  """Rows in the order of their scores; sorted once for all resamples."""
+  """Rows in the order of their scores."""
 
   groups: np.ndarray  # [N]
   labels: np.ndarray  # [N, M] float64
@@ -29,49 +24,6 @@ class Ordered(NamedTuple):
     run = None if opens.all() else np.cumsum(opens) - 1
     return cls(groups[order], labels[order].astype(np.float64), run,
                np.append(np.flatnonzero(opens), len(scores)))
-
-  def rank_sums(self, group_weights: np.ndarray) -> np.ndarray:
-    """`[M]` weighted sums of label times centred mid-rank; weights `[G]`."""
-    weights = group_weights[self.groups]
-    total = np.cumsum(weights)
-    middle = 0.5 * total[-1]
-    if self.run is None:
-      ranks = total - 0.5 * weights - middle
-    else:
-      below = np.concatenate([[0.0], total])[self.ends]
-      ranks = (0.5 * (below[:-1] + below[1:]) - middle)[self.run]
-    return (weights * ranks) @ self.labels
-
-
-def ideal_rank_sums(
-    labels: np.ndarray, groups: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-  """From weights `[G]` to the `[M]` rank sums of a perfect ranking."""
-  ideals = [Ordered.of(column, groups, column[:, None])
-            for column in labels.T]
-  return lambda weights: np.array([
-      ideal.rank_sums(weights)[0] for ideal in ideals])
-
-
-def half_of_pairs(
-    labels: np.ndarray, groups: np.ndarray
-) -> Callable[[np.ndarray], np.ndarray]:
-  """From weights `[G]` to `[M]` halves of the expected pairs of two classes.
-
-  Labels are probabilities. Rank sums of a perfect ranking have this mean over
-  many rows drawn.
-  """
-  chances = labels.astype(np.float64)
-  # A row makes no pair with itself.
-  itself = chances * (1 - chances)
-
-  def half(weights: np.ndarray) -> np.ndarray:
-    weights = weights[groups]
-    positive = weights @ chances
-    return 0.5 * (positive * (weights.sum() - positive)
-                  - np.square(weights) @ itself)
-
-  return half
 
 
 def rank_sums_within(

@@ -39,7 +39,7 @@ def evaluate(cells, tests, schema=rows_lib.SCHEMA, without="like", truths=()):
   """The table of one condition."""
   return tables.evaluate(
       studies.Condition("all"), schema, cells, tests,
-      truths, without=without, seed=0)
+      truths, without=without)
 
 
 def record(*measured, num_seeds=3, left_out=()):

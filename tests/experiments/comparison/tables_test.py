@@ -7,8 +7,8 @@ import pytest
 from scipy import stats
 
 from experiments.comparison import cells as cells_lib
-from experiments.comparison import tables
 from experiments.comparison import text
+from experiments.runs import claims
 from tests.experiments import rows as rows_lib
 from tests.experiments.comparison import made_up
 
@@ -69,7 +69,7 @@ def test_leads_are_over_the_strongest_baseline(table):
     assert lead.mean == pytest.approx(
         sums.total[k] - sums.total[strongest], abs=1e-9)
     assert (lead.low + lead.high) / 2 == pytest.approx(lead.mean, abs=1e-9)
-  assert sums.leads[strongest] == tables.Lead(0, 0, 0)
+  assert sums.leads[strongest] == claims.Interval(0, 0, 0)
   assert sums.leads[ours].mean > 0 > sums.leads[0].mean
   baselines = {"equal_sum", "score_bce", "closed_form"}
   kinds = (table.overall, table.within_users, table.without_one)
@@ -164,7 +164,7 @@ def test_intervals_are_those_of_resampled_users(blocks):
       cells["aligned_soft_auc_average"].scores
       + 8 * (rows.user % 3).astype(np.float32))
   table = made_up.evaluate([cells], [rows])
-  assert table.within_users.rivals["equal_sum"] == tables.Lead(0, 0, 0)
+  assert table.within_users.rivals["equal_sum"] == claims.Interval(0, 0, 0)
   assert table.overall.rivals["equal_sum"].low > 0
   pair = [cells[name].scores
           for name in ("aligned_soft_auc_average", "closed_form")]

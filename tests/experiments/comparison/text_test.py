@@ -3,8 +3,8 @@
 import json
 
 from experiments.comparison import studies
-from experiments.comparison import tables
 from experiments.comparison import text
+from experiments.runs import claims
 from experiments.runs import workdir as workdir_lib
 from tests.experiments import rows as rows_lib
 from tests.experiments.comparison import made_up
@@ -34,26 +34,27 @@ def test_the_table_is_markdown(table):
 
 
 def test_the_verdict_names_baselines_that_may_be_ahead(table):
-  rivals = {"equal_sum": tables.Lead(0.3, 0.2, 0.4),
-            "score_bce": tables.Lead(0.05, -0.01, 0.11)}
+  rivals = {"equal_sum": claims.Interval(0.3, 0.2, 0.4),
+            "score_bce": claims.Interval(0.05, -0.01, 0.11)}
   with_rivals = lambda sums: table._replace(
       overall=table.overall._replace(rivals=rivals), by_truth=sums)
   said = text.verdict(with_rivals(None))
   assert "ahead of score_bce; the best baseline is score_bce: +0.05" in said
   assert "not surely" in said and "equal_sum" not in said
-  rivals["score_bce"] = tables.Lead(0.05, 0.01, 0.09)
+  rivals["score_bce"] = claims.Interval(0.05, 0.01, 0.09)
   said = text.verdict(with_rivals(table.overall._replace(
-      rivals={"equal_sum": tables.Lead(-0.2, -0.3, -0.1)})))
+      rivals={"equal_sum": claims.Interval(-0.2, -0.3, -0.1)})))
   first, second = said.split(" By the true probabilities ")
   assert "ahead of every baseline; the best baseline is score_bce" in first
-  assert "equal_sum is ahead of aligned" in second
-  assert "users resampled, and seeds" in second
+  assert second.startswith(
+      "ahead of aligned_soft_auc_average: equal_sum; the best")
+  assert "(over users and seeds)" in second
 
 
 def test_the_verdict_counts_many_baselines_and_speaks_of_users(table):
-  unsure = {f"baseline_{k}": tables.Lead(0.1 * k, -1, 1) for k in range(4)}
+  unsure = {f"baseline_{k}": claims.Interval(0.1 * k, -1, 1) for k in range(4)}
   of = lambda rivals: table.overall._replace(rivals=rivals)
-  sure = {"score_bce": tables.Lead(0.2, 0.1, 0.3)}
+  sure = {"score_bce": claims.Interval(0.2, 0.1, 0.3)}
   lists = table._replace(
       condition=studies.Condition("lists_user", lists="user"),
       overall=of({**unsure, **sure}), within_users=of(sure),

@@ -3,8 +3,8 @@
 import pytest
 
 from experiments.reranker import figures
-from experiments.reranker import judging
 from experiments.reranker import record as record_lib
+from experiments.runs import claims
 
 
 @pytest.mark.parametrize("name, shown", [
@@ -43,7 +43,7 @@ def test_policies_are_numbered_from_the_best_clicks_on():
 
 def test_differences_far_out_are_numbers_at_the_edge():
   intervals = {
-      name: judging.Interval(mean, mean - 0.001, mean + 0.001)
+      name: claims.Interval(mean, mean - 0.001, mean + 0.001)
       for name, mean in [("a", -0.2), ("b", 0.01), ("c", 0.02)]}
   figure = figures.paired_figure(
       {"moving": intervals}, dict.fromkeys(intervals, "red"))

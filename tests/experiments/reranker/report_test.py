@@ -267,8 +267,7 @@ def test_the_report_is_one_file_with_everything(modern):
 def test_the_lead_is_over_the_best_that_may_be_compared(modern):
   page, results = modern
   lead = read(page)["p"][0]
-  mean, low, high = results.paired["bandit"]
-  assert f"{mean:.4f} [{low:+.4f}, {high:+.4f}] ahead of bandit" in lead
+  assert f"ahead of bandit ({results.paired['bandit']})" in lead
   ours = results.summaries["ppo"]
   assert f"CTR {ours.ctr:.4f} ± {ours.ctr_error:.4f}" in lead
   assert f"-1.000 asked for, {ours.diversity:.3f} reached." in lead

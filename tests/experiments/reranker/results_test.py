@@ -10,6 +10,7 @@ from experiments.reranker import limits
 from experiments.reranker import results
 from experiments.reranker import training
 from experiments.reranker import world as world_lib
+from experiments.runs import claims
 
 PROBE = limits.Probe(0.4, 1.2, np.ones(1), 1.0)
 
@@ -37,7 +38,7 @@ def made_up(costs, shares, excess, *, floors):
   summaries = {
       name: judging.Summary(
           0.4, 0.01, 1.0, np.ones(2), -cost, 0.5,
-          judging.Interval(cost - 1.0, np.nan, np.nan), np.array(shares))
+          claims.Interval(cost - 1.0, np.nan, np.nan), np.array(shares))
       for name, cost in costs.items()}
   best = training.Best(None, np.zeros(3, int), np.array(excess), np.zeros(3))
   trained = training.Trained(None, training.State(None, best), 1.0)
@@ -86,7 +87,7 @@ def test_every_trained_policy_is_held_to_what_was_asked():
 
 
 def test_intervals_have_signs_and_dashes():
-  assert results.interval(judging.Interval(0.01, -0.02, 0.04)) == (
+  assert results.interval(claims.Interval(0.01, -0.02, 0.04)) == (
       "+0.0100 [-0.0200, +0.0400]")
-  assert results.interval(judging.Interval(0.01, np.nan, np.nan)) == (
+  assert results.interval(claims.Interval(0.01, np.nan, np.nan)) == (
       "+0.0100 [-, -]")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk_metrics
 
+from experiments.runs import claims
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import front as front_lib
 from experiments.tradeoff import weights as weights_lib
@@ -23,29 +24,29 @@ def test_measures_are_those_of_the_scores(measured):
       tradeoff.value, (tradeoff.auc * tradeoff.weights).sum(-1).mean(-1),
       rtol=1e-6)
   np.testing.assert_allclose(
-      tradeoff.ratio[:, 0], tradeoff.volume[:, 0] / tradeoff.volume[1, 0],
+      [each.mean for each in tradeoff.ratio],
+      [each.mean / tradeoff.volume[1].mean for each in tradeoff.volume],
       rtol=1e-6)
 
 
 def test_intervals_are_around_values_and_paired(measured):
   _, _, tradeoff = measured
   for intervals in (tradeoff.volume, tradeoff.ratio[::2], tradeoff.lead[::2]):
-    value, low, high = intervals.T
-    assert (low < value).all() and (value < high).all()
+    assert all(each.low < each.mean < each.high for each in intervals)
   # Noise is surely worse; the ratio is better known than a volume.
-  assert tradeoff.lead[0, 1] > 0
+  assert tradeoff.lead[0].standing == claims.AHEAD
   width = lambda row: np.log(row[2] / row[1])
   assert width(tradeoff.ratio[0]) < width(tradeoff.volume[0])
-  np.testing.assert_array_equal(tradeoff.ratio[1], 1)
+  assert tradeoff.ratio[1] == claims.Interval(1, 1, 1)
 
 
 def test_asking_for_more_weights_only_adds_to_a_front(measured):
   _, _, tradeoff = measured
   # The weights of the others are among them.
   assert tradeoff.num_asked == 80
-  assert tradeoff.asked_volume[0] >= tradeoff.volume[0, 0]
-  assert tradeoff.asked_ratio[0] == pytest.approx(
-      tradeoff.asked_volume[0] / tradeoff.volume[1, 0])
+  assert tradeoff.asked_volume.mean >= tradeoff.volume[0].mean
+  assert tradeoff.asked_ratio.mean == pytest.approx(
+      tradeoff.asked_volume.mean / tradeoff.volume[1].mean)
 
 
 def test_what_is_known_by_truth_is_known_better():
@@ -61,7 +62,7 @@ def test_what_is_known_by_truth_is_known_better():
   scores = families[families_lib.ONE].scores[2]
   expected = np.mean([sk_metrics.roc_auc_score(y, scores) for y in drawn])
   assert known.auc[0, 2, 1] == pytest.approx(expected, abs=0.005)
-  width = lambda rows: rows[0, 2] - rows[0, 1]
+  width = lambda rows: rows[0].high - rows[0].low
   for name in ("volume", "ratio", "lead"):
     assert width(getattr(known, name)) < 0.7 * width(getattr(tradeoff, name))
 

@@ -22,7 +22,8 @@ def test_the_sample_tells_the_aucs_of_all_rows(tmp_path):
   nothing = np.full((3, 3), np.nan)
   tradeoff = front_lib.Tradeoff(
       cases.NAMES, weights, tuple(families), auc, 0 * auc, nothing, nothing, 80,
-      nothing[0], nothing[0], nothing[0], nothing, {}, len(labels), "users")
+      nothing[0], nothing[0], nothing[0], nothing, {}, len(labels),
+      labels.sum(axis=0), np.ones(3, bool), "users")
   path = tmp_path / "tradeoff.html"
   page_lib.write(
       path, tradeoff, cases.page_terms(families), labels)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 
+from experiments.runs import claims
 from experiments.tradeoff import families as families_lib
 from experiments.tradeoff import results
 
@@ -13,7 +14,7 @@ def test_the_summary_and_the_words_for_it(measured):
   summary = results.summary(tradeoff)
   assert json.loads(json.dumps(summary)) == summary
   ours = summary["families"][families_lib.ONE]
-  assert ours["hypervolume"]["value"] == tradeoff.volume[0, 0]
+  assert ours["hypervolume"]["value"] == tradeoff.volume[0].mean
   assert ours["training_seconds"] == 2
   assert summary["families"]["closed form"]["training_seconds"] is None
   assert len(ours["auc"]) == len(summary["weights"]) == 8
@@ -24,22 +25,23 @@ def test_the_summary_and_the_words_for_it(measured):
 
 def test_a_volume_that_is_undefined_is_a_dash(measured):
   _, _, tradeoff = measured
-  nothing = tradeoff._replace(volume=np.full((3, 3), np.nan),
-                           ratio=np.full((3, 3), np.nan),
-                           asked_ratio=np.full(3, np.nan))
+  undefined = claims.Interval(np.nan, np.nan, np.nan)
+  nothing = tradeoff._replace(volume=[undefined] * 3, ratio=[undefined] * 3,
+                              asked_ratio=undefined)
   assert results.cells(nothing, 0)[:4] == ["-"] * 4
   assert "an undefined part" in results.verdict(nothing)
 
 
 def test_the_true_probabilities_are_told_beside(measured):
   _, _, tradeoff = measured
-  truth = tradeoff._replace(ratio=tradeoff.ratio / 2)
+  truth = tradeoff._replace(ratio=[claims.Interval(*(x / 2 for x in each))
+                                   for each in tradeoff.ratio])
   both = tradeoff._replace(by_truth=truth)
   content = results.summary(both)["by_truth"]
   ours = content["families"][families_lib.ONE]
-  assert ours["ratio_to_separate"]["value"] == truth.ratio[0, 0]
+  assert ours["ratio_to_separate"]["value"] == truth.ratio[0].mean
   assert "training_seconds" not in ours
-  assert (f"true probabilities its front has {truth.ratio[0, 0]:.1%}"
+  assert (f"true probabilities its front has {truth.ratio[0].mean:.1%}"
           in results.verdict(both))
 
 
