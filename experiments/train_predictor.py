@@ -28,7 +28,6 @@ from experiments.predictor import results
 from experiments.predictor import task as task_lib
 from experiments.predictor.config import Config
 from experiments.runs import flags
-from experiments.runs import logs
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
 
@@ -64,7 +63,6 @@ def publish(
       task.base_rates[task_lib.FULL])
   summary = results.summary(config, inputs, task, fitted, logits, measures)
   workdir_lib.write_json(workdir / "summary.json", summary)
-  logs.warn_of_one_class(schema, inputs.test.labels > 0, "test")
   report.write_report(
       workdir, schema.names, measures, len(test_logits), summary["config"])
   results.print_table(schema.names, measures, len(test_logits))

@@ -85,7 +85,9 @@ def _read_block(
   truth = None
   if is_embedded:
     truth = np.stack([table[name].to_numpy() for name in true], axis=1)
-  logs.warn_of_one_class(schema, test.labels, "test")
+  for batch, purpose in ((train, "train"), (validation, "validate"),
+                         (test, "test")):
+    logs.check_classes(schema, batch.labels, purpose)
   return Block(features.vocabulary_sizes, train, validation, test, truth)
 
 

@@ -64,10 +64,14 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
   test_table = splits.read_rows(
       source.eval_log or source.log, schema.columns,
       None if source.eval_log else split.rows(splits.TEST))
-  return Inputs(
-      source, features, table, features_lib.encode(features, schema, table),
-      split.part(table) == splits.VALIDATION, test_table,
-      features_lib.encode(features, schema, test_table))
+  rows = features_lib.encode(features, schema, table)
+  is_validation = split.part(table) == splits.VALIDATION
+  test = features_lib.encode(features, schema, test_table)
+  for labels, purpose in (
+      (rows.labels[~is_validation], "train"),
+      (rows.labels[is_validation], "validate"), (test.labels, "test")):
+    logs.check_classes(schema, labels > 0, purpose)
+  return Inputs(source, features, table, rows, is_validation, test_table, test)
 
 
 def read_source(config: Config, workdir: pathlib.Path) -> Source:

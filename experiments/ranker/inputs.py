@@ -65,6 +65,7 @@ def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
     slices = (config.slice_by, logs.as_slices(
         table[config.slice_by], config.slice_by in schema.numeric))
   batch = features_lib.encode(inputs.model.features, schema, table)
+  logs.check_classes(schema, batch.labels, "test")
   return Test(batch, truth, slices)
 
 
@@ -92,8 +93,8 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
         model.features, schema, splits.read_rows(log, schema.columns, keep))
 
   sample, validation = read(splits.TRAIN), read(splits.VALIDATION)
-  logs.warn_of_one_class(schema, sample.labels, "train")
-  logs.warn_of_one_class(schema, validation.labels, "validate")
+  logs.check_classes(schema, sample.labels, "train")
+  logs.check_classes(schema, validation.labels, "validate")
   batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return Inputs(

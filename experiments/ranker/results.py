@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments.runs import claims
 from experiments.runs import console
-from experiments.runs import logs
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import baselines
@@ -85,7 +84,6 @@ def evaluate(run: Run) -> Results:
   comparison = aucs.compare(
       methods, run.test.labels, run.test.user if schema.user else None,
       objective_weights=run.objective_weights)
-  logs.warn_of_one_class(schema, run.test.labels, "test")
   group_by = "request" if run.config["lists"] == "request" else next(
       (role for role in ("user", "request") if getattr(schema, role)), None)
   group_auc = None

@@ -89,6 +89,8 @@ def fit_log(config: config_lib.Config, log: slate_logs.SlateLog) -> FittedLog:
   """Fits the response, and makes the worlds."""
   is_held_out = slate_logs.held_out_days(log)
   first, last = log.of_days(~is_held_out), log.of_days(is_held_out)
+  for part, days in ((first, "first"), (last, "last")):
+    _check_clicks(part, days)
   names = log.category_names
   values, floors = (
       flags.numbers_by_name(flag, getattr(config, flag) or (), names, default,
@@ -129,6 +131,22 @@ def _check(
     raise errors.UserError(
         f"--num_slots={config.num_slots}, but no slate of the log has more "
         f"than {positions} positions: nothing is known of those below.")
+
+
+def _check_clicks(log: slate_logs.SlateLog, part: str) -> None:
+  """Whether a response can be fitted to a part of the log."""
+  clicks = log.clicks[log.where]
+  if clicks.all() or not clicks.any():
+    raise errors.UserError(
+        f"all {len(clicks):,} exposures of the {part} days are "
+        f"{'clicked' if clicks.all() else 'without a click'}: how users "
+        "respond is fitted to the first days and judged by the last, and both "
+        "need clicks and exposures without one.")
+  for values, what in ((log.log_odds, "the predicted click"),
+                       (log.categories, "the category")):
+    if (values[log.where] == values[log.where][0]).all():
+      errors.warn(f"{what} is the same in all exposures of the {part} days: "
+                  "nothing can be learnt from it.")
 
 
 def _make_simulator(

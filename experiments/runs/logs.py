@@ -73,14 +73,22 @@ def open_eval_log(
   return eval_log
 
 
-def warn_of_one_class(
+def check_classes(
     schema: schema_lib.Schema, labels: np.ndarray, purpose: str
 ) -> None:
-  """Names the objectives `[N, M]` without an AUC in the rows for a purpose."""
-  for name, column in zip(schema.names, labels.T, strict=True):
-    if (column == column[0]).all():
-      errors.warn(f"objective {name!r} has one class only in the rows to "
-                  f"{purpose} on; its AUC is undefined.")
+  """Names objectives `[N, M]` without an AUC in the rows for a purpose.
+
+  If none has one, that is a `UserError`.
+  """
+  is_constant = (labels == labels[:1]).all(axis=0)
+  if is_constant.all():
+    raise errors.UserError(
+        f"no objective has two classes in the {len(labels):,} rows to "
+        f"{purpose} on ({', '.join(schema.names)}): there is nothing to rank "
+        "by.")
+  for name in itertools.compress(schema.names, is_constant):
+    errors.warn(f"objective {name!r} has one class only in the rows to "
+                f"{purpose} on; its AUC is undefined.")
 
 
 def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:

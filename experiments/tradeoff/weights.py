@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.runs import errors
-from experiments.runs import logs
 from harmonrank_jax.data import schema as schema_lib
 
 
@@ -33,7 +32,6 @@ def swept_objectives(
   """Places of the objectives that have an AUC on test rows."""
   swept = [m for m, column in enumerate(labels.T)
            if (column != column[0]).any()]
-  logs.warn_of_one_class(schema, labels, "test")
   left_out = [name for m, name in enumerate(schema.names) if m not in swept]
   if left_out:
     errors.warn(f"the sweep leaves out {', '.join(left_out)}.")

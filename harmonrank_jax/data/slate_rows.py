@@ -24,7 +24,7 @@ class SlateColumns(NamedTuple):
   request: str = "request_id"
   item: str = "item_id"
   time: str = "time_ms"  # Milliseconds, or a timestamp.
-  position: str = "position"  # Ascends down the slate, from any number.
+  position: str = "position"  # Ascends down the slate, from 0, 1 or later.
   click: str = "click"  # 0 or 1.
   score: str = "score_click"  # Predicted probability of a click.
   category: str = "category"  # Text or integers.
@@ -145,11 +145,16 @@ def _checked(
       items_lib.one_array(table[columns.item]), value_set=item_ids)
   checks.fail_at(pc.is_null(item), table, columns.item, place,
                  "the table of items does not have it")
-  request, slot = _slots(table, columns, place)
+  request = np.unique(features_lib.id_numbers(table, columns.request),
+                      return_inverse=True)[1]
   user = features_lib.id_numbers(table, columns.user)
+  # Before positions, which clash if requests of two users are taken for one.
   checks.fail_at(
       user != first_of(request, user)[request], table, columns.user, place,
-      "its request has another user in an earlier row")
+      "its request has another user in an earlier row (ids of requests must "
+      "not start again for each user)")
+  time = features_lib.times(table, columns.time)
+  slot = _slots(table, request, time, columns, place)
   score = _probabilities(
       table, columns.score, place, "the predicted click")
   value_score = None
@@ -157,34 +162,47 @@ def _checked(
     value_score = _probabilities(
         table, columns.value_score, place,
         "the predicted click with conversion")
+  click = _flags(table, columns.click)
+  if click.all() or not click.any():
+    raise schema_lib.DataError(
+        f"{place.where}: column {columns.click!r} is {int(click[0])} in all "
+        f"{len(click):,} rows; how users respond is seen where some rows are "
+        "clicked and others are not.")
   return Rows(
       item=item.to_numpy().astype(np.int64), request=request, slot=slot,
-      user=user, time=features_lib.times(table, columns.time), score=score,
-      value_score=value_score, click=_flags(table, columns.click),
+      user=user, time=time, score=score, value_score=value_score, click=click,
       dismissed=_flags(table, columns.dismissed),
       is_random=_flags(table, columns.random))
 
 
 def _slots(
-    table: pa.Table, columns: SlateColumns, place: checks.Place
-) -> tuple[np.ndarray, np.ndarray]:
-  """Request and position of every row, both from 0."""
-  request = np.unique(features_lib.id_numbers(table, columns.request),
-                      return_inverse=True)[1]
+    table: pa.Table, request: np.ndarray, time: np.ndarray,
+    columns: SlateColumns, place: checks.Place,
+) -> np.ndarray:
+  """Position of every row `[N]`, from 0."""
   position = schema_lib.numbers_of(table[columns.position])
-  position = position - np.fmin.reduce(position)  # A missing one is NaN.
+  first = np.fmin.reduce(position)  # A missing one is NaN.
   checks.fail_at(
-      ~((position % 1 == 0) & (position < _MAX_POSITIONS)), table,
+      ~((position % 1 == 0) & (position >= 0)
+        & (position < max(first, 0) + _MAX_POSITIONS)), table,
       columns.position, place,
-      f"positions must be whole numbers, {_MAX_POSITIONS} at most")
-  slot = position.astype(np.int64)
+      "positions must be whole numbers of at least 0 (leave out what was not "
+      f"shown), {_MAX_POSITIONS} of them at most")
+  slot = (position - first).astype(np.int64)
   order = np.lexsort((slot, request))
-  is_taken = np.zeros(len(order), bool)
-  is_taken[order[1:]] = (np.diff(request[order]) == 0) & (
-      np.diff(slot[order]) == 0)
-  checks.fail_at(is_taken, table, columns.position, place,
-                 "its request has another item there")
-  return request, slot
+  is_same = lambda values: np.append(False, np.diff(values[order]) == 0)
+  is_taken = is_same(request) & is_same(slot)
+  item = features_lib.id_numbers(table, columns.item)
+  for clash, what in (
+      (is_taken & ~is_same(time), "its request has another row there, at "
+       "another time (ids of requests must not start again)"),
+      (is_taken & is_same(item), "the same row stands there twice: item and "
+       "position of its request are in another row"),
+      (is_taken, "its request has another item there")):
+    bad = np.zeros(len(order), bool)
+    bad[order] = clash
+    checks.fail_at(bad, table, columns.position, place, what)
+  return slot
 
 
 def _probabilities(

@@ -259,6 +259,8 @@ def test_a_missing_column(tmp_path, name):
         ("position", 6, 1, "column 'position', row [46]: its request has "
          "another item there"),
         ("position", 3, 900, "row 3: positions must be whole numbers"),
+        ("position", 3, -1, "row 3: positions must be.*at least 0.*got -1"),
+        ("position", 0, -999, "row 0: positions must be.*got -999"),
         ("position", 3, 2.5, "row 3: positions must be whole.*got 2.5"),
         ("position", 3, None, "row 3: positions must be.*got a missing value"),
         ("score_click", 8, 1.5, "column 'score_click', row 8: the predicted "
@@ -268,7 +270,7 @@ def test_a_missing_column(tmp_path, name):
         ("click", 5, 2, "column 'click', row 5: labels must be 0 or 1"),
         ("click", 5, None, "row 5: every row needs a label"),
         ("user_id", 1, "u9", "column 'user_id', row 1: its request has another "
-         "user in an earlier row, got 'u9'"),
+         "user in an earlier row .*, got 'u9'"),
         ("time_ms", 2, None, "row 2: every row needs its time"),
         ("category", 2, None, "column 'category', row 2: every item needs its"),
         ("features", 2, [0.0, 0.0, 0.0], "row 2: features must not all be 0"),
@@ -280,6 +282,42 @@ def test_a_bad_value(tmp_path, name, row, value, message):
   with pytest.raises(schema_lib.DataError, match=message) as error:
     read(columns, tmp_path)
   assert "\n" not in str(error.value) and "log.parquet" in str(error.value)
+
+
+@pytest.mark.parametrize("values", [
+    np.full(48, -1), -np.tile(np.arange(1, 5), 12)], ids=["all", "descending"])
+def test_positions_are_not_negative(tmp_path, values):
+  with pytest.raises(schema_lib.DataError, match="row 0: positions must be"):
+    read({**frame(), "position": values}, tmp_path)
+
+
+def test_positions_may_begin_late(tmp_path):
+  log, late = (read({**frame(), "position": frame()["position"] + first},
+                    tmp_path) for first in (-1, 10**6))
+  np.testing.assert_array_equal(log.items, late.items)
+
+
+@pytest.mark.parametrize("click", [0, 1])
+def test_a_log_of_one_class_of_clicks_is_refused(tmp_path, click):
+  with pytest.raises(schema_lib.DataError, match=(
+      f"log.parquet: column 'click' is {click} in all 48 rows")):
+    read({**frame(), "click": np.full(48, click)}, tmp_path)
+
+
+def test_what_speaks_first_names_the_cause(tmp_path):
+  # Requests of four rows; their users take turns, four requests are a day.
+  request = np.repeat(np.arange(12), 4)
+  for ids, said in (
+      (request // 2, "column 'user_id', row 4: .*start again for each user"),
+      (request % 4, "column 'position', row .*another time .*start again"),
+      (request * 0, "column 'user_id', row 4: .*start again for each user")):
+    with pytest.raises(schema_lib.DataError, match=said):
+      read({**frame(), "request_id": ids}, tmp_path)
+  twice = [*range(48), 5, 6]
+  with pytest.raises(schema_lib.DataError, match=(
+      r"'position', row (48|5): the same row stands there twice")):
+    read({name: np.asarray(values)[twice].tolist()
+          for name, values in frame().items()}, tmp_path)
 
 
 def test_a_bad_value_score(tmp_path):
