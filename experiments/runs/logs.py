@@ -37,7 +37,8 @@ def open_log(
   log = parquet.ParquetLog(path)
   if schema is None:
     schema = schema_lib.schema_from_names(
-        log.arrow_schema, log.columns_of_few_values())
+        log.arrow_schema, log.columns_of_few_values(), irregular=log.irregular)
+    log.notes += schema_lib.left_out(schema, log.arrow_schema, log.irregular)
   elif isinstance(schema, str):
     schema = schema_lib.read_schema(schema)
   return log, schema

@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import chunks as chunks_lib
@@ -105,7 +104,7 @@ class Candidates:
     self._items: items_lib.Items | None = None
     if items is not None:
       self._items = items_lib.read_items(
-          items, columns, log.arrow_schema.field(columns.item).type,
+          items, columns, log.kind(columns.item),
           has_category=not has_category, has_features=not self._features)
     elif not has_category:
       raise items_lib.missing(
@@ -168,7 +167,7 @@ class Candidates:
   def _rows(self) -> Iterator[_Rows]:
     """Yields all rows, checked."""
     names, last = (*self._schema.columns, *self._features), None
-    for place, table in self._tables(names):
+    for place, table in self._log.parts(names, self._read_rows):
       checks.check_rows(self._schema, table, place)
       requests = items_lib.one_array(table[self._columns.request])
       items = items_lib.one_array(table[self._columns.item])
@@ -214,20 +213,6 @@ class Candidates:
           table, self._features, place, self.num_features)
     return categories, features
 
-  def _tables(
-      self, columns: tuple[str, ...]
-  ) -> Iterator[tuple[checks.Place, pa.Table]]:
-    """Yields columns of all rows, in parts of row groups, unchecked."""
-    for group in self._log.row_groups:
-      where, row = self._log.place(group)
-      with parquet.reading(where), pq.ParquetFile(
-          self._log.files[group.file], page_checksum_verification=True,
-          buffer_size=1 << 20) as file:
-        for batch in file.iter_batches(
-            self._read_rows, row_groups=[group.number], columns=list(columns)):
-          yield checks.Place(where, row), pa.Table.from_batches([batch])
-          row += batch.num_rows
-
   def _check_together(self, num_requests: int) -> None:
     """Raises if a request comes again; compares part by part, for memory."""
     num_parts = -(-num_requests // self._compared_ids)
@@ -244,9 +229,10 @@ class Candidates:
     Numbers of texts are hashes, which different ids may share: ids decide.
     """
     began: dict = {}
-    for (where, first), rows, ids, numbers in self._beginnings():
+    for place, rows, ids, numbers in self._beginnings():
       for k in np.flatnonzero(np.isin(numbers, suspects)):
-        value, row = ids[k].as_py(), first + rows[k]
+        value, row = ids[k].as_py(), place.row + rows[k]
+        where = place.where(rows[k])
         if value in began:
           raise schema_lib.DataError(
               f"{where}: column {self._columns.request!r}, row {row}: the rows "
@@ -261,7 +247,7 @@ class Candidates:
     Rows count from the place of the part; numbers are equal for equal ids.
     """
     name, last = self._columns.request, None
-    for place, table in self._tables((name,)):
+    for place, table in self._log.parts((name,), self._read_rows):
       ids = items_lib.one_array(table[name])
       rows = np.flatnonzero(_is_first(ids, last))
       last, ids = ids[-1], ids.take(pa.array(rows))

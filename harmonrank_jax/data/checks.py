@@ -4,6 +4,7 @@ Every row is checked before anything is trained. A message names the file, the
 row group, the column, the first bad row and what is accepted.
 """
 
+import bisect
 from collections.abc import Callable
 from collections.abc import Iterable
 import pathlib
@@ -13,14 +14,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import schema as schema_lib
 
 
 class Place(NamedTuple):
   """Location of some rows, for messages."""
 
-  where: str | pathlib.Path  # File, and row group.
+  file: str | pathlib.Path
   row: int = 0  # Number of the first of the rows within its file.
+  # Where the rows are of row groups: the number of the first one, and the
+  # first rows of all of them within the file.
+  group: int = 0
+  firsts: tuple[int, ...] = ()
+
+  def where(self, offset: int) -> str:
+    """The file and row group of the row this far after the first."""
+    if not self.firsts:
+      return str(self.file)
+    place = bisect.bisect_right(self.firsts, self.row + offset) - 1
+    return f"{self.file}, row group {self.group + place}"
 
 
 def check_names(
@@ -45,16 +58,16 @@ def check_types(
       column: str, what: str, *accepted: Callable[[pa.DataType], bool]
   ) -> None:
     kind = arrow_schema.field(column).type
-    if not any(accepts(kind) for accepts in accepted):
+    if not any(accepts(kinds.read_as(kind)) for accepts in accepted):
       raise schema_lib.DataError(
           f"{file}: column {column!r} has type {kind}; accepted: {what}.")
 
   is_integer, is_boolean = pa.types.is_integer, pa.types.is_boolean
-  is_text, is_number = schema_lib.is_text, schema_lib.is_number
+  is_text, is_number = kinds.is_text, kinds.is_number
   for role, column in schema.ids.items():
     if role == "time":
-      expect(column, "integer milliseconds or a timestamp", is_integer,
-             pa.types.is_timestamp)
+      expect(column, "integers since 1970, dates or timestamps", is_integer,
+             kinds.is_moment)
     else:
       expect(column, "integers or text", is_integer, is_text)
   for objective in schema.objectives:
@@ -108,8 +121,8 @@ def fail_at(
     if isinstance(value, list):
       got = f"{got[:60]}..." if len(got) > 63 else got
     raise schema_lib.DataError(
-        f"{place.where}: column {column!r}, row {place.row + first}: {what}, "
-        f"got {got}.")
+        f"{place.where(first)}: column {column!r}, row {place.row + first}: "
+        f"{what}, got {got}.")
 
 
 def check_unique(

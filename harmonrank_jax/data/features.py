@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import times as times_lib
 
 # Values seen less often share the entry of the unknown, so that this entry is
 # trained before an unseen value needs it.
@@ -213,11 +214,7 @@ def times(table: pa.Table, column: str | None) -> np.ndarray:
   """Times as int64 milliseconds."""
   if column is None:
     return np.zeros(table.num_rows, np.int64)
-  values = table[column]
-  if pa.types.is_timestamp(values.type):
-    values = pc.cast(pc.cast(values, pa.timestamp("ms"), safe=False),
-                     pa.int64())
-  return values.to_numpy().astype(np.int64)
+  return times_lib.integers_of(table[column])
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

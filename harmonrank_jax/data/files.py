@@ -4,24 +4,113 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import re
+from typing import NamedTuple
+from urllib import parse
 
 from harmonrank_jax.data import schema as schema_lib
 
+# What lies in the folder of a table that has versions: which of its files are
+# rows of the newest one is said elsewhere, not by the folder.
+_VERSIONED = {"Delta": "_delta_log", "Hudi": ".hoodie",
+              "Iceberg": "metadata/*.metadata.json"}
+# How writers of partitioned folders spell a missing value.
+_NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+class Found(NamedTuple):
+  """Files of a folder, sorted."""
+
+  files: list[pathlib.Path]  # At least one.
+  # Others of the same names, which are hidden or in a hidden folder.
+  skipped: list[pathlib.Path]
+
 
 def find(path: str | pathlib.Path, *patterns: str) -> list[pathlib.Path]:
-  """The file itself, or the files of a folder by the first pattern of any."""
+  """The files of `search`."""
+  return search(path, *patterns).files
+
+
+def search(path: str | pathlib.Path, *patterns: str) -> Found:
+  """The file itself, or the files of a folder by the first pattern of any.
+
+  What begins with a dot or an underscore is no data: writers keep attempts,
+  checkpoints and journals there. A folder `_name=value` is a partition.
+
+  Raises:
+    DataError: if there is no such path or file, or the folder is that of a
+      table with versions.
+  """
   path = pathlib.Path(path)
   if not path.exists():
-    raise schema_lib.DataError(f"{path}: no such file or folder.")
+    raise schema_lib.DataError(
+        f"{path}: no such file or folder{_hint(str(path))}.")
   if not path.is_dir():
-    return [path]
+    return Found([path], [])
+  _check_plain(path)
+  skipped: list[pathlib.Path] = []
   for pattern in patterns:
     # Writers of many parts give folders such a name: they are searched.
     matches = sorted(file for file in path.rglob(pattern) if file.is_file())
-    if matches:
-      return matches
+    hidden = [file for file in matches if _is_hidden(file.relative_to(path))]
+    skipped += hidden
+    if len(matches) > len(hidden):
+      return Found([file for file in matches if file not in set(hidden)],
+                   hidden)
+  hidden_ones = (
+      f" but hidden ones, as {skipped[0].relative_to(path)}" if skipped else "")
   raise schema_lib.DataError(
-      f"{path}: the folder has no {' and no '.join(patterns)} file.")
+      f"{path}: the folder has no {' and no '.join(patterns)} file"
+      f"{hidden_ones}.")
+
+
+def partition(
+    path: str | pathlib.Path, file: pathlib.Path
+) -> dict[str, str | None]:
+  """Columns that the folders between a path and a file name, as texts.
+
+  >>> partition("log", pathlib.Path("log/day=2024-01-01/hour=7/0.parquet"))
+  {'day': '2024-01-01', 'hour': '7'}
+  """
+  folders = file.relative_to(path).parts[:-1]
+  pairs = [folder.split("=", 1) for folder in folders if "=" in folder[1:]]
+  return {
+      parse.unquote(name):
+          None if value == _NULL_PARTITION else parse.unquote(value)
+      for name, value in pairs}
+
+
+def _hint(path: str) -> str:
+  """What a path that is not there may have been meant as."""
+  # A path has lost the second slash of a scheme.
+  if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+    return (": only local paths are read; copy the files to a disk, or mount "
+            "them")
+  if any(character in path for character in "*?["):
+    return (": patterns of names are not expanded; name a folder, of which "
+            "all files are read, or one file")
+  if path.startswith("~"):
+    return ": ~ is not expanded after =; write the whole path"
+  return ""
+
+
+def _check_plain(path: pathlib.Path) -> None:
+  """Raises if a folder holds, or is within, a table with versions."""
+  for kind, mark in _VERSIONED.items():
+    found = next(path.rglob(mark), None)
+    for parent in path.resolve().parents:
+      found = found or next(parent.glob(mark), None)
+    if found is not None:
+      raise schema_lib.DataError(
+          f"{path}: {found} belongs to a table of {kind}, whose folder also "
+          "holds rows of other versions; write the version that is meant as "
+          "plain Parquet, and name that folder.")
+
+
+def _is_hidden(relative: pathlib.Path) -> bool:
+  return any(
+      part.startswith(".") or (part.startswith("_") and "=" not in part)
+      for part in relative.parts)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -52,9 +53,9 @@ def feature_columns(
     columns = tuple(n for n in names if n.startswith(EMBEDDING_PREFIX))
   for column in columns:
     kind = log.arrow_schema.field(column).type
-    if _is_list(kind) and len(columns) == 1:
+    if kinds.is_list(kind) and len(columns) == 1:
       kind = kind.value_type
-    if not schema_lib.is_number(kind):
+    if not kinds.is_number(kinds.read_as(kind)):
       raise schema_lib.DataError(
           f"{log.files[0]}: column {column!r} has type "
           f"{log.arrow_schema.field(column).type}; accepted: lists of numbers "
@@ -91,7 +92,7 @@ def read_features(
     num_features: int | None,  # D; None takes the length of the first row.
 ) -> np.ndarray:
   """Features of N rows, `[N, D]` float32, finite and not all 0."""
-  if _is_list(table.schema.field(columns[0]).type):
+  if kinds.is_list(table.schema.field(columns[0]).type):
     features = _read_lists(table, columns[0], place, num_features)
     by_column = [features]
   else:
@@ -148,9 +149,7 @@ def read_items(
   checks.check_types(schema, log.arrow_schema, log.files[0])
   ids, categories, features = [], [], []
   num_features = None
-  for group in log.row_groups:
-    table = log.read(group, (*schema.columns, *names))
-    place = log.place(group)
+  for place, table in log.placed((*schema.columns, *names)):
     checks.check_rows(schema, table, place)
     ids.append(one_array(table[columns.item]))
     if has_category:
@@ -202,7 +201,3 @@ def _read_lists(
   flat = pc.cast(pc.list_flatten(values), pa.float32(), safe=False)
   return flat.to_numpy(zero_copy_only=False).reshape(len(values), wanted)
 
-
-def _is_list(kind: pa.DataType) -> bool:
-  return (pa.types.is_list(kind) or pa.types.is_large_list(kind)
-          or pa.types.is_fixed_size_list(kind))

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import features
 from harmonrank_jax.data import files
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -119,7 +120,7 @@ def read_checked(file: pathlib.Path, schema: schema_lib.Schema) -> pa.Table:
 def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
   """One type for what files of two kinds call text and integers."""
   column = features.plain(column)
-  if schema_lib.is_text(column.type):
+  if kinds.is_text(column.type):
     return pc.cast(column, pa.string())
   if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
     return pc.cast(column, pa.int64())

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import functools
+import itertools
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -21,6 +23,7 @@ import pyarrow.parquet as pq
 
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import files
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import schema as schema_lib
 
 # A NamedTuple of arrays with rows along the first axis.
@@ -32,85 +35,156 @@ FEW_VALUES = 256
 # Row groups are joined into blocks of at least so many rows, which are shuffled
 # together.
 BLOCK_ROWS = 131_072
+# Smaller row groups of a file are read together: each costs a fixed time.
+GROUP_ROWS = 8192
+# Files that are kept open between two reads.
+_OPEN_FILES = 64
 # A log of at most so many rows is transformed once and kept in memory, instead
 # of being read anew in every epoch.
 _KEPT_ROWS = 1_000_000
 
 
 class RowGroup(NamedTuple):
-  """A row group of a file of a log."""
+  """A row group of a file of a log, or several small ones in a row."""
 
   file: int
-  number: int
+  number: int  # Of the first of them.
   num_rows: int
-  first_row: int  # In its file.
+  firsts: tuple[int, ...]  # The first row of each of them, in its file.
 
 
 class ParquetLog:
   """A Parquet file, or the Parquet files of a folder as one log.
 
+  Files may differ in columns and their types. A column that every file has is
+  read in the type that holds all its values (`kinds.common`); others are
+  irregular, and may not be read. Folders named `<column>=<value>` are columns.
+
   Attributes:
     files: paths, sorted.
-    arrow_schema: names and types, the same in every file.
-    row_groups: all row groups, in order.
+    arrow_schema: names and types of the columns of all files.
+    irregular: of columns that some file lacks, or has in a type that does not
+      go with the others, what is wrong.
+    row_groups: all row groups, in order; small ones are joined.
     num_rows: rows of all files.
+    notes: what was found odd, a line each.
   """
 
-  def __init__(self, path: str | pathlib.Path):
+  def __init__(
+      self, path: str | pathlib.Path, *, group_rows: int = GROUP_ROWS
+  ):
     """Opens the log and reads its metadata.
 
     Args:
-      path: a file, or a folder that is searched for `*.parquet`.
+      path: a file, or a folder that is searched for `*.parquet`; what begins
+        with a dot or an underscore is skipped.
+      group_rows: row groups of a file are joined until they have so many rows.
 
     Raises:
       DataError: if there is no such file, no Parquet in the folder, a file
-        that is not Parquet or is cut off, a column that appears twice, files
-        with different columns, or no row at all.
+        that is not Parquet or is cut off, a column that appears twice, or no
+        row at all; or if the folder is that of a table with versions.
     """
-    self.files = files.find(path, "*.parquet")
+    self.files, skipped = files.search(path, "*.parquet")
+    self.notes: list[str] = []
+    if skipped:
+      self.notes.append(
+          f"{path}: {len(skipped):,} hidden Parquet files are skipped, as "
+          f"{skipped[0].relative_to(path)}.")
     self.row_groups: list[RowGroup] = []
+    self._metadata: list[pq.FileMetaData] = []
+    schemas: dict[int, pa.Schema] = {}  # Of the files with rows.
     for number, file in enumerate(self.files):
       parquet = _open(file)
-      arrow_schema = parquet.schema_arrow.remove_metadata()
+      arrow_schema, metadata = parquet.schema_arrow, parquet.metadata
+      parquet.close()
       for name in arrow_schema.names:
         if arrow_schema.names.count(name) > 1:
           raise schema_lib.DataError(f"{file}: column {name!r} appears twice.")
-      if not number:
-        self.arrow_schema = arrow_schema
-      else:
-        _check_same(self.arrow_schema, arrow_schema, self.files[0], file)
-      first = 0
-      for index in range(parquet.num_row_groups):
-        num_rows = parquet.metadata.row_group(index).num_rows
-        if num_rows:
-          self.row_groups.append(RowGroup(number, index, num_rows, first))
-        first += num_rows
-      parquet.close()
+      self._metadata.append(metadata)
+      if metadata.num_rows:
+        schemas[number] = arrow_schema
+        self.row_groups += _row_groups(number, metadata, group_rows)
     self.num_rows = sum(group.num_rows for group in self.row_groups)
     if not self.num_rows:
       raise schema_lib.DataError(f"{path}: the log has no rows.")
+    self._partitions = self._read_partitions(path, schemas)
+    self.irregular: dict[str, str] = {}
+    self.arrow_schema = self._join_schemas(schemas)
+    self._read_as = {
+        field.name: kinds.read_as(field.type) for field in self.arrow_schema}
+    # What values mean, by column; `check_log` finds it.
+    self._meanings: dict[
+        str, Callable[[pa.ChunkedArray], pa.ChunkedArray]] = {}
+    self.times: np.ndarray | None = None
+    names, known = self.files, self._metadata
+    self._opened = functools.lru_cache(_OPEN_FILES)(
+        lambda number: _open(names[number], known[number]))
 
   def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
     """The rows of a row group; raises a DataError if it cannot be read."""
-    with (reading(self.place(group).where),
-          _open(self.files[group.file]) as parquet):
-      return parquet.read_row_group(group.number, columns=list(columns))
+    with reading(self._span(group)):
+      return self._as_read(group, columns, self._opened(
+          group.file).read_row_groups(
+              _numbers(group), columns=self._stored(group, columns)))
+
+  def parts(
+      self, columns: Sequence[str], num_rows: int
+  ) -> Iterator[tuple[checks.Place, pa.Table]]:
+    """All rows in order with their places, so many at a time at most.
+
+    Memory holds a part of a row group.
+    """
+    for number, groups in itertools.groupby(
+        self.row_groups, lambda group: group.file):
+      with _open(self.files[number], self._metadata[number],
+                 buffer_size=1 << 20) as file:
+        for group in groups:
+          place = self.place(group)
+          with reading(self._span(group)):
+            for batch in file.iter_batches(
+                num_rows, row_groups=_numbers(group),
+                columns=self._stored(group, columns)):
+              yield place, self._as_read(
+                  group, columns, pa.Table.from_batches([batch]))
+              place = place._replace(row=place.row + batch.num_rows)
 
   def place(self, group: RowGroup) -> checks.Place:
     """Location of a row group, for messages."""
-    return checks.Place(f"{self.files[group.file]}, row group {group.number}",
-                        group.first_row)
+    return checks.Place(self.files[group.file], group.firsts[0], group.number,
+                        group.firsts)
+
+  def place_of(self, row: int) -> str:
+    """Location of a row of the log."""
+    for group in self.row_groups:
+      if row < group.num_rows:
+        place = self.place(group)
+        return f"{place.where(row)}, row {place.row + row}"
+      row -= group.num_rows
+    raise IndexError(row)
+
+  def placed(
+      self, columns: Sequence[str]
+  ) -> Iterator[tuple[checks.Place, pa.Table]]:
+    """All rows in order with their places, a row group at a time."""
+    for group in self.row_groups:
+      yield self.place(group), self.read(group, columns)
 
   def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
     """All rows in order, a row group at a time."""
     for group in self.row_groups:
       yield self.read(group, columns)
 
+  def kind(self, column: str) -> pa.DataType:
+    """The type in which a column is read."""
+    return self._read_as[column]
+
   def columns_of_few_values(self) -> list[str]:
     """Integer columns that take at most `FEW_VALUES` values."""
     values: dict[str, set] = {
         field.name: set() for field in self.arrow_schema
-        if pa.types.is_integer(field.type)}
+        if pa.types.is_integer(field.type)
+        and field.name not in self.irregular}
     for group in self.row_groups:
       if not values:
         break
@@ -120,6 +194,83 @@ class ParquetLog:
         if len(values[name]) > FEW_VALUES:
           del values[name]
     return list(values)
+
+  def _span(self, group: RowGroup) -> str:
+    """File and row groups, for errors of reading."""
+    last = _numbers(group)[-1]
+    numbers = f"row group {last}" if last == group.number else (
+        f"row groups {group.number} to {last}")
+    return f"{self.files[group.file]}, {numbers}"
+
+  def _stored(self, group: RowGroup, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that are in the file itself."""
+    for column in columns:
+      if column in self.irregular:
+        raise schema_lib.DataError(self.irregular[column])
+    return [column for column in columns
+            if column not in self._partitions[group.file]]
+
+  def _as_read(
+      self, group: RowGroup, columns: Sequence[str], table: pa.Table
+  ) -> pa.Table:
+    """Rows of a row group as all files have them, with their partition."""
+    result, partition = {}, self._partitions[group.file]
+    for name in columns:
+      if name in partition:
+        column = pa.chunked_array([pa.repeat(partition[name], table.num_rows)])
+      else:
+        column = table[name]
+      column = kinds.convert(column, self._read_as[name])
+      if name in self._meanings:
+        column = self._meanings[name](column)
+      result[name] = column
+    return pa.table(result)
+
+  def _read_partitions(
+      self, path: str | pathlib.Path, schemas: dict[int, pa.Schema]
+  ) -> dict[int, dict[str, pa.Scalar]]:
+    """By file, the columns that its folders name, with their values."""
+    named = {number: files.partition(path, self.files[number])
+             for number in schemas}
+    stored = {name for schema in schemas.values() for name in schema.names}
+    for name in dict.fromkeys(itertools.chain(*named.values())):
+      if name in stored:
+        self.notes.append(
+            f"{path}: files and folders have a column {name!r}; that of the "
+            "files is read.")
+    types = {
+        name: kinds.named([of[name] for of in named.values() if name in of])
+        for name in itertools.chain(*named.values()) if name not in stored}
+    return {number: {name: pa.scalar(of[name]).cast(kind)
+                     for name, kind in types.items() if name in of}
+            for number, of in named.items()}
+
+  def _join_schemas(self, schemas: dict[int, pa.Schema]) -> pa.Schema:
+    """Names and types of the columns of all files; finds irregular ones."""
+    types: dict[str, dict[int, pa.DataType]] = {}
+    for number, schema in schemas.items():
+      for name, kind in [
+          *zip(schema.names, schema.types, strict=True),
+          *((n, v.type) for n, v in self._partitions[number].items())]:
+        types.setdefault(name, {})[number] = kind
+    fields = []
+    for name, by_file in types.items():
+      first = next(iter(by_file))
+      kind = kinds.common(list(by_file.values()))
+      lacking = [number for number in schemas if number not in by_file]
+      if lacking:
+        near = schema_lib.nearest(name, schemas[lacking[0]].names)
+        self.irregular[name] = (
+            f"{self.files[lacking[0]]}: no column {name!r}{near}, which "
+            f"{self.files[first]} has.")
+      elif kind is None:
+        other = next(number for number in by_file if kinds.common(
+            [by_file[first], by_file[number]]) is None)
+        self.irregular[name] = (
+            f"{self.files[other]}: column {name!r} has type {by_file[other]}, "
+            f"in {self.files[first]} it has {by_file[first]}.")
+      fields.append(pa.field(name, kind or by_file[first]))
+    return pa.schema(fields)
 
 
 def check_log(log: ParquetLog, schema: schema_lib.Schema) -> None:
@@ -291,28 +442,30 @@ def joined(parts: list):
       else np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
-def _open(file: pathlib.Path) -> pq.ParquetFile:
+def _open(
+    file: pathlib.Path, metadata: pq.FileMetaData | None = None, **options: Any
+) -> pq.ParquetFile:
   with reading(file, "not a Parquet file, or cut off"):
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    return pq.ParquetFile(
+        file, metadata=metadata, page_checksum_verification=True, **options)
 
 
-def _check_same(
-    schema: pa.Schema, other: pa.Schema, file: pathlib.Path,
-    other_file: pathlib.Path,
-) -> None:
-  if schema.equals(other):
-    return
-  for field in schema:
-    if field.name not in other.names:
-      raise schema_lib.DataError(
-          f"{other_file}: no column {field.name!r}"
-          f"{schema_lib.nearest(field.name, other.names)}, which "
-          f"{file} has.")
-    if other.field(field.name).type != field.type:
-      raise schema_lib.DataError(
-          f"{other_file}: column {field.name!r} has type "
-          f"{other.field(field.name).type}, in {file} it has {field.type}.")
-  if set(other.names) != set(schema.names):
-    extra = next(n for n in other.names if n not in schema.names)
-    raise schema_lib.DataError(
-        f"{other_file}: column {extra!r} is not in {file}.")
+def _row_groups(
+    file: int, metadata: pq.FileMetaData, group_rows: int
+) -> list[RowGroup]:
+  """The row groups of a file that have rows, joined until they have enough."""
+  sizes = [metadata.row_group(number).num_rows
+           for number in range(metadata.num_row_groups)]
+  firsts = [0, *itertools.accumulate(sizes)]
+  begins = [0]
+  for number in range(1, len(sizes)):
+    if firsts[number + 1] - firsts[begins[-1]] > group_rows:
+      begins.append(number)
+  groups = [RowGroup(file, begin, firsts[end] - firsts[begin],
+                     tuple(firsts[begin:end]))
+            for begin, end in itertools.pairwise([*begins, len(sizes)])]
+  return [group for group in groups if group.num_rows]
+
+
+def _numbers(group: RowGroup) -> list[int]:
+  return list(range(group.number, group.number + len(group.firsts)))

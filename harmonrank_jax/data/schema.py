@@ -10,11 +10,14 @@ import dataclasses
 import difflib
 import json
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from harmonrank_jax.data import kinds
 
 # The name of a score column is this prefix and the name of its objective.
 SCORE_PREFIX = "score_"
@@ -23,6 +26,8 @@ ROLES = {"user": "user_id", "item": "item_id", "time": "time_ms",
 # Columns that are outcomes of their own row: used as features they would leak
 # the labels.
 OUTCOMES = ("play_time_ms", "profile_stay_time", "comment_stay_time")
+# Columns that pandas makes of the numbers of rows.
+_ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 
 
 class DataError(ValueError):
@@ -47,7 +52,7 @@ class Schema:
   # Columns of ids and of the time, if the log has them.
   user: str | None = None
   item: str | None = None
-  time: str | None = None  # Integer milliseconds, or a timestamp.
+  time: str | None = None  # Integers since 1970, or dates or timestamps.
   request: str | None = None  # One page shown.
   # Profile columns.
   categorical: tuple[str, ...] = ()  # Text or integers, embedded.
@@ -194,22 +199,24 @@ def _objective(name: str, parts: Mapping[str, Any]) -> Objective:
 
 
 def schema_from_names(
-    arrow_schema: pa.Schema, few_values: Iterable[str] = ()
+    arrow_schema: pa.Schema, few_values: Iterable[str] = (), *,
+    irregular: Iterable[str] = (),
 ) -> Schema:
   """A schema from the names and types of columns.
 
   `<objective>` with `score_<objective>` is an objective; `user_id`,
   `item_id`, `request_id` and `time_ms` are themselves; every other column is
-  profile: text, booleans and the integers in `few_values` categorical, the
-  rest numeric.
+  profile: text, booleans and the integers in `few_values` categorical, other
+  integers and floats numeric. Columns of other types, irregular ones and
+  numbers of rows that pandas left are left out (`left_out` names them).
 
   Args:
     arrow_schema: names and types.
     few_values: integer columns that take few values.
+    irregular: columns that are not in every file, or not of one type.
 
   Raises:
-    DataError: if there is no objective, a score without its label, or a
-      column of a type that is none of these.
+    DataError: if there is no objective, or a score without its label.
   """
   names = arrow_schema.names
   scores = [n for n in names if n.startswith(SCORE_PREFIX)]
@@ -235,20 +242,42 @@ def schema_from_names(
       continue
     _check_no_objective(field.name, [n for n in names if n not in taken],
                         [o.name for o in objectives])
-    if is_text(field.type) or pa.types.is_boolean(field.type) or (
+    if field.name in irregular or _ROW_NUMBERS.fullmatch(field.name):
+      continue
+    if kinds.is_text(field.type) or pa.types.is_boolean(field.type) or (
         field.name in few_values):
       categorical.append(field.name)
-    elif is_number(field.type):
+    elif kinds.is_number(field.type):
       numeric.append(field.name)
-    else:
-      raise DataError(
-          f"column {field.name!r} of type {field.type} is no profile column; "
-          "accepted are text, booleans, integers and floats (name the roles "
-          "in a schema to leave it out).")
   schema = Schema(tuple(objectives), **roles, categorical=tuple(categorical),
                   numeric=tuple(numeric))
   _check_roles(schema)
   return schema
+
+
+def left_out(
+    schema: Schema, arrow_schema: pa.Schema, irregular: Mapping[str, str]
+) -> list[str]:
+  """What a schema from names does not read, a line for each reason.
+
+  `irregular` has what is wrong with irregular columns.
+  """
+  by_type, lines = [], []
+  for field in arrow_schema:
+    if field.name in schema.columns:
+      continue
+    if field.name in irregular:
+      lines.append(f"column {field.name!r} is left out: "
+                   f"{irregular[field.name]}")
+    elif _ROW_NUMBERS.fullmatch(field.name):
+      lines.append(f"column {field.name!r} is left out: it numbers the rows.")
+    else:
+      by_type.append(f"{field.name} ({field.type})")
+  if by_type:
+    lines.append(
+        f"left out, for their types: {', '.join(by_type)}; a schema can give "
+        "a decimal a role.")
+  return lines
 
 
 def _check_no_objective(
@@ -270,18 +299,6 @@ def _check_no_objective(
     raise DataError(
         f"column {name!r} looks like the truth of an objective and would leak "
         "the label; name the roles in a schema to leave it out.")
-
-
-def is_text(kind: pa.DataType) -> bool:
-  """Whether a column holds text, dictionary-encoded or not."""
-  if pa.types.is_dictionary(kind):
-    kind = kind.value_type
-  return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def is_number(kind: pa.DataType) -> bool:
-  """Whether a column holds integers or floats."""
-  return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
 def numbers_of(column: pa.ChunkedArray) -> np.ndarray:

@@ -66,8 +66,7 @@ def read_rows(
         items, items_lib.CandidateColumns(
             item=columns.item, category=columns.category,
             features=columns.features),
-        log.arrow_schema.field(columns.item).type, has_category=True,
-        has_features=True)
+        log.kind(columns.item), has_category=True, has_features=True)
   return _checked(table, catalogue.ids, columns, checks.Place(data)), catalogue
 
 
@@ -108,9 +107,7 @@ def _with_own_items(
   tables, categories, features = [], [], []
   ids: pa.Array | None = None
   num_features = None
-  for group in log.row_groups:
-    table = log.read(group, (*schema.columns, *names))
-    place = log.place(group)
+  for place, table in log.placed((*schema.columns, *names)):
     own = items_lib.one_array(table[columns.item])
     rows = _first_rows(own, ids)
     vectors = items_lib.read_features(table, names, place, num_features)

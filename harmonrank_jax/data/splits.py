@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -157,7 +158,7 @@ def _dealt(table: pa.Table, columns: list[str]) -> np.ndarray:
     elif pa.types.is_boolean(column.type) or pa.types.is_timestamp(column.type):
       bits = pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy()
     else:
-      missing = "" if schema_lib.is_text(column.type) else 0
+      missing = "" if kinds.is_text(column.type) else 0
       filled = table.append_column(
           "filled", pc.fill_null(column, missing)).select(["filled"])
       bits = features_lib.id_numbers(filled, "filled")

@@ -31,6 +31,10 @@ def test_accepted_types():
       {"ts": pa.uint32()}, {"ts": pa.timestamp("ns", "UTC")},
       {"is_click": pa.float64(), "p_click": pa.int8()},
       {"region": pa.bool_()}, {"region": pa.int8()},
+      {"page": pa.dictionary(pa.int8(), pa.int64())},
+      {"uid": pa.decimal128(20, 0), "item_id": pa.string_view()},
+      {"ts": pa.date32()}, {"p_click": pa.decimal128(9, 4)},
+      {"watch_ms": pa.decimal128(9, 2), "age": pa.decimal256(60, 2)},
       {"unread": pa.list_(pa.int8())}):
     checks.check_types(FULL, pa.schema(KINDS | changes), "f")
 
@@ -38,9 +42,10 @@ def test_accepted_types():
 @pytest.mark.parametrize(("column", "kind", "accepted"), [
     ("uid", pa.float64(), "integers or text"),
     ("item_id", pa.binary(), "integers or text"),
-    ("page", pa.dictionary(pa.int8(), pa.int64()), "integers or text"),
-    ("ts", pa.float64(), "integer milliseconds or a timestamp"),
-    ("ts", pa.string(), "integer milliseconds or a timestamp"),
+    ("page", pa.dictionary(pa.int8(), pa.float64()), "integers or text"),
+    ("uid", pa.decimal128(20, 2), "integers or text"),
+    ("ts", pa.float64(), "integers since 1970, dates or timestamps"),
+    ("ts", pa.string(), "integers since 1970, dates or timestamps"),
     ("is_click", pa.string(), "booleans or numbers"),
     ("p_click", pa.bool_(), "numbers"),
     ("region", pa.float32(), "text, integers or booleans"),

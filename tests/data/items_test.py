@@ -137,7 +137,7 @@ def test_bad_features_are_named(features, num_features, said):
   with pytest.raises(schema_lib.DataError) as caught:
     items_lib.read_features(
         pa.table({"f": features}), ("f",), PLACE, num_features)
-  assert f"{PLACE.where}: column 'f', row 101: {said}" in str(caught.value)
+  assert f"{PLACE.file}: column 'f', row 101: {said}" in str(caught.value)
 
 
 def test_categories_become_texts():

@@ -361,7 +361,7 @@ def with_value(table, column, row, value):
     (lambda t: with_value(t, "time_ms", 9, None),
      "column 'time_ms', row 9: every row needs its time"),
     (lambda t: t.set_column(4, "time_ms", pa.array(["soon"] * 10)),
-     "column 'time_ms' has type string; accepted: integer milliseconds or a"),
+     "column 'time_ms' has type string; accepted: integers since 1970, dates"),
     (lambda t: t.set_column(3, "hourmin", pa.array(["noon"] * 10)),
      "column 'hourmin' has type string; accepted: numbers"),
     (lambda t: t.set_column(5, "is_click", pa.array(["no"] * 10)),

@@ -58,10 +58,6 @@ def test_ids_are_optional_and_no_profile_is_fine():
     ({"score_click": pa.float32(), "score_clicks": pa.float32()},
      "column 'score_click' has no column 'click' of labels"),
     ({"click": pa.int8(), "score_click": pa.float32(),
-      "tags": pa.list_(pa.int8())},
-     "column 'tags' of type list.* is no profile column; accepted are text, "
-     "booleans, integers and floats"),
-    ({"click": pa.int8(), "score_click": pa.float32(),
       "play_time_ms": pa.int64()},
      "column 'play_time_ms' is an outcome of its own row and no feature"),
     ({"time_ms": pa.int64(), "score_time_ms": pa.float32()},
@@ -70,6 +66,32 @@ def test_ids_are_optional_and_no_profile_is_fine():
 def test_names_that_are_refused(kinds, message):
   with refused(message):
     by_name(**kinds)
+
+
+def test_columns_that_are_no_profile_are_left_out_and_said():
+  kinds = {"click": pa.int8(), "score_click": pa.float32(), "age": pa.int8(),
+           "tags": pa.list_(pa.int8()), "price": pa.decimal128(9, 2),
+           "day": pa.date32(), "seen": pa.timestamp("us"), "none": pa.null(),
+           "__index_level_0__": pa.int64(), "Unnamed: 0": pa.int64(),
+           "odd": pa.string()}
+  irregular = {"odd": "2.parquet: no column 'odd', which 1.parquet has."}
+  arrow_schema = pa.schema(kinds)
+  schema = schema_lib.schema_from_names(arrow_schema, irregular=irregular)
+  assert schema.numeric == ("age",) and schema.categorical == ()
+  lines = schema_lib.left_out(schema, arrow_schema, irregular)
+  assert lines[:3] == [
+      "column '__index_level_0__' is left out: it numbers the rows.",
+      "column 'Unnamed: 0' is left out: it numbers the rows.",
+      "column 'odd' is left out: 2.parquet: no column 'odd', which 1.parquet "
+      "has."]
+  assert lines[3].startswith(
+      "left out, for their types: tags (list<item: int8>), price "
+      "(decimal128(9, 2)), day (date32[day]), seen (timestamp[us]), none "
+      "(null);")
+  # A column of such a type has the role that its name gives.
+  schema = by_name(click=pa.int8(), score_click=pa.decimal128(9, 4),
+                   user_id=pa.decimal128(20, 0), time_ms=pa.date32())
+  assert schema.ids == {"user": "user_id", "time": "time_ms"}
 
 
 def test_columns_are_those_read_once():

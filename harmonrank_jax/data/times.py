@@ -1,0 +1,76 @@
+"""The unit of integer times, by the years that it makes of them."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from harmonrank_jax.data import kinds
+
+# Units of integer times, and how many are in a second.
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6,
+         "nanoseconds": 10**9}
+# Seconds since 1970 of the years 2000 to 2099, which times of a log are in. A
+# number is in them in one unit at most.
+_FIRST, _LAST = 946_684_800, 4_102_444_800
+# Share of the rows that must be in these years, in the unit of a column.
+# Counters that begin at 0 have fewer, whatever they reach.
+_MIN_SHARE = 0.9
+
+
+def unit_of(times: np.ndarray) -> str | None:
+  """The unit of `[N]` int64 times; None if none makes dates of nearly all.
+
+  >>> unit_of(np.array([1_700_000_000, 1_700_000_060]))
+  'seconds'
+  >>> unit_of(np.array([0, 60])) is None
+  True
+  """
+  for unit in UNITS:
+    if len(times) and np.mean(are_dates(times, unit)) >= _MIN_SHARE:
+      return unit
+  return None
+
+
+def are_dates(times: np.ndarray, unit: str) -> np.ndarray:
+  """`[N]` bool, whether int64 times are in the years 2000 to 2099."""
+  per_second = UNITS[unit]
+  return (times >= _FIRST * per_second) & (times < _LAST * per_second)
+
+
+def in_ms(times: np.ndarray, unit: str | None) -> np.ndarray:
+  """`[N]` int64 milliseconds; times of no unit are taken for them."""
+  per_second = UNITS[unit or "milliseconds"]
+  if per_second > 1000:
+    return times // (per_second // 1000)
+  factor = 1000 // per_second
+  limit = np.iinfo(np.int64).max // factor
+  return np.clip(times, -limit, limit) * factor
+
+
+def integers_of(column: pa.ChunkedArray) -> np.ndarray:
+  """Times `[N]` int64: integers as they are, moments in milliseconds."""
+  if kinds.is_moment(column.type):
+    column = pc.cast(pc.cast(column, pa.timestamp("ms"), safe=False),
+                     pa.int64())
+  return column.to_numpy().astype(np.int64)
+
+
+def day_of(time_ms: int) -> str:
+  """A date; what is beyond the dates there are is left a number."""
+  try:
+    return str(np.datetime64(int(time_ms), "ms").astype("datetime64[D]"))
+  except (OverflowError, ValueError):
+    return str(time_ms)
+
+
+def describe(column: str, times: np.ndarray, unit: str | None) -> list[str]:
+  """What is to be said of how `[N]` integer times are read."""
+  low, high = int(times.min()), int(times.max())
+  if unit is None:
+    return [f"column {column!r}: in no unit are the integers {low} to {high} "
+            "dates of 2000 to 2099; they are taken for milliseconds."]
+  if unit == "milliseconds":
+    return []
+  dates = in_ms(times[are_dates(times, unit)], unit)
+  return [f"column {column!r}: integers of {low} to {high} are read as {unit} "
+          f"since 1970, {day_of(dates.min())} to {day_of(dates.max())}."]
