@@ -8,6 +8,7 @@ import numpy as np
 from experiments.comparison import studies
 from experiments.runs import errors
 from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -47,8 +48,9 @@ def read_inputs(config: studies.Config, workdir: pathlib.Path) -> Inputs:
         "that holds both files with --data.")
   log, schema = logs.open_scored_log(workdir, config)
   study, left_out = fitting_study(config, schema)
-  parquet.check_log(log, schema)
+  log = parquet.check_log(log, schema)
   test_log = logs.open_eval_log(config.eval_data, log, schema)
+  workdir_lib.say(workdir, [*log.notes, *test_log.notes])
   cuts = (splits.temporal_blocks(log, schema, config.blocks)
           if config.blocks > 1 else
           [splits.split_log(log, schema, hold_out=config.eval_data is None)])

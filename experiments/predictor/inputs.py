@@ -10,6 +10,7 @@ import pyarrow as pa
 from experiments.predictor.config import Config
 from experiments.runs import errors
 from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import kuairand
@@ -53,9 +54,12 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
     schema = schema.with_objectives(config.objectives)
     source = source._replace(schema=schema)
   _check_columns(source)
-  parquet.check_log(source.log, schema)
+  source = source._replace(log=parquet.check_log(source.log, schema))
   if source.eval_log:
-    parquet.check_log(source.eval_log, schema)
+    source = source._replace(eval_log=parquet.check_log(
+        source.eval_log, schema, trained=source.log))
+  workdir_lib.say(workdir, [
+      *source.log.notes, *(source.eval_log.notes if source.eval_log else ())])
   split = splits.split_log(source.log, schema, hold_out=source.eval_log is None)
   logs.announce(schema, split)
   keep = split.rows(splits.TRAIN, splits.VALIDATION)
@@ -101,8 +105,10 @@ def _prepared(config: Config, folder: pathlib.Path) -> Source:
   prepared = kuairand.prepare(
       config.data, folder, evaluation=config.eval_data, users=config.users,
       items=config.items)
+  log = parquet.ParquetLog(prepared.train)
+  log.notes += prepared.notes
   return Source(
-      parquet.ParquetLog(prepared.train),
+      log,
       parquet.ParquetLog(prepared.evaluation) if prepared.evaluation else None,
       prepared.schema, prepared.profile, prepared.domain, prepared.personal)
 

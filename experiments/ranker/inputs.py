@@ -73,8 +73,9 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
   """Opens, checks and splits the logs; fits the features."""
   log, schema = logs.open_scored_log(workdir, config)
   _check_config(config, schema)
-  parquet.check_log(log, schema)
+  log = parquet.check_log(log, schema)
   eval_log = logs.open_eval_log(config.eval_data, log, schema)
+  workdir_lib.say(workdir, [*log.notes, *eval_log.notes])
   split = splits.split_log(log, schema, hold_out=config.eval_data is None)
   logs.announce(schema, split)
   num_train = split.num_rows[splits.TRAIN]

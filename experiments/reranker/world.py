@@ -22,6 +22,7 @@ from experiments.reranker import pools
 from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import logs
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import slate_logs
 from harmonrank_jax.data import slate_rows
@@ -81,8 +82,10 @@ def read_log(
     items = str(workdir / "prepared" / "items.parquet")
     columns = slate_rows.SlateColumns(
         dismissed="dismissed", value_score="score_buy")
-  return slate_logs.read_slate_log(
+  log = slate_logs.read_slate_log(
       data, items, columns, utc_offset_hours=config.utc_offset_hours)
+  workdir_lib.say(workdir, log.notes)
+  return log
 
 
 def fit_log(config: config_lib.Config, log: slate_logs.SlateLog) -> FittedLog:

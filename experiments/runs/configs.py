@@ -49,7 +49,8 @@ class LogConfig(WorldConfig):
 
   eval_data: str | None = flags.field(
       None, "Log to evaluate on. Without it the last fifth of the time range "
-      "of --data is held out (a fifth of the users where there is no time).")
+      "of --data is held out (of its rows, where that is too few or too many; "
+      "a fifth of the users where there is no time).")
   schema: str | None = flags.field(
       None, "JSON file that names the roles of columns. Without it they are "
       "understood by name.")

@@ -39,7 +39,11 @@ _SIDES = (((5, 3), "left", "bottom"), ((-5, -3), "right", "top"),
 
 
 def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
-  """Writes a page of HTML parts."""
+  """Writes a page of HTML parts, and of what its workdir has to be noted."""
+  notes = workdir_lib.notes(path.parent)
+  if notes:
+    parts = [*parts, "<h2>To be noted</h2>", "<ul>", *(
+        f"<li>{html.escape(line)}</li>" for line in notes), "</ul>"]
   workdir_lib.write_text(path, "\n".join([
       "<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
       f"<title>{html.escape(title)}</title>", f"<style>{_STYLE}</style>",

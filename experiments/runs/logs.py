@@ -70,8 +70,7 @@ def open_eval_log(
   if path is None:
     return log
   eval_log, _ = open_log(path, schema)
-  parquet.check_log(eval_log, schema)
-  return eval_log
+  return parquet.check_log(eval_log, schema, trained=log)
 
 
 def check_classes(

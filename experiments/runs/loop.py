@@ -14,6 +14,7 @@ from experiments.runs import checkpoints as checkpointing
 from experiments.runs import errors
 from experiments.runs import metrics as metric_writer
 from experiments.runs import progress
+from experiments.runs import workdir as workdir_lib
 
 # Evaluations and logged steps of a run, not counting step 0.
 _NUM_EVALUATIONS = 10
@@ -129,7 +130,7 @@ def _fit(
       if line is None:
         line = remark(measured)
         if line:
-          errors.warn(f"step {step}: {line}.")
+          workdir_lib.say(workdir, [f"step {step}: {line}."])
     if is_due(_NUM_EVALUATIONS) or signals:
       clock.stop(state)
       if is_due(_NUM_EVALUATIONS):

@@ -23,6 +23,8 @@ from experiments.runs import errors
 from harmonrank_jax.data import files
 
 CONFIG = "config.json"
+# What its reports have to say beside their figures.
+NOTES = "notes.json"
 LOCK = ".lock"
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -180,6 +182,20 @@ def check_same_data(
     raise errors.UserError(
         f"the data has changed since workdir {workdir} was begun; name "
         "another --workdir.")
+
+
+def say(workdir: pathlib.Path, lines: Iterable[str]) -> None:
+  """Warns, each line once, and keeps the lines for the reports of the workdir."""
+  lines = list(dict.fromkeys(lines))
+  for line in lines:
+    errors.warn(line)
+  write_json(workdir / NOTES, list(dict.fromkeys([*notes(workdir), *lines])))
+
+
+def notes(workdir: pathlib.Path) -> list[str]:
+  """What `say` has kept."""
+  path = workdir / NOTES
+  return read_json(path) if path.exists() else []
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from experiments.runs import errors
 from experiments.runs import flags
 from experiments.runs import progress as progress_lib
+from experiments.runs import workdir as workdir_lib
 from experiments.slates import config as config_lib
 from harmonrank_jax.data import candidates as candidates_lib
 from harmonrank_jax.data import chunks as chunks_lib
@@ -49,6 +50,7 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
   """Generates, converts or opens the candidates, and checks every row."""
   check_config(config)
   candidates, limits = _open(config, workdir / "prepared")
+  workdir_lib.say(workdir, candidates.notes)
   facts = candidates.check()
   return Inputs(candidates, facts, make_rules(config, facts), limits)
 

@@ -54,7 +54,8 @@ class Candidates:
   """Scored candidates in a Parquet file, or in the files of a folder.
 
   `check` comes first: it yields the facts that `chunks` needs, and sets
-  `num_features`, D, which is None before.
+  `num_features`, D, which is None before. `notes` has what was found odd in
+  the files, a line each.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +114,7 @@ class Candidates:
       raise items_lib.missing(
           log, "features", columns.features, or_items=True)
     self.num_features: int | None = None
+    self.notes = [*log.notes, *(self._items.notes if self._items else ())]
 
   def check(self) -> Facts:
     """Checks every row and counts requests, rows and categories.

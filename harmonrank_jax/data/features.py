@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
+from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import times as times_lib
 
@@ -77,7 +79,7 @@ def fit_features(
   """Fits vocabularies, quantiles and score scales in one streaming pass.
 
   Args:
-    log: a log that has passed `check_log`.
+    log: what `check_log` returned.
     schema: its roles.
     row_filter: from a table to the mask of training rows.
 
@@ -95,7 +97,7 @@ def fit_features(
   for table in log.tables(schema.columns):
     table = table.filter(pa.array(row_filter(table)))
     for column, counter in counts.items():
-      values = plain(table[column]).drop_null()
+      values = kinds.plain(table[column]).drop_null()
       for entry in pc.value_counts(values).to_pylist():
         counter[entry["values"]] += entry["counts"]
     for column, parts in samples.items():
@@ -146,11 +148,11 @@ def encode(
       values = schema_lib.numbers_of(table[objective.score])
       has_score.append(~np.isnan(values))
       scale = features.score_scales[objective.name]
-      outside = (values < 0) | (values > 1)
-      if scale is None and outside.any():
+      odd = probabilities.are_odd(values)
+      if scale is None and odd.any():
         raise schema_lib.DataError(
             f"column {objective.score!r}: scores were probabilities in the "
-            f"training rows, got {values[np.argmax(outside)]:.6g}.")
+            f"training rows, got {values[np.argmax(odd)]:.6g}.")
       scores.append(_probability(np.nan_to_num(values), scale))
     else:
       has_score.append(np.zeros(num_rows, bool))
@@ -184,7 +186,7 @@ def index_in(column: pa.ChunkedArray, vocabulary: list) -> np.ndarray:
   Raises an ArrowException if one holds text and the other numbers, and an
   OverflowError if the numbers are beyond the column's type.
   """
-  column = plain(column)
+  column = kinds.plain(column)
   if pa.types.is_integer(column.type) and column.type != pa.uint64():
     # The column that was fitted may have been wider than this one.
     column = column.cast(pa.int64())
@@ -201,7 +203,7 @@ def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
   """
   if column is None:
     return np.zeros(table.num_rows, np.int64)
-  values = plain(table[column])
+  values = kinds.plain(table[column])
   if pa.types.is_integer(values.type):
     return values.to_numpy().astype(np.int64)
   encoded = values.combine_chunks().dictionary_encode()
@@ -215,13 +217,6 @@ def times(table: pa.Table, column: str | None) -> np.ndarray:
   if column is None:
     return np.zeros(table.num_rows, np.int64)
   return times_lib.integers_of(table[column])
-
-
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-  """The column without dictionary encoding."""
-  if pa.types.is_dictionary(column.type):
-    return column.cast(column.type.value_type)
-  return column
 
 
 def _hash(text: str) -> int:
@@ -258,7 +253,7 @@ def _score_scale(
   if not parts:
     return None
   count, means, variances, lowest, highest = np.asarray(parts).T
-  if lowest.min() >= 0 and highest.max() <= 1:
+  if not probabilities.are_odd(np.append(lowest, highest)).any():
     return None
   mean = np.average(means, weights=count)
   # The mean square less the squared mean would lose all digits where the mean

@@ -102,7 +102,7 @@ def _check_plain(path: pathlib.Path) -> None:
       found = found or next(parent.glob(mark), None)
     if found is not None:
       raise schema_lib.DataError(
-          f"{path}: {found} belongs to a table of {kind}, whose folder also "
+          f"{path}: {found} belongs to a {kind} table, whose folder also "
           "holds rows of other versions; write the version that is meant as "
           "plain Parquet, and name that folder.")
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import checks
-from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -37,6 +36,7 @@ class Items(NamedTuple):
   ids: pa.Array  # [I] integers or texts, without duplicates.
   categories: pa.Array | None  # [I] texts; None if not read.
   features: np.ndarray | None  # [I, D] float32, finite; None if not read.
+  notes: tuple[str, ...] = ()  # What was found odd in the files, a line each.
 
 
 def feature_columns(
@@ -161,12 +161,12 @@ def read_items(
   checks.check_unique(joined, columns.item, path)
   return Items(
       joined, pa.concat_arrays(categories) if has_category else None,
-      np.concatenate(features) if has_features else None)
+      np.concatenate(features) if has_features else None, tuple(log.notes))
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
   """The column as one array, without dictionary encoding."""
-  return pa.concat_arrays(features_lib.plain(column).chunks)
+  return pa.concat_arrays(kinds.plain(column).chunks)
 
 
 def _cast(

@@ -102,10 +102,15 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
   """
   if column.type == kind:
     return column
-  if pa.types.is_dictionary(column.type):
-    column = column.cast(column.type.value_type)
   # Floats lose digits, and moments what is finer than a millisecond.
-  return pc.cast(column, kind, safe=pa.types.is_integer(kind))
+  return pc.cast(plain(column), kind, safe=pa.types.is_integer(kind))
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+  """The column without dictionary encoding."""
+  if pa.types.is_dictionary(column.type):
+    return column.cast(column.type.value_type)
+  return column
 
 
 def named(values: list[str | None]) -> pa.DataType:

@@ -20,6 +20,7 @@ from harmonrank_jax.data import files
 from harmonrank_jax.data import kuairand_tables as tables_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import times as times_lib
 
 PathLike = tables_lib.PathLike
 
@@ -33,6 +34,7 @@ class Prepared(NamedTuple):
   profile: tuple[str, ...]  # Feature columns of the user and the context.
   domain: tuple[str, ...]  # Categorical ones: in which domain a row is.
   personal: tuple[str, ...]  # Those that identify user, item and author.
+  notes: tuple[str, ...]  # What was found odd in the files, a line each.
 
 
 def prepare(
@@ -67,10 +69,12 @@ def prepare(
       and music are features; or a folder with one `video_features_basic*`.
   """
   raw = _roles(files.find(data, *tables_lib.LOG_FILES)[0])
-  log = _read_log(data, raw)
+  log, notes = _read_log(data, raw)
   num_train = log.num_rows
   if evaluation is not None:
-    log = tables_lib.join([log, _read_log(evaluation, raw)], evaluation)
+    evaluated_log, more = _read_log(evaluation, raw)
+    log = tables_lib.join([log, evaluated_log], evaluation)
+    notes += more
   ids = {"user_id": log["user_id"], "item_id": log["video_id"]}
   labels = {o.name: log[o.label] for o in raw.objectives}
   hour = pc.divide(pc.cast(log["hourmin"], pa.int64(), safe=False), 100)
@@ -107,7 +111,8 @@ def prepare(
           categorical=tuple(categorical), numeric=tuple(numeric)),
       profile=(*context, *of_user, *user_history),
       domain=tuple(context),
-      personal=(*ids, *(name for name in of_item if name == "author_id")))
+      personal=(*ids, *(name for name in of_item if name == "author_id")),
+      notes=tuple(notes))
 
 
 def earlier_sums(
@@ -144,19 +149,29 @@ def _history(
   return columns
 
 
-def _read_log(path: PathLike, raw: schema_lib.Schema) -> pa.Table:
-  """The checked rows by time."""
+def _read_log(
+    path: PathLike, raw: schema_lib.Schema
+) -> tuple[pa.Table, list[str]]:
+  """The checked rows by time, and what is to be said of the times."""
   tables = []
   for file in files.find(path, *tables_lib.LOG_FILES):
     table = tables_lib.read_checked(file, raw)
     narrow = {o.label: pc.cast(table[o.label], pa.int8())
               for o in raw.objectives}
-    narrow["time_ms"] = pa.array(features.times(table, "time_ms"))
+    narrow["time_ms"] = pa.array(times_lib.integers_of(table["time_ms"]))
     tables.append(pa.table(
         {name: narrow.get(name, table[name]) for name in raw.columns}))
   log = tables_lib.join(tables, path)
+  integers = log["time_ms"].to_numpy()
+  unit = times_lib.unit_of(integers)
+  # Counters stay as they are; whoever reads the prepared log says so.
+  notes = [f"{path}: {line}" for line in times_lib.describe(
+      "time_ms", pa.int64(), integers, unit) if unit]
+  log = log.set_column(
+      log.column_names.index("time_ms"), "time_ms",
+      pa.array(times_lib.in_ms(integers, unit)))
   order = np.argsort(log["time_ms"].to_numpy(), kind="stable")
-  return log.take(pa.array(order))
+  return log.take(pa.array(order)), notes
 
 
 def _roles(file: pathlib.Path) -> schema_lib.Schema:

@@ -10,7 +10,6 @@ from pyarrow import csv
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import checks
-from harmonrank_jax.data import features
 from harmonrank_jax.data import files
 from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
@@ -119,7 +118,7 @@ def read_checked(file: pathlib.Path, schema: schema_lib.Schema) -> pa.Table:
 
 def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
   """One type for what files of two kinds call text and integers."""
-  column = features.plain(column)
+  column = kinds.plain(column)
   if kinds.is_text(column.type):
     return pc.cast(column, pa.string())
   if pa.types.is_integer(column.type) or pa.types.is_null(column.type):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
+import copy
 import functools
 import itertools
 import pathlib
@@ -24,7 +25,10 @@ import pyarrow.parquet as pq
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import files
 from harmonrank_jax.data import kinds
+from harmonrank_jax.data import leaks
+from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import times as times_lib
 
 # A NamedTuple of arrays with rows along the first axis.
 Arrays = Any
@@ -37,6 +41,8 @@ FEW_VALUES = 256
 BLOCK_ROWS = 131_072
 # Smaller row groups of a file are read together: each costs a fixed time.
 GROUP_ROWS = 8192
+# Rows of a log that are searched for columns that tell the labels.
+_SAMPLE_ROWS = 20_000
 # Files that are kept open between two reads.
 _OPEN_FILES = 64
 # A log of at most so many rows is transformed once and kept in memory, instead
@@ -61,6 +67,7 @@ class ParquetLog:
   irregular, and may not be read. Folders named `<column>=<value>` are columns.
 
   Attributes:
+    path: what was named.
     files: paths, sorted.
     arrow_schema: names and types of the columns of all files.
     irregular: of columns that some file lacks, or has in a type that does not
@@ -68,6 +75,8 @@ class ParquetLog:
     row_groups: all row groups, in order; small ones are joined.
     num_rows: rows of all files.
     notes: what was found odd, a line each.
+    meanings: by column, what its values are read as; of a checked log.
+    times: `[num_rows]` int64 milliseconds of a checked log with a time.
   """
 
   def __init__(
@@ -85,11 +94,13 @@ class ParquetLog:
         that is not Parquet or is cut off, a column that appears twice, or no
         row at all; or if the folder is that of a table with versions.
     """
+    self.path = pathlib.Path(path)
     self.files, skipped = files.search(path, "*.parquet")
     self.notes: list[str] = []
     if skipped:
       self.notes.append(
-          f"{path}: {len(skipped):,} hidden Parquet files are skipped, as "
+          f"{path}: {len(skipped):,} hidden Parquet "
+          f"{'file is' if len(skipped) == 1 else 'files are'} skipped, as "
           f"{skipped[0].relative_to(path)}.")
     self.row_groups: list[RowGroup] = []
     self._metadata: list[pq.FileMetaData] = []
@@ -113,8 +124,7 @@ class ParquetLog:
     self.arrow_schema = self._join_schemas(schemas)
     self._read_as = {
         field.name: kinds.read_as(field.type) for field in self.arrow_schema}
-    # What values mean, by column; `check_log` finds it.
-    self._meanings: dict[
+    self.meanings: dict[
         str, Callable[[pa.ChunkedArray], pa.ChunkedArray]] = {}
     self.times: np.ndarray | None = None
     names, known = self.files, self._metadata
@@ -221,8 +231,8 @@ class ParquetLog:
       else:
         column = table[name]
       column = kinds.convert(column, self._read_as[name])
-      if name in self._meanings:
-        column = self._meanings[name](column)
+      if name in self.meanings:
+        column = self.meanings[name](column)
       result[name] = column
     return pa.table(result)
 
@@ -273,16 +283,102 @@ class ParquetLog:
     return pa.schema(fields)
 
 
-def check_log(log: ParquetLog, schema: schema_lib.Schema) -> None:
+def check_log(
+    log: ParquetLog, schema: schema_lib.Schema, *,
+    trained: ParquetLog | None = None,
+) -> ParquetLog:
   """Checks types and every row of a log, in one streaming pass.
+
+  What columns mean is decided by nearly all of their rows, and said in the
+  notes where it is not plain; so are the number and the first of the odd rows,
+  and profile columns that tell the labels.
+  Integer times are of the unit that makes them dates. Scores are probabilities
+  if at most 2 % of them are outside [0, 1].
+
+  Args:
+    log: as it was opened.
+    schema: its roles.
+    trained: what this function returned for the log that a model was trained
+      on, whose scores say which are probabilities; None if it is this one.
+
+  Returns:
+    The log, with its `times`, as it is to be read: integer times are
+    milliseconds, and scores that should be probabilities and are none are
+    missing.
 
   Raises:
     DataError: at the first thing that is wrong.
   """
   checks.check_types(schema, log.arrow_schema, log.files[0])
-  for group in log.row_groups:
-    checks.check_rows(
-        schema, log.read(group, schema.columns), log.place(group))
+  times: list[np.ndarray] = []
+  scores = {o.score: probabilities.Tally()
+            for o in schema.objectives if o.score}
+  sample: list[pa.Table] = []
+  num_rows, stride = 0, -(-log.num_rows // _SAMPLE_ROWS)
+  for place, table in log.placed(schema.columns):
+    checks.check_rows(schema, table, place)
+    if schema.time:
+      times.append(times_lib.integers_of(table[schema.time]))
+    for column, tally in scores.items():
+      tally.add(schema_lib.numbers_of(table[column]), num_rows)
+    sample.append(table.take(np.arange(-num_rows % stride, len(table), stride)))
+    num_rows += table.num_rows
+  result = copy.copy(log)
+  result.notes, result.meanings = list(log.notes), dict(log.meanings)
+  if schema.time:
+    _understand_times(result, schema.time, np.concatenate(times))
+  for column, tally in scores.items():
+    _understand_scores(result, column, tally, trained)
+  if trained is None:
+    result.notes += [f"{log.path}: {line}" for line in leaks.describe(
+        schema, pa.concat_tables(sample),
+        None if result.times is None else result.times[::stride])]
+  return result
+
+
+def _understand_times(
+    log: ParquetLog, column: str, integers: np.ndarray
+) -> None:
+  """Sets `times`, and how the column is read."""
+  kind, unit = log.kind(column), times_lib.unit_of(integers)
+  log.notes += [f"{log.path}: {line}" for line in times_lib.describe(
+      column, kind, integers, unit)]
+  if not kinds.is_moment(kind):
+    log.meanings[column] = lambda values: pa.chunked_array([
+        times_lib.in_ms(times_lib.integers_of(values), unit)])
+  log.times = times_lib.in_ms(integers, unit)
+  far = times_lib.are_far(log.times)
+  if unit and far.any():
+    row = int(np.argmax(far))
+    dates = log.times[~far]
+    log.notes.append(
+        f"column {column!r}: {far.sum():,} of {len(far):,} times are far from "
+        f"the others ({times_lib.day_of(dates.min())} to "
+        f"{times_lib.day_of(dates.max())}), the first is {integers[row]} "
+        f"({log.place_of(row)}).")
+
+
+def _understand_scores(
+    log: ParquetLog, column: str, tally: probabilities.Tally,
+    trained: ParquetLog | None,
+) -> None:
+  """Sets how the column is read."""
+  if trained is not None and column not in trained.meanings:
+    return
+  if tally.are_probabilities:
+    log.meanings[column] = probabilities.cleaned
+  if tally.first is None:
+    return
+  said = tally.describe(column, log.place_of(tally.first[0]))
+  if tally.are_probabilities:
+    log.notes.append(f"{said}; they count as missing.")
+  elif trained is not None:
+    raise schema_lib.DataError(
+        f"{said}; they were probabilities in the rows to train on.")
+  elif 2 * tally.num_odd < tally.num_scores:
+    log.notes.append(
+        f"{said}; all are taken for scores of any range. Make the odd ones "
+        "null if the others are probabilities.")
 
 
 class Cursor(NamedTuple):

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import schema as schema_lib
 
 
@@ -39,7 +40,7 @@ def scored_table(
   for role, column in schema.ids.items():
     columns[schema_lib.ROLES[role]] = (
         features_lib.times(table, column) if role == "time"
-        else features_lib.plain(table[column]))
+        else kinds.plain(table[column]))
   for m, objective in enumerate(schema.objectives):
     kind = np.float32 if objective.is_value else np.int8
     columns[objective.name] = schema_lib.numbers_of(
@@ -48,7 +49,7 @@ def scored_table(
   for name in profile:
     kind = pa.string() if name in schema.categorical else pa.float64()
     columns[name] = pc.cast(
-        features_lib.plain(table[name]), kind, safe=False)
+        kinds.plain(table[name]), kind, safe=False)
   return pa.table(columns)
 
 

@@ -50,6 +50,7 @@ class SlateLog(NamedTuple):
   item_categories: np.ndarray  # [I] int32, places in `category_names`.
   item_features: np.ndarray  # [I, D] float32.
   category_names: list[str]  # C texts, the most shown first.
+  notes: tuple[str, ...] = ()  # What was found odd in the files, a line each.
 
   def of_days(self, chosen: np.ndarray) -> "SlateLog":
     """The slates of the days chosen, `[days]` bool; numbers stay the same."""
@@ -84,9 +85,10 @@ def read_slate_log(
     DataError: if a column is missing or has a bad value; the message names
       file, column and row.
   """
-  rows, catalogue = slate_rows.read_rows(data, items, columns)
+  rows, catalogue, notes = slate_rows.read_rows(data, items, columns)
   offset = int(utc_offset_hours * _HOUR_MS)
-  return _arranged(rows._replace(time=rows.time + offset), catalogue)
+  log = _arranged(rows._replace(time=rows.time + offset), catalogue)
+  return log._replace(notes=tuple(notes))
 
 
 def held_out_days(log: SlateLog) -> np.ndarray:

@@ -11,6 +11,7 @@ from harmonrank_jax.data import checks
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import parquet
+from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
 
 # A longer slate points to a column that is no position.
@@ -53,11 +54,14 @@ class Rows(NamedTuple):
 def read_rows(
     data: str | pathlib.Path, items: str | pathlib.Path | None,
     columns: SlateColumns,
-) -> tuple[Rows, items_lib.Items]:
-  """Reads and checks all exposures, and what is known of their items."""
+) -> tuple[Rows, items_lib.Items, list[str]]:
+  """Reads and checks all exposures, and what is known of their items.
+
+  What was found odd comes with them, a line each.
+  """
   log = parquet.ParquetLog(data)
   schema = _schema(log, columns, in_log=items is None)
-  parquet.check_log(log, schema)
+  log = parquet.check_log(log, schema)
   if items is None:
     table, catalogue = _with_own_items(log, schema, columns)
   else:
@@ -67,7 +71,8 @@ def read_rows(
             item=columns.item, category=columns.category,
             features=columns.features),
         log.kind(columns.item), has_category=True, has_features=True)
-  return _checked(table, catalogue.ids, columns, checks.Place(data)), catalogue
+  return (_checked(table, catalogue.ids, columns, checks.Place(data)),
+          catalogue, [*log.notes, *catalogue.notes])
 
 
 def first_of(request: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -82,7 +87,7 @@ def _schema(
     log: parquet.ParquetLog, columns: SlateColumns, *, in_log: bool
 ) -> schema_lib.Schema:
   """Roles of the columns of a log that has its own categories, or has not."""
-  objectives = [schema_lib.Objective("click", columns.click, columns.score)]
+  objectives = [schema_lib.Objective("click", columns.click)]
   for role in ("dismissed", "random"):
     name = getattr(columns, role)
     if name:
@@ -94,7 +99,8 @@ def _schema(
       tuple(objectives), user=columns.user, item=columns.item,
       time=columns.time, request=columns.request,
       categorical=(columns.category,) if in_log else (),
-      numeric=tuple(filter(None, (columns.position, columns.value_score))))
+      numeric=tuple(filter(None, (
+          columns.position, columns.score, columns.value_score))))
 
 
 def _with_own_items(
@@ -206,9 +212,9 @@ def _probabilities(
     table: pa.Table, column: str, place: checks.Place, what: str
 ) -> np.ndarray:
   values = schema_lib.numbers_of(table[column])
-  checks.fail_at(~((values >= 0) & (values <= 1)), table, column, place,
-                 f"{what} must be a probability")
-  return values
+  checks.fail_at(np.isnan(values) | probabilities.are_odd(values), table,
+                 column, place, f"{what} must be a probability")
+  return np.clip(values, 0, 1)
 
 
 def _flags(table: pa.Table, column: str | None) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import itertools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,9 @@ TRAIN, VALIDATION, TEST = range(3)
 # Shares of all rows for the test, and of the rest for validation: a smaller
 # part would hold too few positives of a rare objective to choose by.
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.2
+# A part that is cut at a moment has at least and at most these shares of the
+# rows that are cut, where few moments leave no choice.
+_LEAST_SHARE, _MOST_SHARE = 0.05, 0.75
 # Share of the rows before the first of several blocks to test on.
 _BEFORE_BLOCKS = 0.5
 
@@ -25,7 +29,7 @@ _BEFORE_BLOCKS = 0.5
 class Split(NamedTuple):
   """Which rows train, validate and test: a function of a row alone."""
 
-  kind: str  # "time", "user" or "row", what decides.
+  how: str  # In words.
   # From a table to TRAIN, VALIDATION or TEST for each row.
   part: Callable[[pa.Table], np.ndarray]
   num_rows: tuple[int, int, int]  # Of the parts, in the log that was split.
@@ -37,11 +41,17 @@ class Split(NamedTuple):
   def describe(self) -> str:
     """One line."""
     train, validation, test = self.num_rows
-    how = {"time": "by time", "user": "by users",
-           "row": "by rows, there is neither a time nor a user"}[self.kind]
     tested = f", {test:,} to test" if test else ""
     return (f"{train:,} rows to train, {validation:,} to validate{tested} "
-            f"({how})")
+            f"({self.how})")
+
+
+class _Edges(NamedTuple):
+  """The first milliseconds of parts; None where no moment begins one."""
+
+  validation: int | None
+  test: int | None
+  how: str
 
 
 def split_log(
@@ -50,38 +60,50 @@ def split_log(
   """Splits a checked log by time, or by users, or by rows.
 
   By time, the last fifth of the time range is for testing and the last fifth
-  of the rest for validation. Without a time, users are dealt out in these
-  shares; without users, rows are.
+  of the rest for validation. Where one of these parts would have less than
+  half or more than twice its share of the rows, as after one wrong time, the
+  last fifths of the rows are instead, as nearly as moments allow: all rows of
+  a moment are in one part. Without a time, or where all rows are of one,
+  users are dealt out in these shares; without users, rows are.
 
   Args:
-    log: a log that has passed `check_log`.
+    log: what `check_log` returned.
     schema: its roles.
     hold_out: whether to hold out rows for testing.
 
   Raises:
     DataError: if a part has no rows.
   """
-  test_share = _TEST_SHARE if hold_out else 0.0
-  bounds = np.asarray([(1 - test_share) * (1 - _VALIDATION_SHARE),
-                       1 - test_share])
-  place: Callable[[pa.Table], np.ndarray]
+  edges = _Edges(None, None, "by time")
   if schema.time:
-    kind, columns = "time", [schema.time]
-    times = [features_lib.times(table, schema.time)
-             for table in log.tables(columns)]
-    first = min(part.min() for part in times)
-    last = max(part.max() for part in times)
-    # The last moment itself belongs to the last part.
-    place = lambda table: (features_lib.times(table, schema.time) - first) / (
-        last - first + 1)
-  else:
-    kind = "user" if schema.user else "row"
-    columns = [schema.user] if schema.user else list(schema.columns)
-    place = lambda table: _dealt(table, columns)
+    edges = _edges(np.sort(_times_of(log)), hold_out=hold_out)
+  dealt_by = [schema.user] if schema.user else list(schema.columns)
+  test_share = _TEST_SHARE if hold_out and edges.test is None else 0.0
 
   def part(table: pa.Table) -> np.ndarray:
-    return np.searchsorted(bounds, place(table), side="right")
+    result = np.zeros(table.num_rows, np.int64)
+    time = features_lib.times(table, schema.time)
+    if edges.validation is None:
+      place = _dealt(table, dealt_by)
+      result[place >= (1 - test_share) * (1 - _VALIDATION_SHARE)] = VALIDATION
+      result[place >= 1 - test_share] = TEST
+    else:
+      result[time >= edges.validation] = VALIDATION
+    if edges.test is not None:
+      result[time >= edges.test] = TEST
+    return result
 
+  how, columns = edges.how, [schema.time] if schema.time else []
+  if edges.validation is None:
+    columns = list(dict.fromkeys([*columns, *dealt_by]))
+    dealt = "by users" if schema.user else "by rows"
+    if edges.test is not None:
+      how = f"{how}, {dealt} to validate"
+    elif schema.time:
+      how = f"{dealt}, no moment divides the times"
+    else:
+      how = dealt if schema.user else (
+          "by rows, there is neither a time nor a user")
   counts = np.zeros(3, np.int64)
   for table in log.tables(columns):
     counts += np.bincount(part(table), minlength=3)
@@ -89,10 +111,48 @@ def split_log(
   for use, count in zip(uses, counts, strict=False):
     if not count:
       raise schema_lib.DataError(
-          f"{log.files[0]}: splitting {log.num_rows:,} rows by {kind} leaves "
-          f"none to {use}; give more rows, or rows to test on in a log of "
-          "their own.")
-  return Split(kind, part, (int(counts[0]), int(counts[1]), int(counts[2])))
+          f"{log.files[0]}: splitting {log.num_rows:,} rows {how} leaves none "
+          f"to {use}; give more rows, or rows to test on in a log of their "
+          "own.")
+  return Split(how, part, (int(counts[0]), int(counts[1]), int(counts[2])))
+
+
+def _edges(times: np.ndarray, *, hold_out: bool) -> _Edges:
+  """Where parts begin, of sorted times."""
+  shares = [1 - _VALIDATION_SHARE]
+  if hold_out:
+    shares = [(1 - _TEST_SHARE) * (1 - _VALIDATION_SHARE), 1 - _TEST_SHARE]
+  # Beyond 64 bits, which a range of times may be.
+  first, last = int(times[0]), int(times[-1])
+  edges = [first + math.ceil(share * (last - first + 1)) for share in shares]
+  sizes = np.diff([0, *(np.searchsorted(times, edge) for edge in edges),
+                   len(times)])
+  wanted = np.diff([0, *shares, 1]) * len(times)
+  if ((wanted / 2 <= sizes) & (sizes <= 2 * wanted)).all():
+    return _Edges(edges[0], edges[1] if hold_out else None, "by time")
+  test = _edge(times, _TEST_SHARE) if hold_out else None
+  if hold_out and test is None:
+    return _Edges(None, None, "")
+  rest = times if test is None else times[:np.searchsorted(times, test)]
+  return _Edges(_edge(rest, _VALIDATION_SHARE), test,
+                "by time, in shares of the rows")
+
+
+def _edge(times: np.ndarray, share: float) -> int | None:
+  """The moment of sorted times from which about this share of them are on."""
+  begins = np.flatnonzero(np.diff(times)) + 1
+  if not len(begins):
+    return None
+  begin = begins[np.argmin(np.abs(begins - (1 - share) * len(times)))]
+  later = 1 - begin / len(times)
+  return int(times[begin]) if _LEAST_SHARE <= later <= _MOST_SHARE else None
+
+
+def _times_of(log: parquet.ParquetLog) -> np.ndarray:
+  """`[num_rows]` int64 milliseconds."""
+  if log.times is None:
+    raise ValueError("a log is split by time as check_log returned it.")
+  return log.times
 
 
 def temporal_blocks(
@@ -104,7 +164,7 @@ def temporal_blocks(
   last fifth of the rows before a block is for validation.
 
   Args:
-    log: a log that has passed `check_log`.
+    log: what `check_log` returned.
     schema: its roles.
     num_blocks: at least 2; one block is `split_log`.
 
@@ -113,9 +173,7 @@ def temporal_blocks(
   """
   if schema.time is None:
     raise schema_lib.DataError("blocks are cut by time; the log has none.")
-  times = np.sort(np.concatenate([
-      features_lib.times(table, schema.time)
-      for table in log.tables([schema.time])]))
+  times = np.sort(_times_of(log))
   shares = np.linspace(_BEFORE_BLOCKS, 1, num_blocks + 1)
   at = lambda share: times[min(int(share * len(times)), len(times) - 1)]
   result = []
@@ -133,7 +191,7 @@ def temporal_blocks(
     if not (train and validation and test):
       raise schema_lib.DataError(
           f"{log.files[0]}: too few different times for {num_blocks} blocks.")
-    result.append(Split("time", part, (train, validation, test)))
+    result.append(Split("by time", part, (train, validation, test)))
   return result
 
 
@@ -152,11 +210,13 @@ def _dealt(table: pa.Table, columns: list[str]) -> np.ndarray:
   """A number in [0, 1) for each row, the same for the same values."""
   mixed = np.zeros(table.num_rows, np.uint64)
   for name in columns:
-    column = features_lib.plain(table[name])
+    column = kinds.plain(table[name])
     if pa.types.is_floating(column.type):
       bits = schema_lib.numbers_of(column).view(np.uint64)
-    elif pa.types.is_boolean(column.type) or pa.types.is_timestamp(column.type):
+    elif pa.types.is_boolean(column.type):
       bits = pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy()
+    elif kinds.is_moment(column.type):
+      bits = features_lib.times(table, name)
     else:
       missing = "" if kinds.is_text(column.type) else 0
       filled = table.append_column(

@@ -63,14 +63,27 @@ def day_of(time_ms: int) -> str:
     return str(time_ms)
 
 
-def describe(column: str, times: np.ndarray, unit: str | None) -> list[str]:
-  """What is to be said of how `[N]` integer times are read."""
+def are_far(time_ms: np.ndarray) -> np.ndarray:
+  """`[N]` bool, milliseconds far from nearly all others: wrong, if few."""
+  low, high = np.quantile(time_ms, (0.01, 0.99))
+  margin = max(10 * (high - low), 366 * 86_400_000)
+  return (time_ms < low - margin) | (time_ms > high + margin)
+
+
+def describe(
+    column: str, kind: pa.DataType, times: np.ndarray, unit: str | None
+) -> list[str]:
+  """What is to be said of how `[N]` times of a column are read."""
   low, high = int(times.min()), int(times.max())
+  if unit is None and kinds.is_moment(kind):
+    return [f"column {column!r}: the dates {day_of(low)} to {day_of(high)} are "
+            "not in 2000 to 2099; look whether they were made of integers of "
+            "another unit."]
   if unit is None:
     return [f"column {column!r}: in no unit are the integers {low} to {high} "
             "dates of 2000 to 2099; they are taken for milliseconds."]
   if unit == "milliseconds":
     return []
   dates = in_ms(times[are_dates(times, unit)], unit)
-  return [f"column {column!r}: integers of {low} to {high} are read as {unit} "
-          f"since 1970, {day_of(dates.min())} to {day_of(dates.max())}."]
+  return [f"column {column!r}: integers are read as {unit} since 1970, "
+          f"{day_of(dates.min())} to {day_of(dates.max())}."]

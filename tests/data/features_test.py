@@ -31,8 +31,7 @@ def make_fit(tmp_path):
     table = pa.table({"click": np.zeros(num_rows, np.int8)} | columns)
     path = tmp_path / "log.parquet"
     pq.write_table(table, path, row_group_size=group_size)
-    log = parquet.ParquetLog(path)
-    parquet.check_log(log, schema)
+    log = parquet.check_log(parquet.ParquetLog(path), schema)
     features = features_lib.fit_features(log, schema, row_filter)
     return features, features_lib.encode(features, schema, table)
 

@@ -36,7 +36,7 @@ def test_tables_with_versions_are_refused(tmp_path, kind, mark):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
   for folder in (tmp_path, tmp_path / "table", data.parent):
-    with refused(f"belongs to a table of {kind}, .* as plain Parquet"):
+    with refused(f"belongs to a {kind} table, .* as plain Parquet"):
       files.find(folder, "*.parquet")
   # Who names a file knows which.
   assert files.find(data, "*.parquet") == [data]

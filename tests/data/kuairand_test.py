@@ -307,6 +307,23 @@ def test_timestamps_are_milliseconds(tmp_path):
   assert rows_of(plain.train) == rows_of(other.train)
 
 
+@pytest.mark.parametrize(("unit", "per_ms"), [
+    ("seconds", 0.001), ("microseconds", 1000), ("nanoseconds", 10**6)])
+def test_times_of_another_unit_become_milliseconds(tmp_path, unit, per_ms):
+  log = official_log(20)
+  first = log["time_ms"].to_numpy().min()
+  time = first // 1000 * 1000 + 1000 * (log["time_ms"].to_numpy() - first)
+  place = log.column_names.index("time_ms")
+  prepared = kuairand.prepare(write(
+      log.set_column(place, "time_ms", pa.array(
+          (time * per_ms).astype(np.int64))), tmp_path / "log.csv"),
+                              tmp_path / "out")
+  table = pq.read_table(prepared.train)
+  assert table["time_ms"].to_pylist() == sorted(time)
+  note, = prepared.notes
+  assert f"log.csv: column 'time_ms': integers are read as {unit}" in note
+
+
 def test_evaluation_sees_earlier_training_rows_only(tmp_path):
   log = six_rows()
   # Training rows at 10, 20, 20, 30; one evaluation row lies among them.

@@ -371,3 +371,27 @@ def test_some_days_of_a_log(log):
     np.testing.assert_array_equal(
         getattr(last, name), getattr(log, name)[rows])
   assert last.category_names == log.category_names
+
+
+@pytest.mark.parametrize("unit, per_ms", [
+    ("seconds", 0.001), ("microseconds", 1000), ("nanoseconds", 10**6)])
+def test_times_of_any_unit_are_the_same_days_and_hours(tmp_path, unit, per_ms):
+  columns = frame()
+  columns["time_ms"] = columns["time_ms"] + 19_000 * slate_logs.DAY_MS
+  plain = read(columns, tmp_path)
+  assert plain.notes == ()
+  columns["time_ms"] = (columns["time_ms"] * per_ms).astype(np.int64)
+  log = read(columns, tmp_path)
+  for name in ("day", "day_ids", "time_ms", "user", "clicks"):
+    np.testing.assert_array_equal(getattr(log, name), getattr(plain, name))
+  note, = log.notes
+  assert f"'time_ms': integers are read as {unit} since 1970" in note
+
+
+def test_a_rounded_probability_is_clipped_another_number_refused(tmp_path):
+  columns = frame()
+  columns["score_click"][2] = 1 + 1e-7
+  assert np.isfinite(read(columns, tmp_path).log_odds).all()
+  columns["score_click"][2] = -1
+  with pytest.raises(schema_lib.DataError, match=r"row 2: .*got -1\.0"):
+    read(columns, tmp_path)

@@ -22,6 +22,7 @@ from experiments.runs import errors
 from experiments.runs import logs
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
+from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
 from harmonrank_jax.serving import bundle
@@ -52,9 +53,10 @@ def test_a_workdir_holds_everything(finished):
 def test_the_summary_agrees_with_scikit_learn(finished):
   workdir, summary = finished
   table = pq.read_table(workdir / "embedded_log.parquet")
+  log, schema = logs.open_log(
+      workdir / "embedded_log.parquet", generator.SCHEMA)
   split = splits.split_log(
-      *logs.open_log(workdir / "embedded_log.parquet", generator.SCHEMA),
-      hold_out=True)
+      parquet.check_log(log, schema), schema, hold_out=True)
   test = table.filter(pa.array(split.part(table) == splits.TEST))
   assert test.num_rows == summary["test_rows"]
   sums = {"equal_sum": sum(test[f"score_{name}"].to_numpy()
@@ -282,13 +284,47 @@ def test_evaluation_rows_are_checked_too(tmp_path, frame):
 
 @pytest.mark.parametrize("column, value, said", [
     ("age", 3, "'age' has type int64, which is not what"),
-    ("score_click", 2.5, "were probabilities in the training rows, got 2.5")])
+    ("score_click", 2.5, "outside [0, 1], the first is 2.5")])
 def test_evaluation_rows_are_of_the_same_kind(
     tmp_path, frame, column, value, said):
   pq.write_table(pa.table({**frame, column: [value] * 60}),
                  tmp_path / "eval.parquet")
   assert said in refusal(
       tmp_path, frame, eval_data=str(tmp_path / "eval.parquet"))
+
+
+def test_what_is_odd_is_said_and_does_not_decide(tmp_path, frame, capsys):
+  rows = 400
+  frame = {name: np.resize(values, rows) for name, values in frame.items()}
+  frame["time_ms"] = 1_700_000_000 + np.arange(rows)
+  frame["score_click"] = np.random.default_rng(1).random(rows)
+  dwell = pa.array(np.where(frame["click"], 5.5, 0))
+  log = pa.table(frame | {"dwell": dwell, "__index_level_0__": range(rows),
+                          "price": pa.array([1] * rows).cast(
+                              pa.decimal128(21, 2))})
+
+  def read(table, name):
+    pq.write_table(table, tmp_path / name)
+    config = train_auc.Config(data=str(tmp_path / name))
+    return inputs_lib.read_inputs(config, tmp_path)
+
+  good = read(log, "log.parquet")
+  assert good.model.schema.numeric == ("dwell",)
+  said = capsys.readouterr().err
+  for words in ("integers are read as seconds", "'dwell' tells 'click'",
+                "'__index_level_0__' is left out", "price (decimal128(21, 2))"):
+    assert said.count(words) == 1
+  assert workdir_lib.notes(tmp_path) == [
+      line.removeprefix("warning: ") for line in said.splitlines()
+      if "one class" not in line]
+  frame["time_ms"][0], frame["score_click"][1] = 0, -1
+  odd = read(pa.table(frame | {"dwell": dwell}), "odd.parquet")
+  said = capsys.readouterr().err
+  assert "1 of 400 times are far" in said and "row 0)" in said
+  assert "1 of 400 scores are outside [0, 1]" in said and "row 1)" in said
+  assert odd.model.features.score_scales == {"click": None}
+  np.testing.assert_allclose(odd.split.num_rows, good.split.num_rows, atol=3)
+  assert not odd.sample.has_score[1, 0] and odd.sample.has_score[0, 0]
 
 
 def test_a_schema_without_data_is_refused(tmp_path):

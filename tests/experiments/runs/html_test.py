@@ -5,6 +5,7 @@ from matplotlib import figure as mpl_figure
 import pytest
 
 from experiments.runs import html
+from experiments.runs import workdir
 
 
 @pytest.fixture
@@ -51,3 +52,19 @@ def test_the_key_stands_beside_the_axes_and_inside_the_figure(axes):
 def test_a_panel_may_go_without_a_key(axes):
   draw(axes, has_key=False)
   assert axes.get_legend() is None and len(axes.texts) == 3
+
+
+def test_a_page_says_what_its_workdir_notes(tmp_path, capsys):
+  path = tmp_path / "report.html"
+  html.write_page(path, "T", ["<h1>T</h1>"])
+  assert "odd" not in path.read_text()
+  workdir.say(tmp_path, ["2 of 9 scores < 0", "again", "again"])
+  assert capsys.readouterr().err == (
+      "warning: 2 of 9 scores < 0\nwarning: again\n")
+  html.write_page(path, "T", ["<h1>T</h1>"])
+  assert path.read_text().count("<li>") == 2
+  assert "<li>2 of 9 scores &lt; 0</li>" in path.read_text()
+  # A later run in the same workdir may find nothing.
+  workdir.say(tmp_path, [])
+  html.write_page(path, "T", ["<h1>T</h1>"])
+  assert "<li>" not in path.read_text()
