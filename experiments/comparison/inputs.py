@@ -76,14 +76,11 @@ def _read_block(
   """The rows of one split, and the truth of its test rows where it is known."""
   is_embedded = config.data is None and config.eval_data is None
   true = tuple(f"true_{name}" for name in schema.names if is_embedded)
-  train, validation = (
-      features_lib.encode(features, schema, splits.read_rows(
-          log, schema.columns, split.rows(part)))
-      for part in (splits.TRAIN, splits.VALIDATION))
-  table = splits.read_rows(
-      test_log, (*schema.columns, *true),
-      None if config.eval_data else split.rows(splits.TEST))
-  test = features_lib.encode(features, schema, table)
+  *parts, table = splits.read_parts(log, (*schema.columns, *true), split)
+  if config.eval_data:
+    table = splits.read_rows(test_log, schema.columns)
+  train, validation, test = (features_lib.encode(features, schema, rows)
+                             for rows in (*parts, table))
   truth = None
   if is_embedded:
     truth = np.stack([table[name].to_numpy() for name in true], axis=1)

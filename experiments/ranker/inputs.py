@@ -6,6 +6,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from experiments.ranker import config as config_lib
 from experiments.runs import configs
@@ -39,6 +40,7 @@ class Inputs(NamedTuple):
   objective_weights: np.ndarray  # [M] float32
   sample: features_lib.Batch  # training rows, or some of very many
   validation: features_lib.Batch  # rows to choose by
+  held_out: pa.Table  # rows of log to test on, with their truth if embedded
 
 
 class Test(NamedTuple):
@@ -54,12 +56,11 @@ class Test(NamedTuple):
 def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
   """Reads the held-out rows."""
   schema = inputs.model.schema
-  keep = None if config.eval_data else inputs.split.rows(splits.TEST)
-  is_embedded = config.data is None and config.eval_data is None
-  true = tuple(f"true_{name}" for name in schema.names if is_embedded)
-  table = splits.read_rows(inputs.eval_log, (*schema.columns, *true), keep)
+  true = _truth_columns(config, schema)
+  table = inputs.held_out if config.eval_data is None else (
+      splits.read_rows(inputs.eval_log, schema.columns))
   truth, slices = None, None
-  if is_embedded:
+  if true:
     truth = np.stack([table[name].to_numpy() for name in true], axis=1)
   if config.slice_by:
     slices = (config.slice_by, logs.as_slices(
@@ -84,16 +85,11 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
         f"--batch_size={config.batch_size} is larger than the data: "
         f"{num_train:,} rows to train on.")
   model = _make_model(config, schema, log, split)
-
-  def read(part: int) -> features_lib.Batch:
-    """The rows of a part, or some of very many."""
-    stride = -(-split.num_rows[part] // _MAX_ROWS)
-    keep = lambda table: split.rows(part)(table) & (
-        np.arange(table.num_rows) % stride == 0)
-    return features_lib.encode(
-        model.features, schema, splits.read_rows(log, schema.columns, keep))
-
-  sample, validation = read(splits.TRAIN), read(splits.VALIDATION)
+  *tables, held_out = splits.read_parts(
+      log, (*schema.columns, *_truth_columns(config, schema)), split,
+      most=_MAX_ROWS)
+  sample, validation = (
+      features_lib.encode(model.features, schema, table) for table in tables)
   logs.check_classes(schema, sample.labels, "train")
   logs.check_classes(schema, validation.labels, "validate")
   batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
@@ -103,7 +99,15 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
       config.num_steps or min(passes, _MAX_DEFAULT_STEPS),
       np.asarray(config.objective_weights or [1.0] * len(schema.objectives),
                  np.float32),
-      sample, validation)
+      sample, validation, held_out)
+
+
+def _truth_columns(
+    config: config_lib.Config, schema: schema_lib.Schema
+) -> tuple[str, ...]:
+  """Columns of the true probabilities of rows to test on, if they are known."""
+  is_embedded = config.data is None and config.eval_data is None
+  return tuple(f"true_{name}" for name in schema.names if is_embedded)
 
 
 def _check_config(config: config_lib.Config, schema: schema_lib.Schema) -> None:

@@ -185,7 +185,7 @@ def check_same_data(
 
 
 def say(workdir: pathlib.Path, lines: Iterable[str]) -> None:
-  """Warns, each line once, and keeps the lines for the reports of the workdir."""
+  """Warns, and keeps the lines for the reports of the workdir."""
   lines = list(dict.fromkeys(lines))
   for line in lines:
     errors.warn(line)

@@ -26,6 +26,7 @@ from harmonrank_jax.data.slate_logs import SlateLog
 from harmonrank_jax.data.slate_logs import read_slate_log
 from harmonrank_jax.data.slate_rows import SlateColumns
 from harmonrank_jax.data.splits import Split
+from harmonrank_jax.data.splits import read_parts
 from harmonrank_jax.data.splits import read_rows
 from harmonrank_jax.data.splits import split_log
 from harmonrank_jax.data.splits import temporal_blocks
@@ -53,6 +54,7 @@ __all__ = [
     "fit_features",
     "generate_log",
     "read_items",
+    "read_parts",
     "read_rows",
     "read_schema",
     "read_slate_log",

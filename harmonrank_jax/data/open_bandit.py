@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from harmonrank_jax.data import checks
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -58,6 +59,9 @@ def read_rounds(
       f"{policy}/{campaign}/{campaign}.csv", f"{policy}_{campaign}.parquet"),
       _ROLES.columns)
   checks.check_types(_ROLES, table.schema, file)
+  if kinds.is_text(table.schema.field("item_id").type):
+    raise schema_lib.DataError(
+        f"{file}: column 'item_id' has type string; accepted: integers from 0.")
   checks.check_rows(_ROLES, table, checks.Place(file))
   columns = {name: schema_lib.numbers_of(table[name]) for name in (
       "click", "item_id", "position", "propensity_score")}

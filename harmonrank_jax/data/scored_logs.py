@@ -42,7 +42,8 @@ def scored_table(
         features_lib.times(table, column) if role == "time"
         else kinds.plain(table[column]))
   for m, objective in enumerate(schema.objectives):
-    kind = np.float32 if objective.is_value else np.int8
+    # A sum of money in its smallest unit does not fit into float32.
+    kind = np.float64 if objective.is_value else np.int8
     columns[objective.name] = schema_lib.numbers_of(
         table[objective.label]).astype(kind)
     columns[schema_lib.SCORE_PREFIX + objective.name] = scores[:, m]

@@ -53,6 +53,14 @@ class _Edges(NamedTuple):
   test: int | None
   how: str
 
+  def part(self, time_ms: np.ndarray) -> np.ndarray:
+    """`[N]` parts of rows of these times."""
+    result = np.full(len(time_ms), TRAIN)
+    for part, first in ((VALIDATION, self.validation), (TEST, self.test)):
+      if first is not None:
+        result[time_ms >= first] = part
+    return result
+
 
 def split_log(
     log: parquet.ParquetLog, schema: schema_lib.Schema, *, hold_out: bool
@@ -81,21 +89,22 @@ def split_log(
   test_share = _TEST_SHARE if hold_out and edges.test is None else 0.0
 
   def part(table: pa.Table) -> np.ndarray:
-    result = np.zeros(table.num_rows, np.int64)
     time = features_lib.times(table, schema.time)
-    if edges.validation is None:
-      place = _dealt(table, dealt_by)
-      result[place >= (1 - test_share) * (1 - _VALIDATION_SHARE)] = VALIDATION
-      result[place >= 1 - test_share] = TEST
-    else:
-      result[time >= edges.validation] = VALIDATION
-    if edges.test is not None:
-      result[time >= edges.test] = TEST
-    return result
+    if edges.validation is not None:
+      return edges.part(time)
+    place = _dealt(table, dealt_by)
+    result = np.where(place >= (1 - test_share) * (1 - _VALIDATION_SHARE),
+                      VALIDATION, TRAIN)
+    result[place >= 1 - test_share] = TEST
+    return np.where(edges.part(time) == TEST, TEST, result)
 
-  how, columns = edges.how, [schema.time] if schema.time else []
-  if edges.validation is None:
-    columns = list(dict.fromkeys([*columns, *dealt_by]))
+  how, counts = edges.how, np.zeros(3, np.int64)
+  if edges.validation is not None:
+    counts += np.bincount(edges.part(_times_of(log)), minlength=3)
+  else:
+    columns = [schema.time] if schema.time else []
+    for table in log.tables(list(dict.fromkeys([*columns, *dealt_by]))):
+      counts += np.bincount(part(table), minlength=3)
     dealt = "by users" if schema.user else "by rows"
     if edges.test is not None:
       how = f"{how}, {dealt} to validate"
@@ -104,9 +113,6 @@ def split_log(
     else:
       how = dealt if schema.user else (
           "by rows, there is neither a time nor a user")
-  counts = np.zeros(3, np.int64)
-  for table in log.tables(columns):
-    counts += np.bincount(part(table), minlength=3)
   uses = ("train", "validate", "test") if hold_out else ("train", "validate")
   for use, count in zip(uses, counts, strict=False):
     if not count:
@@ -193,6 +199,30 @@ def temporal_blocks(
           f"{log.files[0]}: too few different times for {num_blocks} blocks.")
     result.append(Split("by time", part, (train, validation, test)))
   return result
+
+
+def read_parts(
+    log: parquet.ParquetLog, columns: tuple[str, ...], split: Split, *,
+    most: int | None = None,
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+  """The rows of every part in the order of the log, in one pass.
+
+  Of a part to train or validate on with more than `most` rows, there are as
+  many of its rows, or fewer, from all over the log.
+  """
+  strides = [1 if most is None else -(-count // most)
+             for count in split.num_rows]
+  strides[TEST] = 1
+  tables: tuple[list[pa.Table], ...] = ([], [], [])
+  for table in log.tables(columns):
+    part = split.part(table)
+    for number, rows in enumerate(tables):
+      keep = (part == number) & (
+          np.arange(table.num_rows) % max(strides[number], 1) == 0)
+      rows.append(table.filter(pa.array(keep)))
+  train, validation, test = (
+      pa.concat_tables(rows, promote_options="default") for rows in tables)
+  return train, validation, test
 
 
 def read_rows(

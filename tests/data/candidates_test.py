@@ -241,3 +241,21 @@ def test_an_item_must_be_in_the_table(tmp_path, frame):
   message = refusal(tmp_path, bare, items)
   assert "the table of items does not have the item, got 59" in message
   assert f"'item_id', row {frame['item_id'].index(59)}:" in message
+
+
+def test_integers_beyond_32_bits_stay_apart(tmp_path, frame):
+  whole, _ = candidate_files.read(
+      candidate_files.write(frame, tmp_path / "data.parquet"))
+  # Ids that differ in their upper half only, and views that float32 merges.
+  wide = frame | {
+      "request_id": [int(name[1:]) << 32 for name in frame["request_id"]],
+      "item_id": [item << 33 for item in frame["item_id"]],
+      "score": 3_000_000_000 + np.argsort(np.argsort(frame["score"]))}
+  chunk, _ = candidate_files.read(
+      candidate_files.write(wide, tmp_path / "wide.parquet"))
+  assert chunk.num_repeated == whole.num_repeated == 0
+  np.testing.assert_array_equal(chunk.starts, whole.starts)
+  np.testing.assert_array_equal(
+      np.argsort(chunk.scores), np.argsort(whole.scores))
+  assert chunk.item_ids.to_pylist() == [
+      item << 33 for item in whole.item_ids.to_pylist()]

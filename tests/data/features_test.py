@@ -196,6 +196,22 @@ def test_numeric_booleans_and_hashes(fit):
       batch.numeric[:, 1], [-1, -1 / 3, 1 / 3, 1], atol=0.02)
 
 
+def test_integers_beyond_32_bits_stay_apart(fit):
+  # Money in its smallest unit, and counts: as float32 they would be equal.
+  money = np.array([3_000_000_001, 3_000_000_002, 3_000_000_003])
+  schema = Schema((Objective("buy", "spent", "p", is_value=True),), user="u",
+                  request="r", categorical=("u",), numeric=("x",))
+  features, batch = fit(
+      schema, spent=money, p=money, x=money, u=money << 30, r=money << 30)
+  np.testing.assert_allclose(batch.numeric[:, 0], [-1, 0, 1], atol=1e-6)
+  spread = features.score_scales["buy"][1]
+  np.testing.assert_allclose(
+      batch.scores[:, 0], 1 / (1 + np.exp(-np.array([-1, 0, 1]) / spread)),
+      rtol=1e-6)
+  for ids in (batch.user, batch.request):
+    np.testing.assert_array_equal(ids, money << 30)
+
+
 def test_quantiles_of_a_sample_of_a_long_log(fit, monkeypatch):
   monkeypatch.setattr(features_lib, "_SAMPLE_ROWS", 100)
   rng = np.random.default_rng(0)

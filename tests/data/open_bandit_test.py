@@ -64,6 +64,10 @@ def test_by_hand(released, tmp_path):
     ({"propensity_score": ["x"] * 4}, "column 'propensity_score' has type"),
     ({"click": [0, 1, 2, 0]}, "column 'click', row 2: labels must be 0 or 1"),
     ({"item_id": [0, 3, 0, 0]}, "column 'item_id', row 1: .* 0 to 2, got 3"),
+    ({"item_id": list("abca")},
+     r"men.csv: column 'item_id' has type string; accepted: integers"),
+    ({"item_id": [0, 2**32 + 1, 0, 0]}, "row 1: .* 0 to 2, got 4294967297"),
+    ({"item_id": [0.0, 1.5, 0.0, 0.0]}, "column 'item_id' has type double"),
     ({"position": [0, 1, 2, 3]}, "column 'position', row 0: .* 1 to 3, got 0"),
 ])
 def test_bad_values_are_refused(changes, message, tmp_path):

@@ -395,3 +395,21 @@ def test_a_rounded_probability_is_clipped_another_number_refused(tmp_path):
   columns["score_click"][2] = -1
   with pytest.raises(schema_lib.DataError, match=r"row 2: .*got -1\.0"):
     read(columns, tmp_path)
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_ids_of_any_width_or_kind_are_the_same_slates(tmp_path, as_text):
+  columns = frame()
+  columns["user_id"] = [int(name[1:]) for name in columns["user_id"]]
+  plain = read(columns, tmp_path)
+  wide = lambda ids: (np.asarray(ids) << 32).astype(str if as_text else int)
+  columns |= {"item_id": wide(columns["item_id"]),
+              "request_id": wide(columns["request_id"]),
+              "user_id": wide(columns["user_id"])}
+  log = read(columns, tmp_path)
+  if as_text:  # Texts are in another order.
+    assert sorted(log.clicks.sum(axis=1)) == sorted(plain.clicks.sum(axis=1))
+    assert len(np.unique(log.day_ids)) == len(np.unique(plain.day_ids))
+    return
+  for one, other in zip(log, plain, strict=True):
+    np.testing.assert_array_equal(one, other)

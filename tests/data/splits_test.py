@@ -200,6 +200,29 @@ def test_blocks_are_tested_on_what_came_before(tmp_path):
   np.testing.assert_allclose(sizes, 250, atol=30)
 
 
+def test_parts_are_read_in_one_pass(log, monkeypatch):
+  split = splits.split_log(log, SCHEMA, hold_out=True)
+  reads, read = [], parquet.ParquetLog.read
+  monkeypatch.setattr(parquet.ParquetLog, "read", lambda *args: (
+      reads.append(args[1]), read(*args))[1])
+  tables = splits.read_parts(log, SCHEMA.columns, split)
+  assert reads == log.row_groups
+  for number, table in enumerate(tables):
+    assert table.equals(
+        splits.read_rows(log, SCHEMA.columns, split.rows(number)))
+  # A split by time needs none.
+  reads.clear()
+  assert splits.split_log(log, SCHEMA, hold_out=True).num_rows == tuple(
+      table.num_rows for table in tables)
+  assert not reads
+  some = splits.read_parts(log, SCHEMA.columns, split, most=500)
+  assert some[splits.TEST].equals(tables[splits.TEST])
+  assert 400 < some[splits.TRAIN].num_rows <= 502
+  assert some[splits.VALIDATION].equals(tables[splits.VALIDATION])
+  times = some[splits.TRAIN]["time_ms"].to_numpy()
+  assert times[-1] > 6000 and times[0] < 100
+
+
 def test_blocks_need_times_that_differ(tmp_path):
   log = times_log(tmp_path, np.repeat([1, 2, 3], 20))
   with pytest.raises(schema_lib.DataError, match="too few different times"):

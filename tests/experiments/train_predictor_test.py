@@ -287,6 +287,8 @@ def test_a_log_with_a_schema_is_scored_under_the_names_of_roles(
   for name in ("tier", "age"):
     assert table[name].null_count == inputs.table[name].null_count > 0
   assert set(table["is_new"].to_pylist()) == {"true", "false"}
+  # Values as they are, however many digits they have.
+  assert table["watch"].type == pa.float64()
   np.testing.assert_array_equal(
       table["time_ms"], inputs.table["when"].to_numpy().astype(np.int64))
 
