@@ -12,9 +12,11 @@ import jax.numpy as jnp
 from experiments.reranker import config as config_lib
 from experiments.reranker import limits
 from experiments.reranker import world as world_lib
+from experiments.runs import errors
 from experiments.runs import loop
 from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment as environments
+from harmonrank_jax.reranker import finite
 from harmonrank_jax.reranker import ppo
 from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import response_fit
@@ -112,8 +114,14 @@ class PageTask:
     del batch
     learner, diagnostics = self._update(
         state.learner, self._params, self.recipe.settings)
+    try:
+      finite.check_finite(diagnostics.bad)
+    except ValueError as error:
+      raise errors.UserError(f"training stopped: {error}") from error
     return state._replace(learner=learner), {
-        "loss": jnp.mean(diagnostics.policy_loss), **diagnostics._asdict()}
+        "loss": jnp.mean(diagnostics.policy_loss),
+        **{name: value for name, value in diagnostics._asdict().items()
+           if name != "bad"}}
 
   def evaluate(
       self, state: State, step: int

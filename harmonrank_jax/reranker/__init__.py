@@ -9,6 +9,7 @@ from harmonrank_jax.reranker.environment import StepResult
 from harmonrank_jax.reranker.fidelity import Curve
 from harmonrank_jax.reranker.fidelity import ResponseFidelity
 from harmonrank_jax.reranker.fidelity import response_fidelity
+from harmonrank_jax.reranker.finite import check_finite
 from harmonrank_jax.reranker.gae import vector_gae
 from harmonrank_jax.reranker.policy import PolicyConfig
 from harmonrank_jax.reranker.ppo import Learner
@@ -63,6 +64,7 @@ __all__ = [
     "Spread",
     "StepResult",
     "augment_world",
+    "check_finite",
     "cross_entropy_search",
     "fit_response",
     "intercepts",

@@ -29,6 +29,7 @@ import optax
 
 from harmonrank_jax.reranker import constraints
 from harmonrank_jax.reranker import environment as environments
+from harmonrank_jax.reranker import finite
 from harmonrank_jax.reranker import gae
 from harmonrank_jax.reranker import policy
 from harmonrank_jax.reranker import ppo_config
@@ -161,6 +162,10 @@ class Ppo:
     statistics take in the new observations. The ratio is therefore 1 at the
     actor's first step.
 
+    If a number is not finite, as a reward of NaN, nothing is learned from these
+    steps: only the key and the number of updates go on, and
+    `check_finite(diagnostics.bad)` says where it is.
+
     Rewards, and costs with their thresholds, may be in any unit: a learner of
     multiplier 0 at the start takes the same actions, but for rounding.
 
@@ -191,17 +196,24 @@ class Ppo:
     actor = ppo_fit.fit_actor(
         networks["actor"], learner.opt_state.actor, observation, trajectory,
         advantage, key=actor_key, rate=rate, config=config)
+    bad = finite.find_bad_number(
+        trajectory, learner.result.observation, returns,
+        (seen.variance, critic.gradient_norm, actor.gradient_norm))
     diagnostics = ppo_fit.diagnose(
         trajectory, advantages, returns, constraint.multiplier,
-        settings.controller.threshold, critic=critic, actor=actor)
+        settings.controller.threshold, bad, critic=critic, actor=actor)
     statistics = learner.statistics
     if config.normalise_observations:
       statistics = trajectory_lib.merge(statistics, trajectory.observation)
+    learnt = {
+        "params": {"params": {"actor": actor.params, "critic": critic.params}},
+        "opt_state": OptimiserStates(actor.opt_state, critic.opt_state),
+        "statistics": statistics, "returns": seen, "constraint": constraint}
+    kept = {name: getattr(learner, name) for name in learnt}
+    learnt = jax.tree.map(
+        lambda new, old: jnp.where(bad.array < 0, new, old), learnt, kept)
     return learner._replace(
-        params={"params": {"actor": actor.params, "critic": critic.params}},
-        opt_state=OptimiserStates(actor.opt_state, critic.opt_state),
-        statistics=statistics, returns=seen, constraint=constraint, key=key,
-        num_updates=learner.num_updates + 1), diagnostics
+        **learnt, key=key, num_updates=learner.num_updates + 1), diagnostics
 
   def _reset(
       self, key: jax.Array, env_params: Any

@@ -10,6 +10,7 @@ from jax import lax
 import jax.numpy as jnp
 import optax
 
+from harmonrank_jax.reranker import finite
 from harmonrank_jax.reranker import policy
 from harmonrank_jax.reranker import ppo_config
 from harmonrank_jax.reranker import trajectory as trajectory_lib
@@ -143,6 +144,8 @@ class Diagnostics(NamedTuple):
   # Int32, fewer than all if early stopping triggered.
   num_actor_steps: jax.Array
   num_where: jax.Array  # int32, rows with where True
+  # For `check_finite`: where there is one, the update was not made.
+  bad: finite.BadNumber
 
 
 def cost_ratio(trajectory: trajectory_lib.Trajectory) -> jax.Array:
@@ -158,6 +161,7 @@ def diagnose(
     returns: jax.Array,
     multipliers: jax.Array,
     threshold: jax.Array,
+    bad: finite.BadNumber,
     *,
     critic: Fit,
     actor: Fit,
@@ -181,7 +185,8 @@ def diagnose(
       actor_gradient_norm=actor.gradient_norm,
       critic_gradient_norm=critic.gradient_norm,
       num_actor_steps=actor.num_steps,
-      num_where=num_where)
+      num_where=num_where,
+      bad=bad)
 
 
 def _descend(
@@ -209,14 +214,16 @@ def _descend(
     updates, opt_state = adam.update(gradient, fit.opt_state)
     updates = jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
     moved = optax.apply_updates(fit.params, updates), opt_state
+    norm = optax.tree.norm(gradient)
     # "Below" instead of "not above", so that NaN stops, and inf whatever the
-    # target.
-    may_continue = metrics.approx_kl < target_kl
+    # target. The divergence is still 0 at the first minibatch: its gradient
+    # tells whether the step can be taken.
+    may_continue = (metrics.approx_kl < target_kl) & jnp.isfinite(norm)
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(may_continue, new, old),
         moved, (fit.params, fit.opt_state))
     return Fit(params, opt_state, may_continue, fit.num_steps + may_continue,
-               optax.tree.norm(gradient), metrics)
+               norm, metrics)
 
   def body(fit, index):
     return lax.cond(

@@ -1,6 +1,7 @@
 """What is trained, by preset and flags."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from experiments.reranker import config as config_lib
 from experiments.reranker import limits
 from experiments.reranker import training
 from experiments.reranker import world as world_lib
+from experiments.runs import errors
+from harmonrank_jax.reranker import finite
 from harmonrank_jax.reranker import simulator as simulator_lib
 
 CONFIG = config_lib.Config(num_envs=96, discount=0.25)
@@ -92,6 +95,18 @@ def test_multipliers_start_at_the_price_of_diversity(multiplier, expected):
       page, floors=[0.0, 0.1], multiplier=multiplier).values():
     np.testing.assert_array_equal(
         recipe.settings.controller.initial, expected)
+
+
+def test_a_bad_number_stops_the_training():
+  numbers = finite.BadNumber(*np.int32([[-1, 3], [0, 5], [0, 2], [0, 1]]),
+                             np.float32([0, np.nan]))
+  task = types.SimpleNamespace(
+      _params=None, recipe=make_recipes()["ppo"],
+      _update=lambda *_: (None, types.SimpleNamespace(bad=numbers)))
+  with pytest.raises(errors.UserError, match=(
+      r"training stopped: reward 1 is nan in environment 2 at step 5 .* "
+      r"learner 1")):
+    training.PageTask.update(task, training.State(None, None), None)
 
 
 def test_floors_are_thresholds_of_their_own():
