@@ -22,8 +22,8 @@ class DataConfig(SeedConfig):
   """A log, or the embedded one."""
 
   data: str | None = flags.field(
-      None, "Log to train on: a Parquet file, or a folder of them. Without it "
-      "the embedded log is generated.")
+      None, "Log to train on: a Parquet file, or a local folder of them. "
+      "Without it the embedded log is generated.")
   num_exposures: int = flags.field(
       200_000, "Rows of the embedded log.", low=1000, high=20_000_000)
   log_seed: int = flags.field(

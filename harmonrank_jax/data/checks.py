@@ -58,7 +58,8 @@ def check_types(
       column: str, what: str, *accepted: Callable[[pa.DataType], bool]
   ) -> None:
     kind = arrow_schema.field(column).type
-    if not any(accepts(kinds.read_as(kind)) for accepts in accepted):
+    known = kind if kinds.is_moment(kind) else kinds.read_as(kind)
+    if not any(accepts(known) for accepts in accepted):
       raise schema_lib.DataError(
           f"{file}: column {column!r} has type {kind}; accepted: {what}.")
 
@@ -75,10 +76,10 @@ def check_types(
     if objective.score:
       expect(objective.score, "numbers", is_number)
   for column in schema.categorical:
-    expect(column, "text, integers or booleans", is_text, is_integer,
-           is_boolean)
+    expect(column, "text, integers, booleans or dates", is_text, is_integer,
+           is_boolean, kinds.is_moment)
   for column in schema.numeric:
-    expect(column, "numbers", is_number, is_boolean)
+    expect(column, "numbers or dates", is_number, is_boolean, kinds.is_moment)
 
 
 def check_rows(

@@ -82,9 +82,11 @@ def common(kinds: list[pa.DataType]) -> pa.DataType | None:
 def read_as(kind: pa.DataType) -> pa.DataType:
   """The type of a column as it is read.
 
-  Decimals are read as integers or float64; dictionaries of anything but text,
-  and views, as what they stand for.
+  Decimals are read as integers or float64, moments as milliseconds since 1970;
+  dictionaries of anything but text, and views, as what they stand for.
   """
+  if is_moment(kind):
+    return pa.int64()
   if pa.types.is_decimal(kind):
     return pa.int64() if kind.scale == 0 else pa.float64()
   if pa.types.is_dictionary(kind) and (
@@ -102,8 +104,13 @@ def convert(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
   """
   if column.type == kind:
     return column
-  # Floats lose digits, and moments what is finer than a millisecond.
-  return pc.cast(plain(column), kind, safe=pa.types.is_integer(kind))
+  column = plain(column)
+  if is_moment(column.type):
+    # What is finer than a millisecond is cut off.
+    column = pc.cast(
+        pc.cast(column, pa.timestamp("ms"), safe=False), pa.int64())
+  # Floats lose digits.
+  return pc.cast(column, kind, safe=pa.types.is_integer(kind))
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -50,8 +50,8 @@ def prepare(
   `<side>_rate_<objective>`, their number of positives / (n + 5). Earlier is
   strictly earlier in time: rows of one millisecond do not see each other.
   Evaluation rows also see the training rows that are earlier than they are.
-  Text, integers, booleans, and floats that are all whole (CSV has no integers
-  with gaps) are categorical, other floats numeric.
+  Text, integers, dates, booleans, and floats that are all whole (CSV has no
+  integers with gaps) are categorical, other floats numeric.
 
   Everything is in memory: about 800 bytes a row of both logs with both tables,
   600 without them. That is 1.2 GB for KuaiRand-Pure.

@@ -93,7 +93,7 @@ def names_of(file: pathlib.Path) -> list[str]:
 
 
 def read_columns(file: pathlib.Path, columns: Sequence[str]) -> pa.Table:
-  """Some columns; texts as strings, whole numbers as int64."""
+  """Some columns; texts as strings, whole numbers and dates as int64."""
   checks.check_names(columns, names_of(file), file)
   with parquet.reading(file):
     if file.suffix == ".csv":
@@ -121,8 +121,9 @@ def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
   column = kinds.plain(column)
   if kinds.is_text(column.type):
     return pc.cast(column, pa.string())
-  if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
-    return pc.cast(column, pa.int64())
+  if pa.types.is_integer(column.type) or pa.types.is_null(column.type) or (
+      kinds.is_moment(column.type)):
+    return kinds.convert(column, pa.int64())
   if pa.types.is_floating(column.type):
     values = schema_lib.numbers_of(column)
     known = values[~np.isnan(values)]

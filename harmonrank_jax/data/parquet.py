@@ -340,7 +340,8 @@ def _understand_times(
     log: ParquetLog, column: str, integers: np.ndarray
 ) -> None:
   """Sets `times`, and how the column is read."""
-  kind, unit = log.kind(column), times_lib.unit_of(integers)
+  kind = log.arrow_schema.field(column).type
+  unit = times_lib.unit_of(integers)
   log.notes += [f"{log.path}: {line}" for line in times_lib.describe(
       column, kind, integers, unit)]
   if not kinds.is_moment(kind):

@@ -55,8 +55,8 @@ class Schema:
   time: str | None = None  # Integers since 1970, or dates or timestamps.
   request: str | None = None  # One page shown.
   # Profile columns.
-  categorical: tuple[str, ...] = ()  # Text or integers, embedded.
-  numeric: tuple[str, ...] = ()
+  categorical: tuple[str, ...] = ()  # Text, integers or dates, embedded.
+  numeric: tuple[str, ...] = ()  # Numbers, or dates.
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -276,7 +276,7 @@ def left_out(
   if by_type:
     lines.append(
         f"left out, for their types: {', '.join(by_type)}; a schema can give "
-        "a decimal a role.")
+        "decimals and dates a role.")
   return lines
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from harmonrank_jax.data import kinds
 
@@ -50,8 +49,7 @@ def in_ms(times: np.ndarray, unit: str | None) -> np.ndarray:
 def integers_of(column: pa.ChunkedArray) -> np.ndarray:
   """Times `[N]` int64: integers as they are, moments in milliseconds."""
   if kinds.is_moment(column.type):
-    column = pc.cast(pc.cast(column, pa.timestamp("ms"), safe=False),
-                     pa.int64())
+    column = kinds.convert(column, pa.int64())
   return column.to_numpy().astype(np.int64)
 
 

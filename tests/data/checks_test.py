@@ -33,7 +33,8 @@ def test_accepted_types():
       {"region": pa.bool_()}, {"region": pa.int8()},
       {"page": pa.dictionary(pa.int8(), pa.int64())},
       {"uid": pa.decimal128(20, 0), "item_id": pa.string_view()},
-      {"ts": pa.date32()}, {"p_click": pa.decimal128(9, 4)},
+      {"ts": pa.date32(), "region": pa.date64(), "age": pa.timestamp("s")},
+      {"p_click": pa.decimal128(9, 4)},
       {"watch_ms": pa.decimal128(9, 2), "age": pa.decimal256(60, 2)},
       {"unread": pa.list_(pa.int8())}):
     checks.check_types(FULL, pa.schema(KINDS | changes), "f")
@@ -48,10 +49,13 @@ def test_accepted_types():
     ("ts", pa.string(), "integers since 1970, dates or timestamps"),
     ("is_click", pa.string(), "booleans or numbers"),
     ("p_click", pa.bool_(), "numbers"),
-    ("region", pa.float32(), "text, integers or booleans"),
-    ("region", pa.null(), "text, integers or booleans"),
-    ("age", pa.string(), "numbers"),
-    ("age", pa.date32(), "numbers"),
+    ("region", pa.float32(), "text, integers, booleans or dates"),
+    ("region", pa.null(), "text, integers, booleans or dates"),
+    ("age", pa.string(), "numbers or dates"),
+    ("age", pa.time32("s"), "numbers or dates"),
+    ("uid", pa.date32(), "integers or text"),
+    ("is_click", pa.date32(), "booleans or numbers"),
+    ("p_click", pa.timestamp("ms"), "numbers"),
 ])
 def test_types_that_are_refused(column, kind, accepted):
   with refused(f"day.parquet: column '{column}' has type .*; accepted: "

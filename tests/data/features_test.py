@@ -33,7 +33,8 @@ def make_fit(tmp_path):
     pq.write_table(table, path, row_group_size=group_size)
     log = parquet.check_log(parquet.ParquetLog(path), schema)
     features = features_lib.fit_features(log, schema, row_filter)
-    return features, features_lib.encode(features, schema, table)
+    return features, features_lib.encode(
+        features, schema, pa.concat_tables(log.tables(schema.columns)))
 
   return fit
 
@@ -194,6 +195,24 @@ def test_numeric_booleans_and_hashes(fit):
   assert batch.numeric[3, 0] == 0
   np.testing.assert_allclose(
       batch.numeric[:, 1], [-1, -1 / 3, 1 / 3, 1], atol=0.02)
+
+
+def test_dates_and_decimals_that_a_schema_names(fit):
+  days = pa.array([19_000, 19_000, None, 19_010, 19_010], pa.date32())
+  schema = clicks(categorical=("day", "code"), numeric=("since", "price"))
+  features, batch = fit(
+      schema, day=days, code=pa.array([7, 7, 8, 8, 9]).cast(
+          pa.decimal128(20, 0)), since=days.cast(pa.timestamp("us")),
+      price=pa.array([1, 2, 3, 4, 5]).cast(pa.decimal128(21, 2)))
+  assert features.vocabularies == {
+      "day": [19_000 * 86_400_000, 19_010 * 86_400_000], "code": [7, 8]}
+  assert batch.categorical.tolist() == [
+      [1, 1], [1, 1], [0, 2], [2, 2], [2, 0]]
+  np.testing.assert_allclose(batch.numeric[:, 1], np.linspace(-1, 1, 5))
+  assert batch.numeric[2, 0] == 0 and batch.numeric[3, 0] > batch.numeric[0, 0]
+  # What is fitted is written as JSON.
+  assert json.loads(json.dumps(features.to_json()))["vocabularies"] == (
+      features.vocabularies)
 
 
 def test_integers_beyond_32_bits_stay_apart(fit):

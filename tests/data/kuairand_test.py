@@ -307,6 +307,19 @@ def test_timestamps_are_milliseconds(tmp_path):
   assert rows_of(plain.train) == rows_of(other.train)
 
 
+def test_dates_of_users_are_categories(tmp_path):
+  days = pa.array(["2022-04-08", None, "2022-04-09", "2022-04-08"])
+  prepared = kuairand.prepare(
+      write(official_log(40), tmp_path / "log.csv"), tmp_path / "out",
+      users=write(USERS.append_column("since", days), tmp_path / "users.csv"))
+  assert "since" in prepared.schema.categorical
+  table = pq.read_table(prepared.train)
+  by_user = dict(zip(table["user_id"].to_pylist(), table["since"].to_pylist(),
+                     strict=True))
+  assert by_user[0] == by_user[3] == 19_090 * 86_400_000
+  assert by_user[2] == 19_091 * 86_400_000 and by_user[1] is None
+
+
 @pytest.mark.parametrize(("unit", "per_ms"), [
     ("seconds", 0.001), ("microseconds", 1000), ("nanoseconds", 10**6)])
 def test_times_of_another_unit_become_milliseconds(tmp_path, unit, per_ms):
@@ -409,8 +422,8 @@ def test_bad_logs_are_refused(tmp_path, suffix, change, message):
      r"users\.csv: column 'is_click' is an outcome and no feature"),
     (lambda t: t.append_column("hour", t["user_id"]),
      r"users\.csv: column 'hour' is also made from the log"),
-    (lambda t: t.append_column("when", pa.array(["2022-04-08"] * 4)),
-     r"users\.csv: column 'when' has type date32.*; accepted: text, integers"),
+    (lambda t: t.append_column("when", pa.array(["08:30:00"] * 4)),
+     r"users\.csv: column 'when' has type time32.*; accepted: text, integers"),
 ])
 def test_bad_tables_are_refused(tmp_path, change, message):
   path = write(change(USERS), tmp_path / "users.csv")

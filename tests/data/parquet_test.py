@@ -226,10 +226,7 @@ def test_types_that_hold_the_same_are_one(tmp_path, one, other, values):
     pq.write_table(pa.table({"c": column}), tmp_path / f"{number}.parquet")
   log = parquet.ParquetLog(tmp_path)
   table = pa.concat_tables(log.tables(["c"]))
-  column = table["c"]
-  if pa.types.is_timestamp(column.type):
-    column = column.cast(pa.int64())
-  assert column.to_pylist() == values
+  assert table["c"].to_pylist() == values
   assert not log.irregular and table["c"].type == log.kind("c")
 
 
@@ -267,7 +264,7 @@ def test_folders_name_columns(tmp_path):
   assert table["user"].to_pylist() == [7] * 4 + [-3] * 4
   assert table["row"].to_pylist() == [0, 1, 2, 3] * 2
   assert table["city"].to_pylist() == ["a b"] * 4 + [None] * 4
-  assert str(table["day"][7]) == "2024-02-29"
+  assert str(table["day"].cast(pa.timestamp("ms"))[7]) == "2024-02-29 00:00:00"
   assert next(log.tables(["city"])).num_rows == 4
   # Read in parts, too.
   parts = list(log.parts(["user", "row"], 3))
