@@ -183,6 +183,16 @@ def _parse(argv: Sequence[str]) -> list[str]:
     sys.exit(0)
   try:
     return flags.FLAGS(argv)
+  except flags.UnrecognizedFlagError as error:
+    name = error.flagname
+    _fail(f"there is no flag --{name}{schema.nearest(name, flags.FLAGS)}; "
+          "--help lists all.")
+  except flags.IllegalFlagValueError as error:
+    # Of a few texts, as in "flag --shape=Round: ... one of <round|square>".
+    name, _, value = str(error).removeprefix("flag --").partition("=")
+    known = getattr(flags.FLAGS[name].parser, "enum_values", ())
+    near = schema.nearest(value.partition(":")[0], known)
+    _fail(f"{error}{near}.")
   except flags.Error as error:
     _fail(error)
 

@@ -1,16 +1,20 @@
 """A page, and what the figures of all reports share."""
 
 from collections.abc import Sequence
+import functools
 import html
 import io
 import pathlib
 from typing import Any
+import warnings
 
 import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import font_manager
 from matplotlib import lines as mpl_lines
 from matplotlib import patheffects
+from matplotlib import text as mpl_text
 import numpy as np
 
 from experiments.runs import workdir as workdir_lib
@@ -68,11 +72,49 @@ def svg(figure: mpl_figure.Figure) -> str:
   tidy(figure)
   figure.set_layout_engine("constrained")
   buffer = io.StringIO()
-  # Ids that do not change from run to run; no date.
-  with matplotlib.rc_context({"svg.hashsalt": "report"}):
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+  with warnings.catch_warnings():
+    # Of letters that no font here has: the browser draws these.
+    warnings.filterwarnings("ignore", message=r"(?s).*Glyph \d+")
+    kind = "path" if _find_letters(figure) else "none"
+    # Ids that do not change from run to run; no date.
+    with matplotlib.rc_context({"svg.hashsalt": "report",
+                                "svg.fonttype": kind}):
+      figure.savefig(buffer, format="svg", metadata={"Date": None})
   text = buffer.getvalue()
   return f"<figure>{text[text.index('<svg'):]}</figure>"
+
+
+def _find_letters(figure: mpl_figure.Figure) -> bool:
+  """Takes further fonts for letters of other scripts; whether all are found."""
+  figure.draw_without_rendering()  # Labels of ticks are made now.
+  texts = [text for text in figure.findobj(mpl_text.Text)
+           if not text.get_text().isascii()]
+  letters = {ord(letter) for text in texts for letter in text.get_text()
+             if not letter.isspace()}
+  left = letters - _letters(
+      font_manager.findfont(font_manager.FontProperties()))
+  if not left:
+    return True
+  families = list(matplotlib.rcParams["font.family"])
+  # Plain ones first; the list that matplotlib keeps may be older than a font.
+  for path in sorted(font_manager.findSystemFonts(), key=lambda path: (
+      "Regular" not in path, path)):
+    if found := left & _letters(path):
+      font_manager.fontManager.addfont(path)
+      families.append(font_manager.get_font(path).family_name)
+      left -= found
+  for text in texts:
+    text.set_fontfamily(families)
+  return not left
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+  """The letters that a font can draw; none if it cannot be read."""
+  try:
+    return frozenset(font_manager.get_font(path).get_charmap())
+  except (OSError, RuntimeError):
+    return frozenset()
 
 
 def tidy(figure: mpl_figure.Figure) -> None:

@@ -128,6 +128,8 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> bool:
     raise errors.UserError(
         f"workdir {path} belongs to another configuration: "
         f"{'; '.join(differing)}. Name another --workdir.")
+  # What is to be noted now is said anew.
+  (path / NOTES).unlink(missing_ok=True)
   return True
 
 

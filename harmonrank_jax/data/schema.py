@@ -120,9 +120,11 @@ class Schema:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """` (did you mean 'x'?)`, or nothing where no name is near."""
-  matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-  return f" (did you mean {matches[0]!r}?)" if matches else ""
+  """` (did you mean 'x'?)`, or nothing where no name is near in any case."""
+  folded = {each.casefold(): each for each in known}
+  matches = difflib.get_close_matches(
+      name.casefold(), list(folded), n=1, cutoff=0.6)
+  return f" (did you mean {folded[matches[0]]!r}?)" if matches else ""
 
 
 def read_schema(path: str | pathlib.Path) -> Schema:

@@ -68,6 +68,20 @@ def test_a_flag_that_is_unknown_or_wrong_is_said_in_one_line(
   assert argument.partition("=")[0][2:] in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("argument, near", [
+    ("--Steps=1", "steps"), ("--STEPS=1", "steps"), ("--stepps=1", "steps"),
+    ("--Is-Quick", "is_quick"), ("--shape=ROUND", "round"),
+    ("--shape=Sqare", "square"), ("--zzz=1", None), ("--shape=zzz", None),
+    ("--steps=zzz", None)])
+def test_what_was_meant_is_said_in_any_case(defined, capsys, argument, near):
+  with pytest.raises(SystemExit):
+    flags._parse(["binary", argument])
+  err = capsys.readouterr().err
+  assert err.count("did you mean") == (near is not None)
+  if near:
+    assert f"(did you mean {near!r}?)" in err
+
+
 @pytest.mark.parametrize("argument", [
     "--paces=0.5,x", "--paces=", "--paces=nan", "--paces=2", "--paces=-1"])
 def test_a_list_of_numbers_holds_numbers(defined, argument):

@@ -1,7 +1,13 @@
 """The parts that the reports share."""
 
+import pathlib
+import re
+import warnings
+
+import matplotlib
 from matplotlib import colors
 from matplotlib import figure as mpl_figure
+from matplotlib import font_manager
 import pytest
 
 from experiments.runs import html
@@ -56,15 +62,53 @@ def test_a_panel_may_go_without_a_key(axes):
 
 def test_a_page_says_what_its_workdir_notes(tmp_path, capsys):
   path = tmp_path / "report.html"
+  workdir.open_workdir(tmp_path, {})
   html.write_page(path, "T", ["<h1>T</h1>"])
-  assert "odd" not in path.read_text()
-  workdir.say(tmp_path, ["2 of 9 scores < 0", "again", "again"])
+  assert "noted" not in path.read_text()
+  workdir.say(tmp_path, ["2 of 9 scores < 0"])
+  workdir.say(tmp_path, ["again", "again"])
   assert capsys.readouterr().err == (
       "warning: 2 of 9 scores < 0\nwarning: again\n")
   html.write_page(path, "T", ["<h1>T</h1>"])
   assert path.read_text().count("<li>") == 2
   assert "<li>2 of 9 scores &lt; 0</li>" in path.read_text()
   # A later run in the same workdir may find nothing.
-  workdir.say(tmp_path, [])
+  workdir.open_workdir(tmp_path, {})
   html.write_page(path, "T", ["<h1>T</h1>"])
   assert "<li>" not in path.read_text()
+
+
+STIX = str(pathlib.Path(
+    matplotlib.get_data_path(), "fonts", "ttf", "STIXGeneral.ttf"))
+
+
+def svg_with(name, monkeypatch, fonts):
+  """A figure with a name as title, tick and legend, where warnings fail."""
+  monkeypatch.setattr(font_manager, "findSystemFonts", lambda: fonts)
+  figure = mpl_figure.Figure(figsize=(3, 2))
+  axes = figure.subplots()
+  axes.plot([0, 1], label=name)
+  axes.legend()
+  axes.set_title(name)
+  axes.set_yticks([0, 1], [name, "b"])
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    return html.svg(figure), axes.get_yticklabels()[0].get_fontfamily()
+
+
+@pytest.mark.parametrize("name", ["点击", "コメント", "좋아요", "a 点"])
+def test_letters_without_a_font_are_left_to_the_browser(monkeypatch, name):
+  svg, _ = svg_with(name, monkeypatch, [])
+  assert len(re.findall(f"<text[^>]*>{name}</text>", svg)) == 3
+
+
+def test_a_font_that_has_the_letters_draws_them(monkeypatch, tmp_path):
+  plain = html._letters(font_manager.findfont(font_manager.FontProperties()))
+  name = chr(max(html._letters(STIX) - plain))
+  (tmp_path / "broken.ttf").write_text("no font")
+  svg, families = svg_with(
+      name, monkeypatch, [str(tmp_path / "broken.ttf"), STIX])
+  assert "<text" not in svg and families[-1] == "STIXGeneral"
+  # Nothing is looked for where there is no need.
+  svg, families = svg_with("café", monkeypatch, None)
+  assert "<text" not in svg and "STIXGeneral" not in families
