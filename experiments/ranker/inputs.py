@@ -84,7 +84,8 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
     raise errors.UserError(
         f"--batch_size={config.batch_size} is larger than the data: "
         f"{num_train:,} rows to train on.")
-  model = _make_model(config, schema, log, split)
+  model, notes = _make_model(config, schema, log, split)
+  workdir_lib.say(workdir, notes)
   *tables, held_out = splits.read_parts(
       log, (*schema.columns, *_truth_columns(config, schema)), split,
       most=_MAX_ROWS)
@@ -135,8 +136,11 @@ def _check_config(config: config_lib.Config, schema: schema_lib.Schema) -> None:
 def _make_model(
     config: config_lib.Config, schema: schema_lib.Schema,
     log: parquet.ParquetLog, split: splits.Split,
-) -> bundle.Model:
-  """The model to be trained; features of a warm start are the earlier ones."""
+) -> tuple[bundle.Model, list[str]]:
+  """The model to be trained, and what is said of a warm start.
+
+  Features of a warm start are the earlier ones.
+  """
   names = [field.name for field in dataclasses.fields(network.HarmonRankConfig)
            if hasattr(config, field.name)]
   try:
@@ -145,9 +149,9 @@ def _make_model(
         **{name: getattr(config, name) for name in names})
   except ValueError as error:
     raise errors.UserError(str(error)) from None
+  features = features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
   if config.init_from is None:
-    features = features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
-    return bundle.Model(network_config, schema, features)
+    return bundle.Model(network_config, schema, features), []
   folder = pathlib.Path(config.init_from)
   earlier = bundle.read_model(folder)
   model = bundle.Model(network_config, schema, earlier.features)
@@ -162,7 +166,12 @@ def _make_model(
       raise errors.UserError(
           f"--init_from={config.init_from}: {what}: {theirs} there, {ours} "
           "here.")
-  return model
+  known = earlier.features.vocabularies
+  new = [f"{len(set(values) - set(known[name]))} of {len(values)} of {name}"
+         for name, values in features.vocabularies.items()]
+  return model, [
+      f"--init_from={config.init_from}: values that are new in the training "
+      f"rows, and read as unknown: {', '.join(new) or 'none'}."]
 
 
 def make_rows(batch: features_lib.Batch, lists: str) -> ranker_lib.Rows:

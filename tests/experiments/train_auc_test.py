@@ -275,6 +275,29 @@ def test_flags_that_do_not_fit_the_data(tmp_path, frame, config, said):
   assert said in refusal(tmp_path, frame, **config)
 
 
+def test_a_warm_start_says_what_is_new(tmp_path, frame, capsys):
+  path = str(tmp_path / "log.parquet")
+  pq.write_table(pa.table(frame), path)
+  cold = inputs_lib.read_inputs(
+      train_auc.Config(data=path, batch_size=4), tmp_path)
+  assert not workdir_lib.notes(tmp_path)
+  earlier = tmp_path / "earlier"
+  earlier.mkdir()
+  workdir_lib.open_workdir(earlier, {"num_members": 4})
+  bundle.write_model(earlier, cold.model)
+  warm = train_auc.Config(data=path, batch_size=4, init_from=str(earlier))
+  for ages, said in ((["a", "b"], "0 of 2 of age"), (["a", "c"], "1 of 2"),
+                     (["c", "d"], "2 of 2"), (["b", "b"], "0 of 1")):
+    pq.write_table(pa.table({**frame, "age": ages * 30}), path)
+    capsys.readouterr()
+    inputs = inputs_lib.read_inputs(warm, tmp_path)
+    line = workdir_lib.notes(tmp_path)[-1]
+    assert said in line and str(earlier) in line
+    assert line in capsys.readouterr().err
+    # Read as unknown, the first entry.
+    assert (inputs.sample.categorical[:, 0] == 0).any() == (said[0] != "0")
+
+
 def test_evaluation_rows_are_checked_too(tmp_path, frame):
   pq.write_table(pa.table(spoiled(frame, "click", 2, 3)),
                  tmp_path / "eval.parquet")
