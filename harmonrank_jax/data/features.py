@@ -130,7 +130,7 @@ def encode(
   Args:
     features: fitted.
     schema: its roles; its objectives may be fewer than were fitted.
-    table: rows that have passed `check_rows`.
+    table: rows as a log that `check_log` returned reads them.
 
   Returns:
     The `Batch`. Objectives without a score column have `has_score` False.
@@ -213,7 +213,7 @@ def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
 
 
 def times(table: pa.Table, column: str | None) -> np.ndarray:
-  """Times as int64 milliseconds."""
+  """Times as int64 milliseconds, which integers of a checked log are."""
   if column is None:
     return np.zeros(table.num_rows, np.int64)
   return times_lib.integers_of(table[column])

@@ -52,11 +52,12 @@ def search(path: str | pathlib.Path, *patterns: str) -> Found:
   for pattern in patterns:
     # Writers of many parts give folders such a name: they are searched.
     matches = sorted(file for file in path.rglob(pattern) if file.is_file())
-    hidden = [file for file in matches if _is_hidden(file.relative_to(path))]
-    skipped += hidden
-    if len(matches) > len(hidden):
-      return Found([file for file in matches if file not in set(hidden)],
-                   hidden)
+    parts: tuple[list[pathlib.Path], list[pathlib.Path]] = ([], [])
+    for file in matches:
+      parts[_is_hidden(file.relative_to(path))].append(file)
+    if parts[False]:
+      return Found(*parts)
+    skipped += parts[True]
   hidden_ones = (
       f" but hidden ones, as {skipped[0].relative_to(path)}" if skipped else "")
   raise schema_lib.DataError(

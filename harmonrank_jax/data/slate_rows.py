@@ -24,7 +24,7 @@ class SlateColumns(NamedTuple):
   user: str = "user_id"
   request: str = "request_id"
   item: str = "item_id"
-  time: str = "time_ms"  # Milliseconds, or a timestamp.
+  time: str = "time_ms"  # Integers since 1970, dates or timestamps.
   position: str = "position"  # Ascends down the slate, from 0, 1 or later.
   click: str = "click"  # 0 or 1.
   score: str = "score_click"  # Predicted probability of a click.
