@@ -37,17 +37,22 @@ class Days(NamedTuple):
 
   @property
   def ctr(self) -> np.ndarray:
-    """`[S, worlds, D]` clicks by exposures."""
-    return self.clicks.sum(-1) / np.maximum(self.exposures.sum(-1), 1)
+    """`[S, worlds, D]` clicks by exposures, NaN on days without any."""
+    return _ratio(self.clicks.sum(-1), self.exposures.sum(-1))
 
   @property
   def mean_cost(self) -> np.ndarray:
-    """`[S, worlds, D]`, of a slate."""
-    return self.cost / np.maximum(self.counted, 1)
+    """`[S, worlds, D]`, of a slate; NaN on days without any."""
+    return _ratio(self.cost, self.counted)
 
   def in_worlds(self, chosen: slice) -> "Days":
     """Some of the worlds."""
     return Days(*(values[:, chosen] for values in self))
+
+
+def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+  return np.divide(
+      total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 class Summary(NamedTuple):
@@ -177,19 +182,21 @@ def standard_error(by_seed: np.ndarray) -> float:
 
 def paired(one: Days, other: Days) -> claims.Interval:
   """Difference of CTR, one minus other, on the same days."""
-  return interval((one.ctr - other.ctr).mean(axis=(1, 2)))
+  return interval(np.nanmean(one.ctr - other.ctr, axis=(1, 2)))
 
 
 def summarise(days: Days, limit: limits.Limit) -> Summary:
   """The figures of a table's row."""
-  by_seed = days.ctr.mean(axis=(1, 2))
+  by_seed = np.nanmean(days.ctr, axis=(1, 2))
   per_user = days.reward.sum(axis=(0, 1, 2)) / days.users.sum()
   shares = days.exposures.sum(axis=(0, 1, 2))
   excess = days.mean_cost - limit.threshold
+  is_known = np.isfinite(excess)
   return Summary(
       ctr=float(by_seed.mean()), ctr_error=standard_error(by_seed),
       cumulative_reward=float(per_user.sum()), reward_by_category=per_user,
-      diversity=-float(days.mean_cost.mean()),
-      violation_rate=float((excess > limit.probe.tolerance).mean()),
-      excess=interval(excess.mean(axis=(1, 2))),
+      diversity=-float(np.nanmean(days.mean_cost)),
+      violation_rate=float(
+          (excess[is_known] > limit.probe.tolerance).mean()),
+      excess=interval(np.nanmean(excess, axis=(1, 2))),
       exposure_share=shares / shares.sum())

@@ -10,7 +10,6 @@ import functools
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
@@ -45,7 +44,7 @@ class Probe(NamedTuple):
 
   least: float  # Cost of the most varied slates.
   most: float  # Cost of the most relevant ones.
-  today: np.ndarray  # `[B]`, days of B users with uncalibrated slates
+  today: np.ndarray  # `[B]`, days of B users who were shown today's slates
   mean: float  # Mean of all of today's slates.
 
   @property
@@ -108,7 +107,8 @@ class Thetas:
     least, most = (self.cost(params, theta) for theta in _PROBE_THETAS)
     outcome = self._outcome(params, key=self._key)
     cost, counted = outcome.cost[:, 0], outcome.counted[:, 0]
-    today = np.asarray(cost / jnp.maximum(counted, 1))
+    # Whoever did not come has no cost, not one of 0.
+    today = np.asarray(cost / counted)[np.asarray(counted) > 0]
     return Probe(least, most, today, float(cost.sum() / counted.sum()))
 
   def cost(self, params: simulator_lib.Params, theta: float) -> float:

@@ -140,8 +140,8 @@ def find_lead(limit: limits.Limit, results: judging.Results) -> Lead:
 def _points(results: judging.Results) -> list[Point]:
   points = []
   for name, summary in results.summaries.items():
-    costs = results.days[name].in_worlds(judging.MOVING).mean_cost.mean(
-        axis=(1, 2))
+    costs = np.nanmean(
+        results.days[name].in_worlds(judging.MOVING).mean_cost, axis=(1, 2))
     points.append(Point(
         name, summary.diversity, judging.standard_error(costs), summary.ctr,
         summary.ctr_error, name in results.privileged,

@@ -55,7 +55,7 @@ class OffPolicyValue(NamedTuple):
   # sum over its slots).
   value: jax.Array
   # Like value; by linearisation if self-normalised. NaN with fewer than two
-  # rounds (or clusters).
+  # rounds (or clusters), or fewer than two of weight above 0.
   standard_error: jax.Array
   low: jax.Array  # like value, `value - z standard_error`
   high: jax.Array  # like value, `value + z standard_error`
@@ -119,8 +119,11 @@ def off_policy_value(
   Returns:
     `OffPolicyValue`. The estimate is NaN without a valid round, with a valid
     weight that is negative or not finite (unless g ignores it), with a valid
-    reward or prediction that is not finite (for that objective), and with
-    `self_normalise` if all weights are 0.
+    reward or prediction that is not finite (for that objective), and if all
+    g(w) are 0 (for slates: in a slot), unless it is left to predictions: then
+    the log has nothing that the target policy does. The standard error and the
+    interval are NaN if g(w) is above 0 in fewer than two rounds (or clusters),
+    but for the direct method.
 
   Raises:
     ValueError: if shapes do not fit, only one kind of prediction is given or
@@ -186,8 +189,28 @@ def estimate(
   num_rounds = jnp.sum(is_round, axis=-1, dtype=jnp.int32)
   count = num_rounds.astype(terms.dtype)[..., None]
   value = jnp.sum(terms, axis=-2) / count
-  influence = _influence(terms - value[..., None, :], is_round,
-                         log.segment_ids, count)
+  deviations = jnp.where(is_round[..., None], terms - value[..., None, :], 0)
+  num_clusters = count
+  needs = log.predicted_rewards is None or self_normalise
+  drawn = log.valid & (used != 0)
+  if not needs:
+    # The direct method's g is 0 everywhere: it asks nothing of the weights.
+    drawn = drawn | (log.valid & (weight_fn(jnp.ones_like(weights)) == 0))
+  if log.segment_ids is not None:
+    num_objectives = deviations.shape[-1]
+    sums, num_clusters = _cluster_sums(
+        jnp.concatenate([deviations, drawn.astype(terms.dtype)], axis=-1),
+        is_round, log.segment_ids)
+    deviations, drawn = jnp.split(sums, [num_objectives], axis=-1)
+    drawn = drawn > 0
+  num_drawn = logged_rounds.count(drawn, terms.dtype)
+  # In any slot: a mean needs a round of some weight, an error two.
+  lacks = lambda least: jnp.any(
+      jnp.any(log.valid, axis=-2) & (num_drawn < least), axis=-1)[..., None]
+  if needs:
+    value = jnp.where(lacks(1), jnp.nan, value)
+  influence = _influence(
+      jnp.where(lacks(2)[..., None], jnp.nan, deviations), num_clusters, count)
   if log.squeeze:
     value, influence = value[..., 0], influence[..., 0, :]
   error = jnp.sqrt(jnp.sum(jnp.square(influence), axis=-1))
@@ -223,14 +246,12 @@ def _weigh(
 
 
 def _influence(
-    deviations: jax.Array, is_round: jax.Array,
-    segment_ids: jax.Array | None, count: jax.Array,
+    deviations: jax.Array, num_clusters: jax.Array, count: jax.Array
 ) -> jax.Array:
-  """`[..., M, N]` of `OffPolicyValue`, from deviations `[..., N, M]`."""
-  deviations = jnp.where(is_round[..., None], deviations, 0)
-  num_clusters = count
-  if segment_ids is not None:
-    deviations, num_clusters = _cluster_sums(deviations, is_round, segment_ids)
+  """`[..., M, N]` of `OffPolicyValue`, from deviations `[..., N, M]`.
+
+  Those of a cluster are together at one of its rounds.
+  """
   several = num_clusters > 1
   correction = num_clusters / jnp.where(several, num_clusters - 1, 1)
   scale = jnp.where(several, jnp.sqrt(correction) / count, jnp.nan)

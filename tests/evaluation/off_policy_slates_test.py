@@ -1,6 +1,7 @@
 """Off-policy values of slates: slots that are missing."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -36,6 +37,26 @@ def test_slates_with_slots_missing():
       result.mean_weight, [products[where[:, k], k].mean()
                            for k in range(SLOTS)], rtol=1e-5)
   assert result.num_rounds == is_round.sum()
+
+
+def test_a_slot_without_overlap_is_not_certain():
+  # The target policy's second item was never shown below its first one.
+  rewards = np.float32([[1, 1], [0, 1], [1, 0], [0, 0]])
+  weights = np.float32([[2, 0], [0, 2], [2, 0], [0, 2]])
+  none = weights * np.float32([1, 0])
+
+  @jax.jit
+  def estimates(rewards):
+    independent = off_policy_slates.independent_slate_value
+    return (off_policy_slates.cascade_slate_value(rewards, weights)[:4],
+            independent(rewards, none)[:4], independent(rewards, weights)[:4],
+            independent(rewards, none, where=jnp.array([True, False]))[:4])
+
+  cascade, missing, whole, alone = estimates(rewards)
+  assert np.isnan(cascade).all() and np.isnan(missing).all()
+  # Slot by slot there is enough; a slot that no slate has needs no weights.
+  assert whole[0] == 1 + 0.5 and alone[0] == 1
+  assert whole[1] > 0 and alone[1] > 0
 
 
 def test_products_may_leave_float32_on_the_way():

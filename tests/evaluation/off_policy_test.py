@@ -232,7 +232,7 @@ def test_by_hand_and_what_is_undefined():
                  looped, plain)
   nan = np.nan
   np.testing.assert_allclose(
-      plain.value, [3.5 / 4, nan, 2, nan, nan, nan, nan, 0])
+      plain.value, [3.5 / 4, nan, 2, nan, nan, nan, nan, nan])
   np.testing.assert_allclose(
       normalised.value, [3.5 / 4, nan, 1, nan, nan, nan, nan, nan])
   # The direct method does not look at the weights.
@@ -240,7 +240,7 @@ def test_by_hand_and_what_is_undefined():
       direct.value, [0.75, nan, 1, 0.75, 0.75, 0.75, nan, 0.75])
   terms = np.array([2, 0, 1, 0.5])
   np.testing.assert_allclose(
-      plain.standard_error, [terms.std(ddof=1) / 2, *[nan] * 6, 0], rtol=1e-6)
+      plain.standard_error, [terms.std(ddof=1) / 2, *[nan] * 7], rtol=1e-6)
   np.testing.assert_allclose(
       [x[0] for x in plain[4:8]], [16 / 5.5, 2, 1, 0], rtol=1e-6)
   np.testing.assert_array_equal(plain.num_rounds, [4, 0, 1, 4, 4, 4, 4, 4])
@@ -249,6 +249,42 @@ def test_by_hand_and_what_is_undefined():
   np.testing.assert_allclose(
       np.square(plain.influence[0]).sum(), plain.standard_error[0] ** 2,
       rtol=1e-6)
+
+
+@jax.jit
+@jax.vmap
+def without_overlap(weights):
+  """IPS, its normalised form, doubly robust, direct, IPS by clusters."""
+  rewards = jnp.array([1.0, 0, 1, 1, 0, 0])
+  of = lambda **options: off_policy.off_policy_value(
+      rewards, weights, **options)[:4]
+  # The predictions of a model that does not know the context.
+  model = {"predicted_rewards": jnp.full(6, 0.5),
+           "predicted_values": jnp.full(6, 0.5)}
+  return (of(), of(self_normalise=True), of(**model),
+          of(weight_fn=jnp.zeros_like, **model),
+          of(segment_ids=jnp.array([0, 0, 1, 1, 2, 2])),
+          of(weight_fn=jnp.zeros_like))
+
+
+def test_what_the_log_does_not_hold_is_not_certain():
+  # Nothing the target policy does; one round; two of a cluster; enough.
+  ips, normalised, robust, direct, clusters, nothing = (
+      np.asarray(x).T for x in without_overlap(np.float32([
+          [0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0],
+          [2, 0, 2, 0, 2, 0]])))
+  nan = np.nan
+  np.testing.assert_allclose(ips[:, 0], [nan, 2 / 6, 1 / 6, 4 / 6], rtol=1e-6)
+  np.testing.assert_allclose(normalised[:, 0], [nan, 1, 0.5, 2 / 3], rtol=1e-6)
+  # A model stands in for the log, whatever it is worth.
+  np.testing.assert_allclose(
+      robust[:, 0], [0.5, 0.5 + 1 / 6, 0.5, 0.5 + 1 / 6], rtol=1e-6)
+  np.testing.assert_array_equal(direct[:, 0], 0.5)
+  for estimate, least in ((ips, 2), (normalised, 2), (robust, 2),
+                          (clusters, 3), (nothing, 4)):
+    assert np.isnan(estimate[:least, 1:]).all()
+    assert (estimate[least:, 1] > 0).all()
+  assert np.isnan(nothing).all()
 
 
 def test_an_empty_log():

@@ -44,6 +44,19 @@ def test_days_are_summed_up_as_by_hand(days):
   np.testing.assert_allclose(summary.exposure_share, np.full(3, 1 / 3))
 
 
+def test_days_without_a_slate_are_not_days(days):
+  summary = judging.summarise(days, LIMIT)
+  empty = lambda values: np.concatenate([values, 0 * values], axis=2)
+  more = judging.Days(*map(empty, days))
+  assert np.isnan(more.ctr[..., 2:]).all()
+  assert np.isnan(more.mean_cost[..., 2:]).all()
+  again = judging.summarise(more, LIMIT)
+  for name in ("ctr", "diversity", "violation_rate", "excess"):
+    np.testing.assert_array_equal(
+        getattr(again, name), getattr(summary, name))
+  assert judging.paired(more, more) == (0, 0, 0)
+
+
 def test_differences_are_paired(days):
   assert judging.paired(days, days) == (0, 0, 0)
   # Seeds differ between each other, but not in what doubling the clicks adds.

@@ -72,6 +72,31 @@ def test_the_price_of_diversity(cost, reward, price):
   assert found == pytest.approx(price, rel=1e-4)
 
 
+class Rarely:
+  """Users of whom most do not come; the others cost 0.5, 1 and 1.5 a slate."""
+
+  probe = limits.Thetas.probe
+  _key = None
+
+  def cost(self, params, theta):
+    return theta
+
+  def _outcome(self, params, *, key):
+    counted = np.zeros((50, 1))
+    counted[[3, 20, 40], 0] = [4, 2, 1]
+    cost = np.zeros((50, 1))
+    cost[[3, 20, 40], 0] = [2, 2, 1.5]
+    return types.SimpleNamespace(cost=cost, counted=counted)
+
+
+def test_who_does_not_come_has_no_cost():
+  with np.errstate(invalid="ignore"):
+    probe = Rarely().probe(None)
+  np.testing.assert_array_equal(probe.today, [0.5, 1, 1.5])
+  assert probe.threshold(0.5) == 1.0
+  assert probe.mean == pytest.approx(5.5 / 7)
+
+
 class OfTheta:
   """Costs that are known: theta itself, where `Thetas` simulates."""
 
