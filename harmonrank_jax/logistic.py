@@ -1,17 +1,18 @@
-"""The Newton fit of a logistic model with one input.
+"""The Newton fit of a logistic model.
 
 It minimises the mean negative log-likelihood of targets t in [0, 1], with
-`z = slope * x + offset` and `p = sigmoid(z)`,
+coefficients b of inputs X, `z = offsets + X b` and `p = sigmoid(z)`,
 
-    L = sum_i w_i (softplus(z_i) - t_i z_i) / T,
+    L = sum_i w_i (softplus(z_i) - t_i z_i) / T + c |b|^2 / (2 T),
 
-whose gradient and curvature in (slope, offset) are, with X the columns x, 1,
+whose gradient and curvature in b are
 
-    g = X' (w (p - t)) / T,
-    H = X' diag(w p (1 - p)) X / T.
+    g = X' (w (p - t)) / T + c b / T,
+    H = X' diag(w p (1 - p)) X / T + c I / T.
 
-H is kept invertible by `_RIDGE` on its diagonal, and `_CURVE_FLOOR` is added to
-each `w p (1 - p) / T`; L and g are not penalised.
+A line has the columns x and 1, no offsets and c = 0. H is kept invertible by
+`_RIDGE` on its diagonal, and `_CURVE_FLOOR` is added to each
+`w p (1 - p) / T`; L and g are not penalised but by c.
 
 A step `b - length * H^-1 g` that does not lower L is taken back, and its
 length is divided by 4; one that does doubles the next length, up to 1. The
@@ -82,6 +83,43 @@ def fit_line(
                       (h00 * g1 - h01 * g0) / determinant)
 
   return _newton(measure, start, num_steps)
+
+
+def fit_coefficients(
+    inputs: jax.Array,  # [N, P]; must be finite, where `weights` is 0 too
+    targets: jax.Array,  # [N] in [0, 1]: labels, or fractions
+    *,
+    offsets: jax.Array,  # [N] log-odds, finite likewise
+    weights: jax.Array,  # [N], 0 leaves a row out
+    precision: float,  # c, of a normal prior around 0
+    num_steps: int = 40,
+) -> jax.Array:
+  """Coefficients `[P]` of several inputs at the maximum of the posterior.
+
+  A row of weight w is w rows; without any row all coefficients are 0.
+
+  >>> import jax.numpy as jnp
+  >>> rate = jnp.array([0.0, 0, 0, 1])
+  >>> fitted = fit_coefficients(
+  ...     jnp.ones((4, 1)), rate, offsets=jnp.zeros(4), weights=jnp.ones(4),
+  ...     precision=0.0)
+  >>> round(float(fitted[0] / jnp.log(3.0)), 4)
+  -1.0
+  """
+  total = jnp.maximum(jnp.sum(weights), 1)
+  penalty = precision / total
+
+  def measure(coefficients):
+    loss, error, curve = _likelihood(
+        offsets + inputs @ coefficients, targets, weights, total)
+    loss += penalty / 2 * jnp.sum(jnp.square(coefficients))
+    gradient = inputs.T @ error + penalty * coefficients
+    curvature = (inputs.T * curve[None, :]) @ inputs + (
+        penalty + _RIDGE) * jnp.eye(inputs.shape[1])
+    return loss, jnp.linalg.solve(curvature, gradient)
+
+  return _newton(
+      measure, jnp.zeros(inputs.shape[1], inputs.dtype), num_steps)
 
 
 def _likelihood(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 from scipy import special
 from sklearn import linear_model
 
@@ -93,6 +94,52 @@ def test_the_total_moves_no_optimum(x64):
   np.testing.assert_allclose(
       fit_line(inputs, targets, weights=weights, total=1.0),
       fit_line(inputs, targets, weights=weights), rtol=1e-6)
+
+
+fit_coefficients = jax.jit(
+    logistic.fit_coefficients, static_argnames="precision")
+
+
+def several_inputs(*, scale, far):
+  """Inputs of three columns, targets, offsets `far` from them, weights."""
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(ROWS, 3)) * [1, scale, 0.1] + [0, 0, 1]
+  _, targets, weights = sample()
+  return inputs, targets, far + 2 * rng.normal(size=ROWS), weights
+
+
+@pytest.mark.parametrize("scale, far, precision", [
+    (1.0, 0.0, 1.0), (1.0, 0.0, 0.0), (30.0, 0.0, 0.1), (1.0, 15.0, 1.0),
+    (30.0, -20.0, 1.0)])
+def test_coefficients_are_the_maximum_of_the_posterior(scale, far, precision):
+  inputs, targets, offsets, weights = several_inputs(scale=scale, far=far)
+
+  def loss(coefficients):
+    z = offsets + inputs @ coefficients
+    return np.sum(weights * (np.logaddexp(0, z) - targets * z)) + (
+        precision / 2 * np.sum(coefficients**2))
+
+  def gradient(coefficients):
+    z = offsets + inputs @ coefficients
+    return inputs.T @ (weights * (special.expit(z) - targets)) + (
+        precision * coefficients)
+
+  best = optimize.minimize(
+      loss, np.zeros(3), jac=gradient, method="BFGS",
+      options={"gtol": 1e-9}).x
+  found = fit_coefficients(
+      *map(np.float32, (inputs, targets)), offsets=np.float32(offsets),
+      weights=np.float32(weights), precision=precision)
+  assert np.abs(gradient(best)).max() < 1e-5
+  np.testing.assert_allclose(found, best, rtol=2e-3, atol=2e-4)
+
+
+def test_without_rows_coefficients_are_those_of_the_prior():
+  inputs, targets, offsets, weights = map(
+      np.float32, several_inputs(scale=1.0, far=0.0))
+  np.testing.assert_array_equal(fit_coefficients(
+      inputs, targets, offsets=offsets, weights=0 * weights, precision=1.0),
+                                np.zeros(3))
 
 
 def test_vmap_is_a_loop():

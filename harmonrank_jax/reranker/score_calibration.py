@@ -12,12 +12,12 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.logistic as logistic
 from harmonrank_jax.ordering import isotonic
 from harmonrank_jax.reranker import response as response_lib
 
 NUM_WINDOWS = response_lib.NUM_WINDOWS
 _BINS = 50
-_ITERATIONS = 20
 # Standard deviation of the coefficients' prior, in log-odds: the prior matters
 # where rows are few.
 _PRIOR_SPREAD = 1.0
@@ -197,23 +197,7 @@ def _isotonic_curve(
 
 
 def _fit_log_odds(design: jax.Array, rows: _Rows) -> jax.Array:
-  """Coefficients `[P]` of `log_odds + design @ coefficients`, by Newton.
-
-  Steps are clipped, not taken back as in `logistic`. Where one is too long, as
-  it can be for a small category, they cycle and miss the optimum.
-  """
-  weight = rows.where.astype(jnp.float32)
-  labels = rows.clicks.astype(jnp.float32)
-  precision = _PRIOR_SPREAD ** -2
-
-  def step(_, coefficients):
-    p = jax.nn.sigmoid(rows.log_odds + design @ coefficients)
-    gradient = design.T @ (weight * (labels - p)) - precision * coefficients
-    curve = weight * p * (1 - p)
-    information = (design.T * curve[None, :]) @ design
-    information += precision * jnp.eye(design.shape[1])
-    move = jnp.linalg.solve(information, gradient)
-    return coefficients + move / jnp.maximum(1, jnp.max(jnp.abs(move)) / 2)
-
-  return lax.fori_loop(
-      0, _ITERATIONS, step, jnp.zeros(design.shape[1]))
+  """Coefficients `[P]` of `log_odds + design @ coefficients`."""
+  return logistic.fit_coefficients(
+      design, rows.clicks.astype(jnp.float32), offsets=rows.log_odds,
+      weights=rows.where.astype(jnp.float32), precision=_PRIOR_SPREAD ** -2)

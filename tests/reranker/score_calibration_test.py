@@ -120,9 +120,50 @@ def test_what_was_designed_in_is_found(method, kind):
   assert np.abs(result.shift[:, UNSEEN]).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["platt", "bent"])
+def odd_scores(kind):
+  """A log in which scores of category 1 are far from its clicks."""
+  center, spread, slope, offset, size = {
+      "far": (12, 2, 0.2, -6, 300), "reversed": (-4, 3, -0.5, 2, 200),
+      "few": (15, 8, 0, -3, 20), "wide": (0, 15, 0.05, 3, 5000)}[kind]
+  exposures, _ = log("platt")
+  rng = np.random.default_rng(1)
+  own = exposures.where & (exposures.categories == 1)
+  number = np.cumsum(own).reshape(own.shape)
+  where = exposures.where & (~own | (number <= size))
+  odds = np.where(own, center + spread * rng.normal(size=own.shape),
+                  exposures.log_odds)
+  clicks = np.where(
+      own, rng.random(own.shape) < special.expit(slope * odds + offset),
+      exposures.clicks)
+  return exposures._replace(
+      log_odds=np.where(where, odds, 0).astype(np.float32), where=where,
+      clicks=clicks & where)
+
+
+@pytest.mark.parametrize("kind", ["far", "reversed", "few", "wide"])
+@pytest.mark.parametrize("method", ["intercepts", "platt", "platt_by_hour"])
+def test_fits_converge_however_far_scores_are_off(method, kind):
+  exposures = odd_scores(kind)
+  missing = exposures.clicks - special.expit(of_rows(method, exposures))
+  base = calibrated(method, exposures).base
+  slope = (base[:, -1] - base[:, 0]) / (GRID[-1] - GRID[0])
+  offsets = base[:, 0] - slope * GRID[0]
+  for category in range(UNSEEN):
+    own = exposures.where & (exposures.categories == category)
+    # At the maximum, clicks that are missing are what the prior holds back:
+    # deviations from offset 0 and slope 1, of spread 1.
+    np.testing.assert_allclose(
+        missing[own].sum(), offsets[category], atol=0.02)
+    if method != "intercepts":
+      np.testing.assert_allclose(
+          (missing * exposures.log_odds)[own].sum(), slope[category] - 1,
+          atol=0.1)
+
+
+@pytest.mark.parametrize("kind", ["platt", "bent", "far", "few"])
 def test_platt_is_the_maximum_of_its_posterior(kind):
-  exposures, _ = log(kind)
+  exposures = (log(kind)[0] if kind in ("platt", "bent")
+               else odd_scores(kind))
   result = calibrated("platt", exposures)
   for category in range(UNSEEN):
     own = exposures.where & (exposures.categories == category)
