@@ -72,9 +72,11 @@ def publish(
   record = results.make_record(config, inputs, selected, comparison)
   workdir_lib.write_json(workdir / "summary.json", record.summary)
   report.write_report(workdir / "report.html", record)
+  shown = report.shown_requests(comparison)
   report.write_slates_page(workdir / "slates.html", report.make_content(
-      comparison, list(inputs.facts.categories), method=config.method,
-      limits=inputs.limits))
+      comparison, shown, list(inputs.facts.categories), method=config.method,
+      limits=inputs.limits, titles=selection.read_titles(
+          config, inputs, report.shown_items(comparison, shown))))
   results.print_counts(record.summary)
   results.print_table(record)
   print(f"{workdir / 'slates.html'}  {workdir / 'report.html'}  "

@@ -25,7 +25,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px;
 h1 { font-size: 1.5em; margin-bottom: 0; } h2 { font-size: 1.15em;
      margin-top: 2em; } p { max-width: 46em; } figure { margin: 0; }
 svg { width: 100%; height: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums;
+table { display: block; overflow-x: auto; border-collapse: collapse;
+        font-variant-numeric: tabular-nums;
         font-size: 13px; }
 td, th { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; }
 td:first-child, th:first-child { text-align: left; }
@@ -50,6 +51,7 @@ def write_page(path: pathlib.Path, title: str, parts: Sequence[str]) -> None:
         f"<li>{html.escape(line)}</li>" for line in notes), "</ul>"]
   workdir_lib.write_text(path, "\n".join([
       "<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
+      '<meta name="viewport" content="width=device-width, initial-scale=1">',
       f"<title>{html.escape(title)}</title>", f"<style>{_STYLE}</style>",
       *parts, "</html>", ""]))
 

@@ -51,5 +51,8 @@ class Config(configs.WorldConfig):
   features_column: str | None = flags.field(
       None, "Column of lists of features; features, or else all embedding_*, "
       "if not given.")
+  title_column: str | None = flags.field(
+      None, "Column of titles of items, of --items or --data, to show in "
+      "slates.html; title, if there is such a column, if not given.")
   num_candidates: int = flags.field(
       500, "Items drawn for each user with --format.", low=1, high=1_000_000)

@@ -4,6 +4,7 @@ The report shows what diversity costs, and where exposure goes. The slates of
 page.html are selected beforehand, for every method and every step of theta.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import html
 import importlib.resources
@@ -13,6 +14,7 @@ from typing import Any
 
 from matplotlib import figure as mpl_figure
 import numpy as np
+import pyarrow as pa
 
 from experiments.runs import html as html_lib
 from experiments.runs import workdir as workdir_lib
@@ -23,15 +25,17 @@ from harmonrank_jax.data import chunks as chunks_lib
 _COLORS = {"dpp": html_lib.OURS, "mmr": "#d9742b", "ssd": html_lib.TRUTH,
            "top_k": "#222222"}
 _NUM_REQUESTS = 4
+# Of all requests that methods are compared on, as in the report.
+_PAGE_METRICS = ("score", "distance", "num_categories")
 _PLACE_OF_DATA = "DATA_OF_THE_PAGE"
 # Name and description of each method.
 _METHODS = {
     "dpp": ("DPP", "Determinantal point process: an item counts by what it "
-            "adds to all items above it together."),
+            "adds to all items before it together."),
     "mmr": ("MMR", "Maximal marginal relevance: an item loses by its "
-            "similarity to the nearest item above it."),
+            "similarity to the nearest item before it."),
     "ssd": ("SSD", "Sliding spectrum decomposition: an item gains by the "
-            "volume it spans with the items above it."),
+            "volume it spans with the items before it."),
     "top_k": ("Top-K", "The highest scores, whatever they look like: the knob "
               "does nothing.")}
 
@@ -120,25 +124,40 @@ def _exposure_figure(record: results.Record) -> mpl_figure.Figure:
   return figure
 
 
-def make_content(
-    comparison: comparison_lib.Comparison, categories: Sequence[str], *,
-    method: str, limits: str,
-) -> dict[str, Any]:
-  """What the page shows, as JSON; first requests that leave a choice."""
+def shown_requests(comparison: comparison_lib.Comparison) -> np.ndarray:
+  """Places of the requests of the page; first those that leave a choice."""
   sizes = np.diff(comparison.chunk.starts)
-  num_slots = comparison.rows[method].shape[-1]
+  num_slots = comparison.rows["top_k"].shape[-1]
   by_choice = np.argsort(sizes < 2 * num_slots, kind="stable")
-  shown = np.sort(by_choice[:_NUM_REQUESTS])
+  return np.sort(by_choice[:_NUM_REQUESTS])
+
+
+def shown_items(
+    comparison: comparison_lib.Comparison, shown: np.ndarray
+) -> pa.Array:
+  """Ids of all items in slates of the requests at these places."""
+  rows = np.unique(np.concatenate(
+      [rows[:, shown].ravel() for rows in comparison.rows.values()]))
+  return comparison.chunk.item_ids.take(pa.array(rows[rows >= 0]))
+
+
+def make_content(
+    comparison: comparison_lib.Comparison, shown: np.ndarray,
+    categories: Sequence[str], *, method: str, limits: str,
+    titles: Mapping[Any, str],
+) -> dict[str, Any]:
+  """What the page shows, as JSON; titles of items are by id."""
+  num_slots = comparison.rows[method].shape[-1]
   return workdir_lib.finite({
       "thetas": comparison_lib.THETAS, "theta": comparison.theta,
       "method": method, "limits": limits, "num_slots": num_slots,
-      "num_requests": len(sizes),
+      "num_requests": len(comparison.chunk.request_ids),
       "methods": [
           {"id": name, "name": _METHODS[name][0], "about": _METHODS[name][1],
-           "curve": [(distance.mean, score.mean) for distance, score in zip(
-               curves["distance"], curves["score"], strict=True)]}
+           "means": {key: [value.mean for value in curves[key]]
+                     for key in _PAGE_METRICS}}
           for name, curves in comparison.curves.items()],
-      "requests": [_request(comparison, categories, place)
+      "requests": [_request(comparison, categories, titles, place)
                    for place in shown]})
 
 
@@ -153,7 +172,7 @@ def write_slates_page(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 def _request(
     comparison: comparison_lib.Comparison, categories: Sequence[str],
-    place: int,
+    titles: Mapping[Any, str], place: int,
 ) -> dict[str, Any]:
   """A request: the items of its slates, and the slates as places of items."""
   chunk = comparison.chunk
@@ -164,6 +183,7 @@ def _request(
       "id": str(chunk.request_ids[int(place)].as_py()),
       "num_candidates": int(np.diff(chunk.starts)[place]),
       "items": [{"id": str(chunk.item_ids[int(row)].as_py()),
+                 "title": titles.get(chunk.item_ids[int(row)].as_py()),
                  "category": categories[chunk.categories[row]],
                  "score": float(f"{chunk.scores[row]:.4g}")} for row in items],
       "slates": {method: [_slate(chunk, items, at) for at in rows]

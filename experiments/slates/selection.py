@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import functools
 import pathlib
 import time
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from experiments.runs import progress as progress_lib
 from experiments.runs import workdir as workdir_lib
 from experiments.slates import config as config_lib
 from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import checks
 from harmonrank_jax.data import chunks as chunks_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import items as items_lib
@@ -22,6 +24,7 @@ from harmonrank_jax.data import kuairand_candidates
 from harmonrank_jax.data import parquet
 from harmonrank_jax.serving import selector as selector_lib
 
+_TITLE = "title"
 _EMBEDDED_LIMITS = (
     "A request is a user of the embedded log, with all items of the week as "
     "candidates; the score is that of a click.")
@@ -34,6 +37,7 @@ class Inputs(NamedTuple):
   facts: candidates_lib.Facts
   rules: selector_lib.Rules
   limits: str  # What results do not show; empty for the user's own file.
+  titles: tuple[parquet.ParquetLog, str] | None  # Where they are, the column.
 
 
 class Selected(NamedTuple):
@@ -52,7 +56,35 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
   candidates, limits = _open(config, workdir / "prepared")
   workdir_lib.say(workdir, candidates.notes)
   facts = candidates.check()
-  return Inputs(candidates, facts, make_rules(config, facts), limits)
+  return Inputs(candidates, facts, make_rules(config, facts), limits,
+                _titles(config))
+
+
+def read_titles(
+    config: config_lib.Config, inputs: Inputs, item_ids: pa.Array
+) -> dict[Any, str]:
+  """Titles of some items by id; none where the files have none."""
+  if inputs.titles is None:
+    return {}
+  log, column = inputs.titles
+  return items_lib.read_titles(log, config.item_column, column, item_ids)
+
+
+def _titles(
+    config: config_lib.Config
+) -> tuple[parquet.ParquetLog, str] | None:
+  """The file that has titles, that of items first, and their column."""
+  if not config.data or config.format:
+    return None
+  name = config.title_column or _TITLE
+  logs = [parquet.ParquetLog(path) for path in (config.items, config.data)
+          if path]
+  for log in logs:
+    if {name, config.item_column} <= set(log.arrow_schema.names):
+      return log, name
+  if config.title_column:
+    checks.check_names((name,), logs[0].arrow_schema.names, logs[0].files[0])
+  return None
 
 
 def check_config(config: config_lib.Config) -> None:

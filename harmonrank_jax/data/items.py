@@ -4,6 +4,7 @@ They are columns of the candidates, of a log of slates, or of a table of items.
 """
 
 import pathlib
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,25 @@ def missing(
       f"{log.files[0]}: no column {name!r}{schema_lib.nearest(name, names)}"
       f"{also}; it has {', '.join(names)}; name another {role} column"
       + (", or a table of items that has it." if or_items else "."))
+
+
+def read_titles(
+    log: parquet.ParquetLog, item: str, title: str, wanted: pa.Array
+) -> dict[Any, str]:
+  """Titles by id of the items wanted that have one, the first of each.
+
+  Reads two columns of all rows, a row group at a time.
+  """
+  checks.check_names((item, title), log.arrow_schema.names, log.files[0])
+  titles: dict[Any, str] = {}
+  for table in log.tables((item, title)):
+    ids = one_array(table[item])
+    chosen = pc.and_(pc.is_in(ids, value_set=wanted.cast(ids.type)),
+                     pc.is_valid(one_array(table[title])))
+    for key, text in zip(*(one_array(table[name]).filter(chosen).to_pylist()
+                           for name in (item, title)), strict=True):
+      titles.setdefault(key, str(text))
+  return titles
 
 
 def read_categories(

@@ -145,3 +145,16 @@ def test_categories_become_texts():
   assert items_lib.read_categories(table, "c", PLACE).to_pylist() == ["3", "4"]
   with pytest.raises(schema_lib.DataError, match="row 101: every item needs"):
     items_lib.read_categories(pa.table({"c": ["a", None]}), "c", PLACE)
+
+
+def test_titles_are_those_of_the_items_wanted(tmp_path):
+  frame = {"id": [7, 8, 7, 9, 8, 5], "name": [None, "b", "a", "", "c", "d"]}
+  log = parquet.ParquetLog(candidate_files.write(
+      frame, tmp_path / "titles.parquet", row_group_size=2))
+  titles = lambda ids, kind: items_lib.read_titles(
+      log, "id", "name", pa.array(ids, kind))
+  # The first that there is; ids of another width are the same ids.
+  assert titles([7, 8, 9, 6], pa.int32()) == {7: "a", 8: "b", 9: ""}
+  assert titles([], pa.int64()) == {}
+  with pytest.raises(schema_lib.DataError, match=r"no column 'nam'.*'name'"):
+    items_lib.read_titles(log, "id", "nam", pa.array([7]))

@@ -113,7 +113,7 @@ def test_a_second_run_replaces_the_results(finished):
     pytest.param("--theta=nan", "theta", id="NaN"),
     pytest.param("--theta=1.5", "theta", id="theta"),
     pytest.param("--window=0", "window", id="window"),
-    pytest.param("--schema=x", "Unknown command line flag", id="no flag"),
+    pytest.param("--schema=x", "there is no flag --schema", id="no flag"),
     pytest.param("--data=/nowhere", "no such file", id="no file")])
 def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path, argument, said):
   ended = run(f"--workdir={tmp_path / 'run'}", argument)
@@ -194,5 +194,8 @@ def test_the_page_moves_in_a_browser(embedded):
       assert page.input_value("input:checked") == method
     # With top-K there is no knob to be moved.
     assert page.is_disabled("#theta")
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    for width in (1280, 360):
+      page.set_viewport_size({"width": width, "height": 800})
+      assert page.evaluate(
+          "document.documentElement.scrollWidth <= innerWidth")
     assert len(page.screenshot()) > 10_000

@@ -1,5 +1,6 @@
 """The page on which theta is dragged."""
 
+import importlib.resources
 import json
 import re
 
@@ -14,8 +15,11 @@ from tests.data import candidate_files
 
 @pytest.fixture(scope="module")
 def content(comparison):
+  shown = report.shown_requests(comparison)
+  ids = report.shown_items(comparison, shown).to_pylist()
   return report.make_content(
-      comparison, candidate_files.CATEGORIES, method="dpp", limits="none")
+      comparison, shown, candidate_files.CATEGORIES, method="dpp",
+      limits="none", titles={key: f"title of {key}" for key in ids[::2]})
 
 
 def data_of(path):
@@ -77,8 +81,27 @@ def test_figures_are_those_of_the_items(content, comparison):
           max(unit[k] @ unit[j] for j in range(k)), abs=1e-3)
 
 
-def test_curves_are_distance_and_score(content, comparison):
+def test_figures_are_those_of_the_report(content, comparison):
+  assert content["num_requests"] == len(comparison.chunk.request_ids)
   for method in content["methods"]:
     curves = comparison.curves[method["id"]]
-    assert method["curve"][7] == [
-        curves["distance"][7].mean, curves["score"][7].mean]
+    for name in ("score", "distance", "num_categories"):
+      assert method["means"][name] == [value.mean for value in curves[name]]
+
+
+def test_items_have_their_titles(content):
+  items = [item for request in content["requests"]
+           for item in request["items"]]
+  assert {item["title"] for item in items} > {None}
+  for item in items:
+    assert item["title"] in (None, f"title of {item['id']}")
+
+
+def test_words_are_right_where_nothing_hovers():
+  for package in ("slates", "tradeoff"):
+    page = (importlib.resources.files(f"experiments.{package}")
+            / "page.html").read_text()
+    words = re.sub(r"<style>.*?</style>|addEventListener\([^)]*", "", page,
+                   flags=re.DOTALL).lower()
+    for word in ("hover", "click", "mouse", "on the left", "on the right"):
+      assert word not in words, (package, word)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,6 +11,7 @@ from experiments.runs import errors
 from experiments.slates import config as config_lib
 from experiments.slates import selection
 from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.diversity import greedy
 from tests.data import candidate_files
 from tests.serving import one_call
@@ -173,3 +175,33 @@ def test_quotas_are_kept(config, frame, tmp_path):
   for request, _, item, _ in written(path):
     counts[request][category[request, item]] += 1
   assert np.stack(list(counts.values())).max(axis=0).tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("of_items, column", [
+    (False, None), (True, None), (True, "name")],
+    ids=["candidates", "items", "named"])
+def test_titles_are_found_beside_the_items(tmp_path, frame, of_items, column):
+  ids = sorted(set(frame["item_id"]))
+  titles = {column or "title": [f"title {key}" for key in ids]}
+  data, items = tmp_path / "data.parquet", None
+  if of_items:
+    items = candidate_files.write({"item_id": ids, **titles, "category":
+                                   ["a"] * len(ids)}, tmp_path / "i.parquet")
+    candidate_files.write({**frame, "title": [""] * len(frame["score"])}
+                          if column is None else frame, data)
+  else:
+    candidate_files.write({**frame, "title": [
+        f"title {key}" for key in frame["item_id"]]}, data)
+  config = config_lib.Config(
+      data=str(data), items=items, title_column=column)
+  inputs = selection.read_inputs(config, tmp_path)
+  assert selection.read_titles(config, inputs, pa.array(ids[:2])) == {
+      key: f"title {key}" for key in ids[:2]}
+
+
+def test_without_titles_there_are_none_but_a_wrong_name_is_said(
+    tmp_path, config, inputs):
+  assert selection.read_titles(config, inputs, pa.array([1])) == {}
+  with pytest.raises(schema_lib.DataError, match=r"no column 'Scor'.*'score'"):
+    selection.read_inputs(
+        dataclasses.replace(config, title_column="Scor"), tmp_path)
