@@ -30,17 +30,17 @@ def test_a_batch_size_that_is_none_is_refused(suite, text):
 
 
 @pytest.mark.parametrize("suite", list(benchmark.SUITES))
-def test_a_wrong_size_leaves_no_workdir(tmp_path, suite):
+def test_a_wrong_size_leaves_the_workdir_empty(tmp_path, suite):
   config = benchmark.Config(suite=suite, sizes=("many",))
   with pytest.raises(errors.UserError, match="--sizes=many: expected"):
     benchmark.measure(config, tmp_path / "run")
-  assert not (tmp_path / "run").exists()
+  assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("argument, said", [
     ("--suite=soft_rang", "suite"), ("--sizes=1000", "--sizes=1000"),
-    ("--repeats=0", "repeats"), ("--data=log.parquet", "flag 'data'")],
+    ("--repeats=0", "repeats"), ("--data=log.parquet", "flag --data")],
     ids=["suite", "size", "repeats", "another flag"])
 def test_on_a_wrong_flag_the_binary_says_one_line(tmp_path, argument, said):
   ended = subprocess.run(
