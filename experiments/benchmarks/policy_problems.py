@@ -107,4 +107,4 @@ def learner_config(replay: Replay, shape: Shape) -> ppo_config.PpoConfig:
       ppo_config.PpoConfig.modern(replay), num_envs=shape.envs,
       num_steps=shape.steps, actor_learning_rate=3e-4,
       critic_learning_rate=3e-4, target_kl=float("inf"),
-      normalise_observations=False)
+      normalise_observations=False, normalise_returns=False)
