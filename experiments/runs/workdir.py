@@ -29,7 +29,7 @@ LOCK = ".lock"
 # What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Version of the files in a workdir; a run resumes with the same one only.
-FORMAT = 2
+FORMAT = 3
 # Of a run: its configuration, what it takes beside, what it returns.
 ConfigT = TypeVar("ConfigT")
 OptionsT = ParamSpec("OptionsT")
