@@ -58,7 +58,7 @@ def sweep(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       for field in dataclasses.fields(config) if field.name != "num_weights"})
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(training, workdir)
-    test = inputs_lib.read_test(training, inputs)
+    test = inputs_lib.read_test(training, inputs, workdir)
     schema = inputs.model.schema
     swept = weights_lib.swept_objectives(schema, test.batch.labels)
     weights = weights_lib.swept_weights(

@@ -35,7 +35,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     inputs = inputs_lib.read_inputs(config, workdir)
-    test = inputs_lib.read_test(config, inputs)
+    test = inputs_lib.read_test(config, inputs, workdir)
   inputs_lib.check_same_data(workdir, inputs, test)
   bundle.write_model(workdir, inputs.model)
   task = make_task(config, inputs)

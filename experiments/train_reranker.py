@@ -45,7 +45,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Trains, judges, writes everything; returns what `summary.json` holds."""
   with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
     config_lib.check(config)
-    fitted = world_lib.fit_log(config, world_lib.read_log(config, workdir))
+    fitted = world_lib.fit_log(
+        config, world_lib.read_log(config, workdir), workdir)
   results_lib.say_fit(fitted)
   limit = limits.make_limit(config, fitted)
   results_lib.say_limit(limit, config.constraint)

@@ -62,14 +62,15 @@ def read_inputs(config: studies.Config, workdir: pathlib.Path) -> Inputs:
   sizes = tuple(max(column) for column in zip(*(
       features.vocabulary_sizes for features in fitted), strict=True))
   blocks = [
-      _read_block(config, log, test_log, schema, split, features)._replace(
-          vocabulary_sizes=sizes)
+      _read_block(
+          config, workdir, log, test_log, schema, split, features)._replace(
+              vocabulary_sizes=sizes)
       for split, features in zip(cuts, fitted, strict=True)]
   return Inputs(schema, study, left_out, blocks)
 
 
 def _read_block(
-    config: studies.Config, log: parquet.ParquetLog,
+    config: studies.Config, workdir: pathlib.Path, log: parquet.ParquetLog,
     test_log: parquet.ParquetLog, schema: schema_lib.Schema,
     split: splits.Split, features: features_lib.Features,
 ) -> Block:
@@ -86,7 +87,7 @@ def _read_block(
     truth = np.stack([table[name].to_numpy() for name in true], axis=1)
   for batch, purpose in ((train, "train"), (validation, "validate"),
                          (test, "test")):
-    logs.check_classes(schema, batch.labels, purpose)
+    logs.check_classes(workdir, schema, batch.labels, purpose)
   return Block(features.vocabulary_sizes, train, validation, test, truth)
 
 

@@ -74,7 +74,7 @@ def read_inputs(config: Config, workdir: pathlib.Path) -> Inputs:
   for labels, purpose in (
       (rows.labels[~is_validation], "train"),
       (rows.labels[is_validation], "validate"), (test.labels, "test")):
-    logs.check_classes(schema, labels > 0, purpose)
+    logs.check_classes(workdir, schema, labels > 0, purpose)
   return Inputs(source, features, table, rows, is_validation, test_table, test)
 
 

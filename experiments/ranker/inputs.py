@@ -53,7 +53,9 @@ class Test(NamedTuple):
   slices: tuple[str, np.ndarray] | None
 
 
-def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
+def read_test(
+    config: config_lib.Config, inputs: Inputs, workdir: pathlib.Path
+) -> Test:
   """Reads the held-out rows."""
   schema = inputs.model.schema
   true = _truth_columns(config, schema)
@@ -66,7 +68,7 @@ def read_test(config: config_lib.Config, inputs: Inputs) -> Test:
     slices = (config.slice_by, logs.as_slices(
         table[config.slice_by], config.slice_by in schema.numeric))
   batch = features_lib.encode(inputs.model.features, schema, table)
-  logs.check_classes(schema, batch.labels, "test")
+  logs.check_classes(workdir, schema, batch.labels, "test")
   return Test(batch, truth, slices)
 
 
@@ -91,8 +93,8 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
       most=_MAX_ROWS)
   sample, validation = (
       features_lib.encode(model.features, schema, table) for table in tables)
-  logs.check_classes(schema, sample.labels, "train")
-  logs.check_classes(schema, validation.labels, "validate")
+  logs.check_classes(workdir, schema, sample.labels, "train")
+  logs.check_classes(workdir, schema, validation.labels, "validate")
   batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return Inputs(

@@ -88,12 +88,14 @@ def read_log(
   return log
 
 
-def fit_log(config: config_lib.Config, log: slate_logs.SlateLog) -> FittedLog:
+def fit_log(
+    config: config_lib.Config, log: slate_logs.SlateLog, workdir: pathlib.Path
+) -> FittedLog:
   """Fits the response, and makes the worlds."""
   is_held_out = slate_logs.held_out_days(log)
   first, last = log.of_days(~is_held_out), log.of_days(is_held_out)
   for part, days in ((first, "first"), (last, "last")):
-    _check_clicks(part, days)
+    workdir_lib.say(workdir, _check_clicks(part, days))
   names = log.category_names
   values, floors = (
       flags.numbers_by_name(flag, getattr(config, flag) or (), names, default,
@@ -103,8 +105,13 @@ def fit_log(config: config_lib.Config, log: slate_logs.SlateLog) -> FittedLog:
   drawn = [pools.make_pool(
       first, num_candidates=config.num_candidates, seed=config.seed + number)
            for number in (0, 1)]
-  fit = _fit_response(first, "first", seed=config.seed)
-  last_fit = _fit_response(last, "last", seed=config.seed + 1)
+  fit, last_fit = (
+      _fit_response(part, seed=config.seed + number)
+      for number, part in enumerate((first, last)))
+  workdir_lib.say(workdir, [
+      f"the response did not converge on the {name} days."
+      for name, each in (("first", fit), ("last", last_fit))
+      if not each.is_converged])
   params, judge_params = (
       _make_params(config, first, pool, users, part_fit.response,
                    pools.arrivals(part), values)
@@ -136,8 +143,8 @@ def _check(
         f"than {positions} positions: nothing is known of those below.")
 
 
-def _check_clicks(log: slate_logs.SlateLog, part: str) -> None:
-  """Whether a response can be fitted to a part of the log."""
+def _check_clicks(log: slate_logs.SlateLog, part: str) -> list[str]:
+  """Whether a response can be fitted to a part of the log, and what is odd."""
   clicks = log.clicks[log.where]
   if clicks.all() or not clicks.any():
     raise errors.UserError(
@@ -145,11 +152,11 @@ def _check_clicks(log: slate_logs.SlateLog, part: str) -> None:
         f"{'clicked' if clicks.all() else 'without a click'}: how users "
         "respond is fitted to the first days and judged by the last, and both "
         "need clicks and exposures without one.")
-  for values, what in ((log.log_odds, "the predicted click"),
-                       (log.categories, "the category")):
-    if (values[log.where] == values[log.where][0]).all():
-      errors.warn(f"{what} is the same in all exposures of the {part} days: "
-                  "nothing can be learnt from it.")
+  return [f"{what} is the same in all exposures of the {part} days: nothing "
+          "can be learnt from it."
+          for values, what in ((log.log_odds, "the predicted click"),
+                               (log.categories, "the category"))
+          if (values[log.where] == values[log.where][0]).all()]
 
 
 def _make_simulator(
@@ -164,15 +171,12 @@ def _make_simulator(
 
 
 def _fit_response(
-    log: slate_logs.SlateLog, part: str, *, seed: int
+    log: slate_logs.SlateLog, *, seed: int
 ) -> response_fit.ResponseFit:
   """How the users of a part of the log respond."""
-  fit = jax.jit(functools.partial(
+  return jax.jit(functools.partial(
       response_fit.fit_response, num_categories=len(log.category_names)))(
           pools.exposures(log), key=jax.random.key(seed))
-  if not fit.is_converged:
-    errors.warn(f"the response did not converge on the {part} days.")
-  return fit
 
 
 def _make_params(

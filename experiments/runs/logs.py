@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from experiments.runs import configs
 from experiments.runs import errors
+from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -74,7 +75,8 @@ def open_eval_log(
 
 
 def check_classes(
-    schema: schema_lib.Schema, labels: np.ndarray, purpose: str
+    workdir: pathlib.Path, schema: schema_lib.Schema, labels: np.ndarray,
+    purpose: str,
 ) -> None:
   """Names objectives `[N, M]` without an AUC in the rows for a purpose.
 
@@ -86,9 +88,10 @@ def check_classes(
         f"no objective has two classes in the {len(labels):,} rows to "
         f"{purpose} on ({', '.join(schema.names)}): there is nothing to rank "
         "by.")
-  for name in itertools.compress(schema.names, is_constant):
-    errors.warn(f"objective {name!r} has one class only in the rows to "
-                f"{purpose} on; its AUC is undefined.")
+  workdir_lib.say(workdir, [
+      f"objective {name!r} has one class only in the rows to {purpose} on; its "
+      "AUC is undefined."
+      for name in itertools.compress(schema.names, is_constant)])
 
 
 def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:

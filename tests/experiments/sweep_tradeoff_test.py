@@ -98,7 +98,7 @@ def test_one_network_takes_weights_when_it_scores(finished):
   del content["num_weights"]
   config = config_lib.Config(**content)
   inputs = inputs_lib.read_inputs(config, workdir)
-  test = inputs_lib.read_test(config, inputs).batch
+  test = inputs_lib.read_test(config, inputs, workdir).batch
   trainer = families_lib.Trainer(
       workdir, inputs, test, learning_rate=config.learning_rate, seed=0)
   weights = weights_lib.simplex_weights(3, 5, seed=0)

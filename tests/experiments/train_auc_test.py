@@ -156,7 +156,8 @@ def test_rows_of_ones_own_to_test_on_need_no_truth(finished, tmp_path):
   keep = [name for name in table.column_names if not name.startswith("true_")]
   pq.write_table(table.select(keep), tmp_path / "eval.parquet")
   config = train_auc.Config(**SMALL, eval_data=str(tmp_path / "eval.parquet"))
-  test = inputs_lib.read_test(config, inputs_lib.read_inputs(config, tmp_path))
+  test = inputs_lib.read_test(
+      config, inputs_lib.read_inputs(config, tmp_path), tmp_path)
   assert test.truth is None and len(test.batch.labels) == table.num_rows
 
 
@@ -367,7 +368,8 @@ def test_one_class_in_a_part_is_said_before_the_training(
   path = tmp_path / "log.parquet"
   pq.write_table(pa.table(frame), path)
   config = train_auc.Config(data=str(path), batch_size=4)
-  inputs_lib.read_test(config, inputs_lib.read_inputs(config, tmp_path))
+  inputs_lib.read_test(
+      config, inputs_lib.read_inputs(config, tmp_path), tmp_path)
   err = capsys.readouterr().err
   assert f"'click' has one class only in the rows to {part} on" in err
   assert err.count("one class") == 1
@@ -385,7 +387,7 @@ def test_other_data_under_the_same_name_is_refused(tmp_path, frame):
     pq.write_table(pa.table(frame), tmp_path / "log.parquet")
     inputs = inputs_lib.read_inputs(config, tmp_path)
     inputs_lib.check_same_data(
-        tmp_path, inputs, inputs_lib.read_test(config, inputs))
+        tmp_path, inputs, inputs_lib.read_test(config, inputs, tmp_path))
 
   begin()
   begin()

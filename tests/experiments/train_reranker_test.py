@@ -64,8 +64,8 @@ def test_what_does_not_fit_is_said_and_leaves_no_workdir(
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-  log = world_lib.read_log(SMALL, tmp_path_factory.mktemp("log"))
-  return world_lib.fit_log(SMALL, log)
+  workdir = tmp_path_factory.mktemp("log")
+  return world_lib.fit_log(SMALL, world_lib.read_log(SMALL, workdir), workdir)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def parts(tmp_path_factory):
       data=str(folder / "log.parquet"), batch_size=4,
       objectives=("click", "like"))
   inputs = inputs_lib.read_inputs(config, folder)
-  return inputs, inputs_lib.read_test(config, inputs).batch
+  return inputs, inputs_lib.read_test(config, inputs, folder).batch
 
 
 class Trainings:
