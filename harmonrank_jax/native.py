@@ -185,8 +185,7 @@ def form_of(
     lower, lower_on_cpu = _lowerings(operation, pure, attributes)
     mlir.register_lowering(primitive, lower)
     mlir.register_lowering(primitive, lower_on_cpu, platform="cpu")
-    primitive.def_impl(
-        lambda *args, **static: _jitted(primitive, **static)(*args))
+    primitive.def_impl(functools.partial(_run, primitive))
     primitive.def_abstract_eval(functools.partial(_abstract, layout))
     batching.primitive_batchers[primitive] = functools.partial(
         _batch, call, layout)
@@ -259,6 +258,13 @@ def _transpose(call: Callable[..., Any], cotangents, _, *others, **static):
   if isinstance(cotangent, ad.Zero):
     return [None] * (1 + len(others))
   return [*call(cotangent, *others, **static), *[None] * len(others)]
+
+
+def _run(primitive: core.Primitive, *args, **static):
+  """The operation on arrays that are there, compiled."""
+  # Without jit the compiled call would come back here, for ever.
+  with jax.disable_jit(False):
+    return _jitted(primitive, **static)(*args)
 
 
 @functools.cache

@@ -192,6 +192,8 @@ def check_arrays(
   if features is None:
     features = jnp.zeros((relevance.shape[-1], 0), jnp.float32)
   features = arrays.numbers(features, "features")
+  if not jnp.issubdtype(features.dtype, jnp.floating):
+    features = arrays.floats(features, "features")
   return features, relevance, arrays.float_dtype(
       relevance.dtype, features.dtype)
 

@@ -40,9 +40,11 @@ def direction(
   """The direction x `[..., D]` of a pick, and its squared residual `[...]`.
 
   A candidate f loses `(x f)^2` of its squared residual by this pick; x is 0
-  for a pick in the span of `earlier` `[..., R, D]`. Zero rows are ignored.
-  The kernel is `ridge F F^T + (1 - ridge) I`; None is 1.
+  for a pick in the span of `earlier` `[..., R, D]`. Zero rows are ignored, and
+  a feature of 0 is in no span: its direction is 0, its residual 1. The kernel
+  is `ridge F F^T + (1 - ridge) I`; None is 1.
   """
+  exists = jnp.any(feature != 0, axis=-1)
   along = einsum("...rd,...d->...r", earlier, feature)
   spanned = einsum("...rd,...r->...d", earlier, along)
   if ridge is not None:
@@ -57,7 +59,7 @@ def direction(
   # not small beside a small residual.
   rest -= einsum("...rd,...r->...d", earlier,
                  einsum("...rd,...d->...r", earlier, rest))
-  left = jnp.sum(rest**2, axis=-1)
+  left = jnp.where(exists, jnp.sum(rest**2, axis=-1), 1)
   outside = left > tolerance(feature.dtype)
   unit = rest / jnp.sqrt(jnp.where(outside, left, 1))[..., None]
   return jnp.where(outside[..., None], unit, 0), left
@@ -68,8 +70,7 @@ def directions(
 ) -> tuple[jax.Array, jax.Array]:
   """The `direction` of each unit feature `[..., R, D]` beside earlier ones.
 
-  Returns directions `[..., R, D]` and squared residuals `[..., R]`. Features
-  of 0 are ignored: they have the direction 0 and the residual 1.
+  Returns directions `[..., R, D]` and squared residuals `[..., R]`.
   """
   if not features.size:
     return features, jnp.ones(features.shape[:-1], features.dtype)
@@ -77,7 +78,6 @@ def directions(
   def body(rows, t):
     feature = features[..., t, :]
     row, left = direction(rows, feature, ridge)
-    left = jnp.where(jnp.any(feature != 0, axis=-1), left, 1)
     return rows.at[..., t, :].set(row), left
 
   rows, left = lax.scan(

@@ -175,7 +175,7 @@ def _loop(
         lax.dynamic_update_index_in_dim, index=slot, axis=2)
     return (state, put(indices, jnp.where(choice.exists, choice.item, -1)),
             put(gains, jnp.where(choice.exists, choice.gain, 0)),
-            num_valid + has_gain)
+            num_valid + has_gain.astype(jnp.int32))
 
   shape, num_slots = p.limits.shape, p.slot_bias.shape[1]
   start = (comparison.start(p), jnp.full((*shape, num_slots), -1, jnp.int32),
@@ -200,20 +200,17 @@ def _choose(
   base = jnp.where(lists.to_candidates(slot < p.limits), base, -jnp.inf)
   term = term_of(
       value, lists.to_candidates(volume), lists.to_candidates(any_picked))
-  choice = lists.choose(base + p.weight[:, None] * term)
-  has_gain = choice.exists
+  # Filled by relevance without the term, which could hide small differences.
+  choice = lists.choose(
+      base + p.weight[:, None] * term, base if settings.fill else None)
   if not settings.fill:
-    return choice, has_gain
-  # By relevance without the term, which could hide small differences.
-  other = lists.choose(base)
+    return choice, choice.by_gain
   dtype = base.dtype
-  least = jnp.full_like(other.gain, np.nextafter(
+  least = jnp.full_like(choice.gain, np.nextafter(
       np.asarray(directions.tolerance(dtype), dtype), np.ones((), dtype)))
-  other = other._replace(gain=other.gain + p.weight[:, None] * term_of(
+  gain = choice.gain + jnp.where(choice.by_gain, 0, p.weight[:, None] * term_of(
       least, volume, any_picked))
-  return jax.tree.map(lambda x, y: jnp.where(
-      jnp.reshape(has_gain, has_gain.shape + (1,) * (x.ndim - 2)), x, y),
-                      choice, other), has_gain
+  return choice._replace(gain=gain), choice.by_gain
 
 
 class _Comparison:
@@ -226,7 +223,7 @@ class _Comparison:
     """The state before the first slot."""
     size = p.limits.shape
     return _State(
-        self._lists.relevance,
+        p.relevance,
         jnp.full_like(p.relevance, self._criterion.start), p.quotas,
         jnp.broadcast_to(p.compared[:, None], (*size, *p.compared.shape[1:])),
         jnp.broadcast_to(p.num_compared[:, None], size),
@@ -266,7 +263,8 @@ class _Everything(_Comparison):
       compared = jnp.where(at[..., None], new[:, :, None], compared)
     return state._replace(
         value=self._updated(state.value, new[:, :, None], exists[..., None]),
-        compared=compared, num_compared=count + exists, volume=volume)
+        compared=compared, num_compared=count + exists.astype(jnp.int32),
+        volume=volume)
 
 
 class _Window(_Comparison):
@@ -287,4 +285,5 @@ class _Window(_Comparison):
         [state.compared, choice.feature[:, :, None]], axis=2)[:, :, 1:]
     return state._replace(
         compared=jnp.where(exists[..., None, None], moved, state.compared),
-        num_compared=jnp.minimum(state.num_compared + exists, size))
+        num_compared=jnp.minimum(
+            state.num_compared + exists.astype(jnp.int32), size))

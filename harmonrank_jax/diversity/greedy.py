@@ -14,6 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.diversity import arguments
 from harmonrank_jax.diversity import engine
 from harmonrank_jax.diversity import problem as problem_lib
@@ -23,8 +24,9 @@ import harmonrank_jax.sharding as sharding
 class Slate(NamedTuple):
   """A slate of K slots.
 
-  Slots not filled by gain are empty without `fill`. They are the last ones,
-  unless a window or a `slot_bias` of -inf has made a candidate possible again.
+  Slots for which no candidate is left are empty; with `fill="none"` those for
+  which none has a gain. They are the last ones, unless a window or a
+  `slot_bias` of -inf has made a candidate possible again.
   """
 
   indices: jax.Array  # [..., K] int32, candidates, none twice; -1 if empty
@@ -34,7 +36,7 @@ class Slate(NamedTuple):
 
 def greedy_dpp(
     features: jax.Array,
-    relevance: jax.Array,
+    relevance: jax.Array | arrays.Relative,
     *,
     num_selected: int,
     theta: jax.Array | float,
@@ -45,7 +47,7 @@ def greedy_dpp(
     window: int | None = None,
     slot_bias: jax.Array | None = None,
     ridge: float | None = None,
-    fill: str = "none",
+    fill: str = "relevance",
     prefilter: int | None = None,
     axis_name: sharding.AxisName | None = None,
 ) -> Slate:
@@ -61,19 +63,25 @@ def greedy_dpp(
       2 alpha (r_i + slot_bias) + log s2_i,
 
   where s2_i in [0, 1] is the squared part of f_i outside the span of the picks
-  before. Without window, ridge and fill the gains sum to `log det S_Y + 2
-  alpha sum (r + slot_bias)`. Equal gains are resolved by the lowest index: this
-  decides the first pick at theta = 0. A candidate whose s2 is rounding alone
-  (1e-5 or less, in float64 1e-10) is not picked: copies are not, and no more
-  candidates than the features have dimensions.
+  before. Without window and ridge the gains of the picks that have one sum to
+  `log det S_Y + 2 alpha sum (r + slot_bias)`. Equal gains are resolved by the
+  lowest index: this decides the first pick at theta = 0. A candidate whose s2
+  is rounding alone (1e-5 or less, in float64 1e-10) has no gain: copies have
+  none, and no more candidates have one than the features have dimensions. They
+  fill, by relevance, the slots that are left, unless `fill="none"` leaves those
+  empty.
+
+  A candidate without features (its feature is 0 or not finite) resembles no
+  other, as if it had a dimension of its own: s2 is 1. So `greedy_top_k` is the
+  limit of large theta for all candidates.
 
   Time O(K N D), memory O(N + K D) beside the features (O(window N) with a
   window); neither the kernel nor its Cholesky factor is formed.
 
   Args:
     features: `[..., N, D]`, or `[N, D]` shared by all lists: of any length
-      (their directions count), float32, bfloat16 or float64. Candidates whose
-      feature is 0 or not finite are not selected.
+      (their directions count), float32, bfloat16 or float64; 0 where there
+      are none.
     relevance: `[..., N]`, on a log scale if it comes from a probability (log
       pCTR). Candidates whose relevance is not finite are not selected. Of
       NumPy's, float32 need hold the differences in a list alone (times in
@@ -94,9 +102,10 @@ def greedy_dpp(
       in a slot. A bias that is not finite keeps the category out of the slot.
     ridge: rho in [0, 1] of the kernel `rho S + (1 - rho) I`, which has full
       rank: copies have a smaller gain, but can be picked. None is 1.
-    fill: how slots are filled for which no candidate has a gain: "none" leaves
-      them empty; "relevance" takes the most relevant candidate that is left
-      (under the same mask, quotas and bias), with the gain of the smallest s2.
+    fill: how slots are filled for which no candidate has a gain: "relevance"
+      takes the most relevant candidate that is left (under the same mask,
+      quotas and bias), with the gain of the smallest s2; "none" leaves them
+      empty.
     prefilter: K'; the K' most relevant candidates are searched first, and all
       of them only if another one could have been picked. The slate is the
       same; it is faster where N is large and theta is not small. One list
@@ -143,7 +152,7 @@ def greedy_dpp(
 
 def greedy_mmr(
     features: jax.Array,
-    relevance: jax.Array,
+    relevance: jax.Array | arrays.Relative,
     *,
     num_selected: int,
     theta: jax.Array | float,
@@ -184,7 +193,7 @@ def greedy_mmr(
 
 def greedy_ssd(
     features: jax.Array,
-    relevance: jax.Array,
+    relevance: jax.Array | arrays.Relative,
     *,
     num_selected: int,
     theta: jax.Array | float,
@@ -226,7 +235,7 @@ def greedy_ssd(
 
 
 def greedy_top_k(
-    relevance: jax.Array,
+    relevance: jax.Array | arrays.Relative,
     *,
     num_selected: int,
     where: jax.Array | None = None,

@@ -23,6 +23,8 @@ class Lists(NamedTuple):
   relevance: jax.Array  # [..., N], 0 for invalid items
   positives: jax.Array  # [..., N] bool, False for invalid items
   valid: jax.Array  # [..., N] bool
+  # [..., N] bool, without features: similar to no other, so independent.
+  alone: jax.Array
 
 
 class Density(NamedTuple):
@@ -61,8 +63,8 @@ def dpp_log_likelihood(
 
   Args:
     features: `[..., N, D]`, or `[N, D]` shared by all lists: of any length
-      (their directions count). Items whose feature is 0 or not finite are
-      masked, as in `greedy_dpp`.
+      (their directions count). Items whose feature is 0 or not finite have
+      none, as in `greedy_dpp`: they resemble no other.
     relevance: `[..., N]`, on a log scale if it comes from a probability. Items
       whose relevance is not finite are masked.
     positives: `[..., N]` bool, or 0 and 1: the set Y.
@@ -133,10 +135,10 @@ def check_lists(
   positives = arguments.broadcast(
       arrays.flags(positives, "positives"), "positives", relevance.shape)
   unit = directions.unit_features(features, dtype)
-  valid = (jnp.isfinite(relevance) & jnp.any(unit != 0, axis=-1)
-           & arguments.mask(where, relevance.shape))
+  valid = jnp.isfinite(relevance) & arguments.mask(where, relevance.shape)
   relevance = jnp.where(valid, relevance, 0).astype(dtype)
-  return Lists(unit, relevance, positives & valid, valid)
+  return Lists(unit, relevance, positives & valid, valid,
+               jnp.broadcast_to(jnp.all(unit == 0, axis=-1), valid.shape))
 
 
 def check_ridge(
@@ -156,7 +158,8 @@ def density_of(
   """The likelihood for exponents x = `2 alpha r + log_scale`, `[..., N]`.
 
   `I + L = Diag(1 + (1 - rho) e^x) + rho (F e^(x/2)) (F e^(x/2))^T`; factoring
-  the diagonal out leaves I plus a matrix of rank D.
+  the diagonal out leaves I plus a matrix of rank D. Items without features are
+  on the diagonal alone, by `1 + e^x`.
   """
   if rho is None:
     exponents = jnp.minimum(exponents, largest_exponent(exponents.dtype))
@@ -164,8 +167,9 @@ def density_of(
   else:
     diagonal = jax.nn.softplus(exponents + jnp.log1p(-rho))
     log_weights = jnp.log(rho) + exponents - diagonal
-  log_det, rows, inverse = _make_dual(
-      lists.unit, jnp.where(lists.valid, log_weights, -jnp.inf))
+  diagonal = jnp.where(lists.alone, jax.nn.softplus(exponents), diagonal)
+  log_det, rows, inverse = _make_dual(lists.unit, jnp.where(
+      lists.valid & ~lists.alone, log_weights, -jnp.inf))
   sums = (jnp.where(lists.positives, exponents, 0)
           - jnp.where(lists.valid, diagonal, 0))
   return Density(jnp.sum(sums, axis=-1) - log_det, diagonal, rows, inverse)
@@ -173,26 +177,26 @@ def density_of(
 
 def log_det_positives(lists: Lists, rho: jax.Array | None) -> jax.Array:
   """`log det S_Y`, `[...]`; -inf where the features are dependent."""
+  positives = lists.positives & ~lists.alone  # The others' factors are 1.
   if rho is not None:
     # det((1 - rho) I + rho F F^T) of P items, by its dual.
     rest = jnp.log1p(-rho)
-    count = jnp.sum(lists.positives, axis=-1, dtype=jnp.int32)
+    count = jnp.sum(positives, axis=-1, dtype=jnp.int32)
     log_det, *_ = _make_dual(lists.unit, jnp.where(
-        lists.positives, jnp.log(rho) - rest, -jnp.inf))
+        positives, jnp.log(rho) - rest, -jnp.inf))
     return count.astype(rest.dtype) * rest + log_det
   # More than D features are dependent: D places are enough for the positives,
   # in a shape that does not depend on their number.
   *_, num_items, num_features = lists.unit.shape
   num_slots = min(num_items, num_features)
-  order = jnp.argsort(~lists.positives, axis=-1, stable=True)[..., :num_slots]
-  is_one = jnp.take_along_axis(lists.positives, order, axis=-1)
-  unit = jnp.broadcast_to(
-      lists.unit, (*lists.positives.shape, num_features))
+  order = jnp.argsort(~positives, axis=-1, stable=True)[..., :num_slots]
+  is_one = jnp.take_along_axis(positives, order, axis=-1)
+  unit = jnp.broadcast_to(lists.unit, (*positives.shape, num_features))
   packed = jnp.take_along_axis(unit, order[..., None], axis=-2)
   _, left = directions.directions(
       jnp.where(is_one[..., None], packed, 0), None)
   is_left = is_one & (left > directions.tolerance(left.dtype))
-  possible = jnp.sum(is_left, axis=-1) == jnp.sum(lists.positives, axis=-1)
+  possible = jnp.sum(is_left, axis=-1) == jnp.sum(positives, axis=-1)
   total = jnp.sum(jnp.log(jnp.where(is_left, left, 1)), axis=-1)
   return jnp.where(possible, total, -jnp.inf)
 

@@ -21,10 +21,11 @@ class Choice(NamedTuple):
   gain: jax.Array  # [B, G]
   feature: jax.Array  # [B, G, D], of unit length
   category: jax.Array  # [B, G] int32
+  by_gain: jax.Array  # [B, G] bool, whether the list has one with a gain
 
   @property
   def exists(self) -> jax.Array:
-    """`[B, G]` bool, whether a list has a candidate with a gain."""
+    """`[B, G]` bool, whether a list has a candidate to pick."""
     return self.gain > -jnp.inf
 
 
@@ -36,9 +37,6 @@ class _OneList:
     self._num_categories = p.quotas.shape[1]
     self._scale = directions.inverse_norms(p.features, p.relevance.dtype)
     self._num_rows, self._num_items = p.relevance.shape
-    self.relevance = p.relevance
-    if p.features.shape[-1]:
-      self.relevance = jnp.where(self._scale > 0, p.relevance, -jnp.inf)
 
   def to_candidates(self, values: jax.Array) -> jax.Array:
     """Values of lists `[B, G]` as any shape that broadcasts to `[B, N]`."""
@@ -66,10 +64,16 @@ class _OneList:
       products = directions.einsum("brd,bnd->brn", compared[:, 0], features)
     return self._scaled(products, present[:, 0, :, None], neutral)
 
-  def choose(self, gains: jax.Array) -> Choice:
-    """The first candidate of the largest of gains `[B, N]` in each list."""
-    index = jnp.argmax(gains, axis=1, keepdims=True).astype(jnp.int32)
-    return self._choice(index, jnp.take_along_axis(gains, index, axis=1))
+  def choose(self, gains: jax.Array, others: jax.Array | None) -> Choice:
+    """The first candidate of the largest of gains `[B, N]` in each list.
+
+    In a list without a gain, that of the largest of `others`, if given.
+    """
+    by_gain = jnp.max(gains, axis=1, keepdims=True) > -jnp.inf
+    keys = gains if others is None else jnp.where(by_gain, gains, others)
+    index = jnp.argmax(keys, axis=1, keepdims=True).astype(jnp.int32)
+    return self._choice(
+        index, jnp.take_along_axis(keys, index, axis=1), by_gain)
 
   def is_chosen(self, choice: Choice) -> jax.Array:
     """`[B, N]` bool, whether a candidate was chosen."""
@@ -88,11 +92,14 @@ class _OneList:
     return jnp.where(
         present, jnp.where(scale > 0, products * scale, 0), neutral)
 
-  def _choice(self, index: jax.Array, gain: jax.Array) -> Choice:
+  def _choice(
+      self, index: jax.Array, gain: jax.Array, by_gain: jax.Array
+  ) -> Choice:
     feature = problem_lib.entries(self._features, index).astype(gain.dtype)
     scale = problem_lib.entries(self._scale, index)[..., None]
-    return Choice(index, gain, feature * scale,
-                  problem_lib.entries(self._categories, index))
+    # A feature that is not finite is none.
+    return Choice(index, gain, jnp.where(scale > 0, feature * scale, 0),
+                  problem_lib.entries(self._categories, index), by_gain)
 
 
 class _ManyLists(_OneList):
@@ -120,17 +127,25 @@ class _ManyLists(_OneList):
     present = jnp.take_along_axis(present[..., None], own, axis=1)[:, 0]
     return self._scaled(products, present, neutral)
 
-  def choose(self, gains):
+  def choose(self, gains, others):
     count = self._num_rows * self._num_lists
-    best = jax.ops.segment_max(gains.reshape(-1), self._segments, count)
-    best = best.reshape(self._num_rows, self._num_lists)
+
+    def largest(keys):
+      best = jax.ops.segment_max(keys.reshape(-1), self._segments, count)
+      return best.reshape(self._num_rows, self._num_lists)
+
+    best = largest(gains)
+    by_gain, keys = best > -jnp.inf, gains
+    if others is not None:
+      keys = jnp.where(self.to_candidates(by_gain), gains, others)
+      best = largest(keys)
     items = problem_lib.places((1, self._num_items))
     first = jnp.where(
-        gains == self.to_candidates(best), items, self._num_items)
+        keys == self.to_candidates(best), items, self._num_items)
     index = jax.ops.segment_min(first.reshape(-1), self._segments, count)
     # The index of a list without candidates is out of range.
     index = jnp.minimum(index.reshape(best.shape), self._num_items - 1)
-    return self._choice(index, best)
+    return self._choice(index, best, by_gain)
 
   def is_chosen(self, choice):
     chosen = self.to_candidates(jnp.where(choice.exists, choice.item, -1))
@@ -145,23 +160,29 @@ class _ShardedList(_OneList):
     self._axis_name = axis_name
     self._first = lax.axis_index(axis_name) * self._num_items
 
-  def choose(self, gains):
-    own = super().choose(gains)
+  def choose(self, gains, others):
+    own = super().choose(gains, others)
     # A choice is packed into the words of one array: one collective a slot.
     word = jnp.int64 if gains.dtype == jnp.float64 else jnp.int32
     packed = jnp.concatenate([
         (own.item + self._first).astype(word)[..., None],
         own.category.astype(word)[..., None],
+        own.by_gain.astype(word)[..., None],
         lax.bitcast_convert_type(own.gain, word)[..., None],
         lax.bitcast_convert_type(own.feature, word)], axis=2)
     shards = sharding.gather(packed, self._axis_name, axis=1)
-    every = lax.bitcast_convert_type(shards[..., 2], gains.dtype)
+    has_gain = shards[..., 2] > 0
+    by_gain = jnp.any(has_gain, axis=1, keepdims=True)
+    # What fills a slot of its shard alone has no gain beside one that has.
+    every = jnp.where(
+        by_gain & ~has_gain, -jnp.inf,
+        lax.bitcast_convert_type(shards[..., 3], gains.dtype))
     # Among shards with equal gains, the first one has the lowest index.
     best = jnp.argmax(every, axis=1, keepdims=True)
     chosen = problem_lib.entries(shards, best)
-    numbers = lax.bitcast_convert_type(chosen[..., 2:], gains.dtype)
+    numbers = lax.bitcast_convert_type(chosen[..., 3:], gains.dtype)
     return Choice(chosen[..., 0].astype(jnp.int32), numbers[..., 0],
-                  numbers[..., 1:], chosen[..., 1].astype(jnp.int32))
+                  numbers[..., 1:], chosen[..., 1].astype(jnp.int32), by_gain)
 
   def is_chosen(self, choice):
     items = self._first + problem_lib.places((1, self._num_items))

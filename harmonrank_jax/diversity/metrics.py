@@ -220,8 +220,9 @@ def category_entropy(
   """
   counts = exposure_counts(
       slate_category_ids, num_categories=num_categories, where=where)
+  counts = counts.astype(jnp.float32)
   total = jnp.sum(counts, axis=-1, keepdims=True)
-  shares = _share(counts.astype(jnp.float32), total)
+  shares = _share(counts, total)
   entropy = jnp.sum(jax.scipy.special.entr(shares), axis=-1)
   return jnp.where(total[..., 0] > 0, entropy, jnp.nan)
 
@@ -337,8 +338,8 @@ def alpha_ndcg(
 
   def pick(carry, _):
     before, is_free = carry
-    gains = is_free * directions.einsum(
-        "...nt,...t->...n", subtopics, worth**before)
+    gains = jnp.where(is_free, directions.einsum(
+        "...nt,...t->...n", subtopics, worth**before), 0)
     best = jnp.argmax(gains, axis=-1, keepdims=True)
     gain = jnp.take_along_axis(gains, best, axis=-1)[..., 0]
     held = jnp.take_along_axis(subtopics, best[..., None], axis=-2)[..., 0, :]

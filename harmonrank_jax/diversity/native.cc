@@ -141,21 +141,19 @@ const Unit& ThisUnit() {
   return unit;
 }
 
-// Unit features in panels, and who has one.
+// Unit features in panels; 0 for who has none.
 struct Packed {
   std::unique_ptr<float[]> panels;
-  std::unique_ptr<uint8_t[]> usable;
 
   Packed(const void* features, bool is_bfloat, const int32_t* order,
          int64_t size, int64_t num_features, const Workers& workers) {
     const int64_t count = RoundUp(size, kLanes) / kLanes;
     panels = Uninitialised<float>(count * num_features * kLanes);
-    usable = Uninitialised<uint8_t>(count * kLanes);
     workers.RunParts(count, Parts(count, workers),
                      [&](int64_t, int64_t begin, int64_t end) {
       ThisUnit().pack(
           features, is_bfloat, order, size, num_features, begin, end,
-          panels.get(), usable.get());
+          panels.get());
     });
   }
 
@@ -412,7 +410,7 @@ ffi::Error Greedy(ffi::ThreadPool pool, ffi::AnyBuffer features,
     const int32_t* category_of = RowOf<int32_t>(categories, b);
     for (int64_t i = 0; i < padded; ++i) {
       const int64_t item = i < size ? (chosen ? chosen[i] : i) : 0;
-      const bool there = i < size && packed.usable[i];
+      const bool there = i < size;
       list.relevance[i] = there ? relevance_of[item] : kNone;
       if (list.category) list.category[i] = there ? category_of[item] : 0;
     }

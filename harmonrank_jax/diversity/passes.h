@@ -177,6 +177,8 @@ float AddDirection(const float* feature, float ridge, int64_t count,
     return left;
   }
   std::copy(feature, feature + stride, rest);
+  // An item without features is in no span.
+  if (!(Dot(feature, feature, stride) > 0)) return 1;
   for (int pass = 0; pass < 2; ++pass) {
     for (int64_t r = 0; r < count; ++r) {
       along[r] = Dot(rows + r * stride, rest, stride);
@@ -247,11 +249,9 @@ HARMONRANK_TARGET inline void Transpose(const float* from, int64_t from_stride,
 #endif
 }
 
-// One panel of unit features, and which candidates have one, from kLanes rows
-// of features.
+// One panel of unit features from kLanes rows of features.
 HARMONRANK_TARGET inline void PackPanel(const float* rows,
-                                        int64_t num_features, float* panel,
-                                        uint8_t* usable) {
+                                        int64_t num_features, float* panel) {
   for (int64_t k = 0; k < kLanes; k += kVector) {
     const float* from = rows + k * num_features;
     int64_t d = 0;
@@ -283,7 +283,6 @@ HARMONRANK_TARGET inline void PackPanel(const float* rows,
     if (scale[k] < 0) {
       scale[k] = CarefulInverseNorm(rows + k * num_features, num_features);
     }
-    usable[k] = scale[k] > 0 || num_features == 0;
     if (scale[k] > 0) continue;
     for (int64_t d = 0; d < num_features; ++d) panel[d * kLanes + k] = 0;
   }
@@ -298,8 +297,7 @@ HARMONRANK_TARGET inline void PackPanel(const float* rows,
 template <typename T>
 HARMONRANK_TARGET inline void PackPanels(
     const T* features, const int32_t* order, int64_t size,
-    int64_t num_features, int64_t begin, int64_t end, float* panels,
-    uint8_t* usable) {
+    int64_t num_features, int64_t begin, int64_t end, float* panels) {
   // Read through in order, memory is faster than tile by tile.
   std::vector<float> rows(kLanes * num_features);
   for (int64_t p = begin; p < end; ++p) {
@@ -313,21 +311,20 @@ HARMONRANK_TARGET inline void PackPanels(
       const T* feature = features + (order ? order[i] : i) * num_features;
       for (int64_t d = 0; d < num_features; ++d) row[d] = ToFloat(feature[d]);
     }
-    PackPanel(rows.data(), num_features, panels + p * num_features * kLanes,
-              usable + p * kLanes);
+    PackPanel(rows.data(), num_features, panels + p * num_features * kLanes);
   }
 }
 
 HARMONRANK_TARGET
 void Pack(const void* features, bool is_bfloat, const int32_t* order,
           int64_t size, int64_t num_features, int64_t begin, int64_t end,
-          float* panels, uint8_t* usable) {
+          float* panels) {
   if (is_bfloat) {
     PackPanels(static_cast<const uint16_t*>(features), order, size,
-               num_features, begin, end, panels, usable);
+               num_features, begin, end, panels);
   } else {
     PackPanels(static_cast<const float*>(features), order, size, num_features,
-               begin, end, panels, usable);
+               begin, end, panels);
   }
 }
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 
 import harmonrank_jax.arrays as arrays
 from harmonrank_jax.diversity import arguments
-from harmonrank_jax.diversity import directions
 from harmonrank_jax.diversity import engine
 from harmonrank_jax.diversity import greedy
 from harmonrank_jax.diversity import problem as problem_lib
@@ -38,7 +37,7 @@ class FlowPool(NamedTuple):
 
 def flow_pool(
     features: jax.Array,
-    relevance: jax.Array,
+    relevance: jax.Array | arrays.Relative,
     category_ids: jax.Array,
     quotas: jax.Array,
     *,
@@ -211,7 +210,8 @@ def allocate_quotas(
   place = jnp.argsort(order, axis=-1)
   whole = whole.astype(jnp.int32)
   missing = left - jnp.sum(whole, axis=-1, keepdims=True)
-  return jnp.where(is_full, most, whole + ((share > 0) & (place < missing)))
+  gets_one = (share > 0) & (place < missing)
+  return jnp.where(is_full, most, whole + gets_one.astype(jnp.int32))
 
 
 def _affinities(
@@ -250,8 +250,7 @@ def _by_category(
 
 def _stock(problem: problem_lib.Problem, num_categories: int) -> jax.Array:
   """`[B, C]` int32, number of candidates of each category to pick from."""
-  scale = directions.inverse_norms(problem.features, problem.relevance.dtype)
-  can_pick = (problem.relevance > -jnp.inf) & (scale > 0)
+  can_pick = problem.relevance > -jnp.inf
   rows = jnp.arange(can_pick.shape[0], dtype=jnp.int32)[:, None]
   segments = rows * num_categories + problem.lists
   counts = jax.ops.segment_sum(

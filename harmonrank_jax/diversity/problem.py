@@ -11,8 +11,8 @@ class Problem(NamedTuple):
   """B rows of N candidates in G lists, K slots, C categories."""
 
   # [B or 1, N, D], of any length; with 1, all rows share them. A candidate
-  # whose feature is 0 or not finite cannot be picked. With D = 0 there are no
-  # features, and no candidates are similar.
+  # whose feature is 0 or not finite has none, and is similar to no other; with
+  # D = 0 none has.
   features: jax.Array
   relevance: jax.Array  # [B, N], weighted; -inf: cannot be picked
   lists: jax.Array  # [B, N] int32, the list of each candidate, in [0, G)

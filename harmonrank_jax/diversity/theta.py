@@ -104,7 +104,7 @@ def fit_theta(
   centred = jnp.where(
       counted[:, None],
       here.gradients - jnp.sum(here.gradients, axis=0, keepdims=True)
-      / jnp.maximum(num_lists, 1), 0)
+      / jnp.maximum(num_lists, 1).astype(here.gradients.dtype), 0)
   scores = directions.einsum("bi,bj->ij", centred, centred)
   robust = directions.einsum("ij,jk,kl->il", covariance, scores, covariance)
   # slope = 2 alpha spread, theta = 2 alpha / (1 + 2 alpha).
@@ -247,9 +247,10 @@ def _measured_list(
   counts = one.valid
   if rho is None:
     counts &= exponents < likelihood.largest_exponent(exponents.dtype)
+  positives = one.positives.astype(marginal.dtype)
   x = jnp.stack([one.relevance, jnp.ones_like(exponents)], axis=1)
   x = jnp.where(counts[:, None], x, 0)
-  gradient = directions.einsum("n,na->a", one.positives - marginal, x)
+  gradient = directions.einsum("n,na->a", positives - marginal, x)
   moved = directions.einsum("na,n,nd,ne->ade", x, rest, rows, rows)
   moved = directions.einsum("ade,ef->adf", moved, inverse)
   own = rest * (1 - rest) + rest * (2 * rest - 1) * by_rows

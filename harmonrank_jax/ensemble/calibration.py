@@ -88,7 +88,7 @@ def fit_platt(
     raise ValueError(f"scores has shape {scores.shape}; expected [N, M].")
   inputs = log_odds(scores.astype(jnp.float32))
   valid = jnp.ones(labels.shape, bool) if where is None else where
-  fractions = jnp.where(valid, labels, 0).astype(jnp.float32)
+  fractions = jnp.where(valid, labels.astype(jnp.float32), 0)
   unit = jnp.max(fractions, axis=0, initial=0)
   unit = jnp.where(unit > 0, unit, 1)
   fractions /= unit[None, :]

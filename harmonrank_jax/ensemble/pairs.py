@@ -59,8 +59,12 @@ def _count(flags: jax.Array) -> jax.Array:
   In bytes first: a vector instruction adds four times as many bytes as words.
   """
   *lists, num_items, objectives = flags.shape
-  pad = [(0, 0)] * len(lists) + [(0, -num_items % _IN_BYTE), (0, 0)]
-  parts = jnp.pad(flags, pad).reshape(*lists, -1, _IN_BYTE, objectives)
+  if not isinstance(num_items, int):  # Any number, in what is exported.
+    return jnp.sum(flags, axis=-2, keepdims=True, dtype=jnp.int32)
+  num_parts = -(-num_items // _IN_BYTE)
+  pad = [(0, 0)] * len(lists) + [
+      (0, num_parts * _IN_BYTE - num_items), (0, 0)]
+  parts = jnp.pad(flags, pad).reshape(*lists, num_parts, _IN_BYTE, objectives)
   counts = jnp.sum(parts, axis=-2, dtype=jnp.int8)
   return jnp.sum(counts, axis=-2, keepdims=True, dtype=jnp.int32)
 

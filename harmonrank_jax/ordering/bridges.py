@@ -261,11 +261,11 @@ def _verdict(
   shrink_left = less_left & (
       ~less_right | _left_has_more_to_lose(algebra, left, right))
   shrink_right = less_right & ~shrink_left
-  verdict = (
-      _GROW_LEFT * grow_left + _GROW_RIGHT * grow_right
-      + _SHRINK_LEFT * shrink_left + _SHRINK_RIGHT * shrink_right
-      + _KEEP_LEFT * (shrink_right & ~less_left)
-      + _KEEP_RIGHT * (shrink_left & ~less_right))
+  verdict = sum(jnp.where(says, bit, 0) for says, bit in (
+      (grow_left, _GROW_LEFT), (grow_right, _GROW_RIGHT),
+      (shrink_left, _SHRINK_LEFT), (shrink_right, _SHRINK_RIGHT),
+      (shrink_right & ~less_left, _KEEP_LEFT),
+      (shrink_left & ~less_right, _KEEP_RIGHT)))
   return jnp.where(verdict == 0, _DONE, verdict).astype(jnp.int32)
 
 

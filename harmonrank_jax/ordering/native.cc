@@ -133,15 +133,16 @@ void SortPass(int64_t size, bool is_first, const Word& word, int32_t* order,
 // Integers in the order of the numbers: those of NaN are above all of them.
 uint32_t Key(float score) {
   uint32_t bits;
-  if (score == 0) score = 0;  // -0 ties with 0.
   std::memcpy(&bits, &score, sizeof bits);
+  // -0 ties with 0. By bits: XLA's threads take subnormal numbers for 0.
+  if (bits << 1 == 0) bits = 0;
   return bits >> 31 ? ~bits : bits | uint32_t{1} << 31;
 }
 
 uint64_t Key(double score) {
   uint64_t bits;
-  if (score == 0) score = 0;
   std::memcpy(&bits, &score, sizeof bits);
+  if (bits << 1 == 0) bits = 0;
   return bits >> 63 ? ~bits : bits | uint64_t{1} << 63;
 }
 
@@ -438,7 +439,7 @@ void SoftRankOf(const T* scores, const int32_t* order, const Partition& lists,
   auto rank_hard = [=](int64_t start, int64_t stop, int64_t begin) {
     while (start < stop) {
       int64_t end = start + 1;
-      while (end < stop && sorted[end] == sorted[start]) ++end;
+      while (end < stop && Key(sorted[end]) == Key(sorted[start])) ++end;
       const T rank = 0.5 * static_cast<double>(start + end + 1 - 2 * begin);
       for (; start < end; ++start) {
         ranks[order[start]] = rank;

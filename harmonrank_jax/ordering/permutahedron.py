@@ -115,6 +115,9 @@ def rank_lists(
   Items that take no part get 0. The blocks that pooled are by slots; ties that
   are ranked hard (infinite, or at strength 0) are blocks of their own.
   """
+  if not scores.size:
+    # Rows without items have strengths, but no slots.
+    return scores, laid_out.lists
   if strength.shape != scores.shape:
     strength = jnp.broadcast_to(strength, (*scores.shape[:-1], 1))
   ranks, blocks = _project(

@@ -91,6 +91,9 @@ def block_sum(values: jax.Array, blocks: Blocks) -> jax.Array:
   """
   if not values.shape[0]:
     return values
+  if not isinstance(values.shape[0], int):
+    # JAX has no scan over a size that is left open in what is exported.
+    return _block_sum_scatter(values, blocks)
   return lax.platform_dependent(
       values, blocks, cpu=_block_sum_scatter, default=_block_sum_scan)
 
@@ -111,8 +114,11 @@ def _block_sum_scatter(values: jax.Array, blocks: Blocks) -> jax.Array:
   transpose is as exact as the sum.
   """
   slots = jnp.arange(values.shape[0], dtype=jnp.int32)
+  # The number of slots may be left open in what is exported: any int32.
+  size = values.shape[0]
+  most = size if isinstance(size, int) else 2**31
   stride, steps = _PART, []
-  while stride < values.shape[0]:
+  while stride < most:
     steps.append(jnp.maximum(blocks.start, slots // stride * stride))
     stride *= _PART
   steps.append(blocks.start)

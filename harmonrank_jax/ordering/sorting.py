@@ -143,7 +143,8 @@ def mid_ranks(
     sorted_scores: jax.Array, laid_out: SortedLists
 ) -> tuple[jax.Array, segments.Blocks]:
   """Mid-ranks of sorted slots (0 where not valid), and the runs of ties."""
-  tied = sorted_scores == jnp.roll(sorted_scores, 1)
+  keys = _float_key(sorted_scores)
+  tied = keys == jnp.roll(keys, 1)
   slots = jnp.arange(sorted_scores.shape[0], dtype=jnp.int32)
   ties = segments.run_blocks(~tied | (laid_out.lists.start == slots))
   return middle_rank(ties, laid_out, sorted_scores.dtype), ties
@@ -268,12 +269,13 @@ def _float_key(scores: jax.Array) -> jax.Array:
   """Integers in the order of the floats; NaN above infinity.
 
   The bits of a positive float already are in its order; those of a negative
-  one are in the reverse order, and flipping all but the sign turns it.
+  one are in the reverse order, and flipping all but the sign turns it. Numbers
+  are not compared: XLA takes those that are subnormal for 0.
   """
   dtype = jnp.int64 if scores.dtype == jnp.float64 else jnp.int32
   bits = lax.bitcast_convert_type(lax.stop_gradient(scores), dtype)
   bits = jnp.where(bits < 0, bits ^ jnp.iinfo(dtype).max, bits)
-  return jnp.where(scores == 0, 0, bits)  # -0.0 ties with 0.0.
+  return jnp.where(bits == -1, 0, bits)  # -0.0 ties with 0.0.
 
 
 def _integer_key(ids: jax.Array) -> jax.Array:

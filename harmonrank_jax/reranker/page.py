@@ -67,7 +67,7 @@ def select(
   slate = greedy.greedy_dpp(
       candidates.features, candidates.relevance, num_selected=len(bias),
       theta=theta, where=candidates.where, category_ids=candidates.categories,
-      slot_bias=bias, shown_features=above)
+      slot_bias=bias, shown_features=above, fill="none")
   picked = slate.indices >= 0
   indices = jnp.maximum(slate.indices, 0)
   # A gain is the weighted relevance plus log s2; these sum to log det S_Y.

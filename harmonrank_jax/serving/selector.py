@@ -42,7 +42,7 @@ class Rules:
   pool_quotas: np.ndarray | None = None
   # Of the DPP, as in `greedy_dpp`; other methods do not use them.
   ridge: float | None = None
-  fill: str = "none"
+  fill: str = "relevance"
 
 
 class Picks(NamedTuple):

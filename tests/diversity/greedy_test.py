@@ -44,21 +44,21 @@ CASES = {
     # Rules of the DPP alone.
     "ridge": {"ridge": 0.9, "shown_features": SHOWN},
     "ridge in a window": {"ridge": 0.9, "window": 4, "shown_features": SHOWN},
-    "fill": {"fill": "relevance", **RULES, "slot_bias": BIAS},
+    "no fill": {"fill": "none", **RULES, "slot_bias": BIAS},
 }
 
 
-def check(method, num_selected=SLOTS, **arguments):
+def check(method, num_selected=SLOTS, features=FEATURES, **arguments):
   """Compares the slates of four pools, each at its theta, with brute force."""
   static = {name: arguments.pop(name) for name in ("window", "ridge", "fill")
             if name in arguments}
   slate = jax.jit(functools.partial(
       METHODS[method], num_selected=num_selected, **static))(
-          FEATURES, RELEVANCE, theta=THETAS, **arguments)
+          features, RELEVANCE, theta=THETAS, **arguments)
   for row in range(4):
     own = {name: value[row] for name, value in arguments.items()}
     indices, gains, num_valid = reference.greedy(
-        method, FEATURES[row], RELEVANCE[row], num_selected,
+        method, features[row], RELEVANCE[row], num_selected,
         float(THETAS[row]), **own, **static)
     np.testing.assert_array_equal(slate.indices[row], indices, str(row))
     np.testing.assert_allclose(
@@ -67,7 +67,7 @@ def check(method, num_selected=SLOTS, **arguments):
 
 
 QUICK = [("dpp", "plain"), ("dpp", "shown"), ("dpp", "all"), ("mmr", "all"),
-         ("ssd", "all"), ("ssd", "plain"), ("dpp", "ridge"), ("dpp", "fill")]
+         ("ssd", "all"), ("ssd", "plain"), ("dpp", "ridge"), ("dpp", "no fill")]
 REST = [(method, name) for method in METHODS for name in CASES
         if (method, name) not in QUICK
         and (method == "dpp" or not {"ridge", "fill"} & set(CASES[name]))]
@@ -82,6 +82,29 @@ def test_picks_are_those_of_brute_force(method, name):
 @pytest.mark.parametrize("method, name", REST)
 def test_other_picks_are_those_of_brute_force(method, name):
   check(method, **CASES[name])
+
+
+# What is new has no features yet, and some of it is good.
+LONE = FEATURES.copy()
+LONE[:, 2::7] = 0
+LONE[:, 5] = np.nan
+TOP = np.argmax(RELEVANCE, axis=1)
+LONE[np.arange(4), TOP] = 0
+
+
+@pytest.mark.parametrize("method, name", [
+    ("dpp", "shown"), ("mmr", "shown"), ("ssd", "all"), ("dpp", "ridge")])
+def test_items_without_features_resemble_no_other(method, name):
+  check(method, features=LONE, **CASES[name])
+
+
+@pytest.mark.parametrize("method, theta", [
+    ("dpp", 1 - 1e-6), ("mmr", 1.0), ("ssd", 1.0)])
+def test_relevance_alone_is_the_limit_without_features_too(method, theta):
+  slate = METHODS[method](LONE, RELEVANCE, num_selected=3, theta=theta)
+  top = hr.greedy_top_k(RELEVANCE, num_selected=3)
+  chex.assert_trees_all_equal(slate.indices, top.indices)
+  assert (slate.indices[:, 0] == TOP).all()
 
 
 def test_float64_too(x64):
@@ -154,7 +177,8 @@ def test_equal_keys_go_to_the_lowest_index(method):
 def test_nothing_is_picked_of_which_rounding_is_left():
   features = np.repeat(
       np.random.default_rng(5).normal(size=(4, WIDTH)), 6, axis=0)
-  slate = hr.greedy_dpp(features, RELEVANCE[0], num_selected=SLOTS, theta=0.9)
+  slate = hr.greedy_dpp(features, RELEVANCE[0], num_selected=SLOTS, theta=0.9,
+                        fill="none")
   assert slate.num_valid == 4
   assert (slate.indices[4:] == -1).all() and (slate.gains[4:] == 0).all()
   assert len({int(i) // 6 for i in slate.indices[:4]}) == 4
@@ -193,8 +217,8 @@ def test_relevance_of_the_host_keeps_its_differences(name, method):
 @pytest.mark.parametrize("method", [*METHODS, "top_k"])
 def test_what_cannot_be_picked_is_not(method):
   features, relevance = FEATURES[0].copy(), RELEVANCE[0].copy()
-  relevance[:6] = 100, np.nan, -np.inf, np.inf, 100, 100
-  features[4], features[5, 2] = 0, np.nan
+  relevance[:4] = 100, np.nan, -np.inf, np.inf
+  features[4], features[5, 2] = 0, np.nan  # These can: they resemble no other.
   where = np.arange(SIZE) > 0
   if method == "top_k":
     slate = hr.greedy_top_k(
@@ -205,8 +229,9 @@ def test_what_cannot_be_picked_is_not(method):
   slate = METHODS[method](
       features, relevance, num_selected=SIZE + 3, theta=0.5, where=where)
   chosen = slate.indices[slate.indices >= 0]
-  assert set(chosen.tolist()) <= set(range(6, SIZE))
-  assert len(set(chosen.tolist())) == len(chosen) == slate.num_valid
+  assert sorted(chosen.tolist()) == list(range(4, SIZE))
+  # Without features, two have a dimension of their own.
+  assert slate.num_valid == (WIDTH + 2 if method == "dpp" else len(chosen))
   assert np.isfinite(slate.gains).all()
 
 
@@ -318,7 +343,7 @@ def test_what_is_filled_in_is_no_certificate():
   # Copies are left among the first three, but another has a key.
   slates = [hr.greedy_dpp(
       np.eye(4)[[0, 0, 0, 1, 2, 3]], np.array([10.0, 10, 10, 0, 0, 0]),
-      num_selected=2, theta=0.9, fill="relevance", prefilter=prefilter)
+      num_selected=2, theta=0.9, prefilter=prefilter)
             for prefilter in (3, None)]
   chex.assert_trees_all_equal(*slates)
   assert slates[0].indices.tolist() == [0, 3]
@@ -327,7 +352,7 @@ def test_what_is_filled_in_is_no_certificate():
 def test_filling_is_by_relevance_however_close():
   relevance = 1 + 2e-7 * np.arange(4)
   slate = hr.greedy_dpp(np.ones((4, 2)), relevance.astype(np.float32),
-                        num_selected=4, theta=0.5, fill="relevance")
+                        num_selected=4, theta=0.5)
   assert slate.indices.tolist() == [3, 2, 1, 0] and slate.num_valid == 1
 
 
@@ -349,8 +374,7 @@ def test_float32_stays_where_float64_is_on(x64):
   copies = np.ones_like(FEATURES)
   slates = [
       hr.greedy_dpp(*arguments, num_selected=3, theta=0.5, window=2),
-      hr.greedy_dpp(copies, RELEVANCE, num_selected=3, theta=0.5,
-                    fill="relevance"),
+      hr.greedy_dpp(copies, RELEVANCE, num_selected=3, theta=0.5),
       hr.greedy_top_k(RELEVANCE, num_selected=3)]
   for slate in slates:
     assert (slate.indices >= 0).all()

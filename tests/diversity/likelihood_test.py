@@ -162,10 +162,28 @@ def test_items_that_do_not_exist(ridge, x64):
     dirty, bad = features.copy(), relevance.copy()
     dirty[3], bad[4] = garbage, garbage - np.inf
     values, dirty_gradient = log_likelihood(
-        dirty, bad, SUBSETS, theta=0.5, ridge=ridge)
+        dirty, bad, SUBSETS, theta=0.5, ridge=ridge,
+        where=np.arange(NUM_ITEMS) != 3)
     np.testing.assert_allclose(values, expected, rtol=1e-12)
     for part, clean in zip(dirty_gradient, gradient, strict=True):
       np.testing.assert_allclose(part, clean, atol=1e-12)
+
+
+@pytest.mark.parametrize("ridge", RIDGES)
+def test_items_without_features_resemble_no_other(ridge, x64):
+  features, relevance = sample()
+  own_axis = np.concatenate([features, np.zeros((NUM_ITEMS, 1))], axis=1)
+  own_axis[3] = 0, 0, 0, 1
+  expected = log_probabilities(
+      kernels(own_axis, np.tile(relevance, (NUM_LISTS, 1)), theta=0.5,
+              ridge=ridge), SUBSETS, SUBSETS | True)
+  expected = np.where(expected < -30, -np.inf, expected)  # Rounding of 0.
+  for nothing in (0.0, np.nan):
+    features[3] = nothing
+    values, gradient = log_likelihood(
+        features, relevance, SUBSETS, theta=0.5, ridge=ridge)
+    np.testing.assert_allclose(values, expected, rtol=1e-9)
+    assert all(np.isfinite(part).all() for part in gradient)
 
 
 def test_exponents_far_apart_in_float32():

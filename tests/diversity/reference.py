@@ -39,15 +39,22 @@ def volume(features, ridge=None):
 def greedy(
     method, features, relevance, num_selected, theta, *, where=None,
     shown_features=(), category_ids=None, quotas=None, window=None,
-    slot_bias=None, ridge=None, fill="none"):
+    slot_bias=None, ridge=None, fill="relevance"):
   """Indices and gains `[K]` of one list `[N, D]`, `[N]`, and `num_valid`."""
   features, relevance = unit(features), np.asarray(relevance, np.float64)
-  usable = np.isfinite(features).all(axis=1) & np.isfinite(relevance)
+  width = features.shape[1]
+  # Without features an item has an axis of its own.
+  lone = ~np.isfinite(features).all(axis=1)
+  own_axes = np.diag(lone.astype(float))
+  features = np.concatenate(
+      [np.where(lone[:, None], 0, features), own_axes], axis=1)
+  usable = np.isfinite(relevance)
   if where is not None:
     usable &= where
   weight = theta / (1 - theta) if method == "dpp" else theta
-  before = [f for f in unit(shown_features) if np.isfinite(f).all()] if len(
-      shown_features) else []
+  before = [np.append(f, np.zeros(len(features)))
+            for f in unit(shown_features).reshape(-1, width)
+            if np.isfinite(f).all()]
   taken, indices, gains, num_valid = [], [], [], 0
   for slot in range(num_selected):
     seen = before + [features[j] for j in taken]
@@ -83,7 +90,7 @@ def greedy(
         if left > TOLERANCE:
           keys[i] = base + np.log(left)
     num_valid += bool(keys)
-    if not keys and fill == "relevance":
+    if not keys and method == "dpp" and fill == "relevance":
       keys = others
     if not keys:
       indices.append(-1)

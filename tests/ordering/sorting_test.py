@@ -76,6 +76,17 @@ def test_scores_of_the_host_are_ranked_in_all_their_bits(scores):
       harmonrank_jax.hard_rank(scores), [4, 1.5, 3, 1.5])
 
 
+def test_subnormal_scores_are_numbers():
+  scores = np.float32([2e-40, -1e-40, 1e-40, 0.0, -0.0, 2e-40, 1e-45, 1e-38])
+  expected = oracles.mid_ranks(np.float64(scores))
+  np.testing.assert_array_equal(rank_list(scores), expected)
+  np.testing.assert_array_equal(
+      harmonrank_jax.soft_rank(scores, strength=0.0), expected)
+  labels = np.array([1, 0, 1, 0, 1, 0, 1, 0], bool)
+  assert harmonrank_jax.auc(scores, labels) == (
+      expected[labels].sum() - 10) / 16
+
+
 def test_padding_changes_nothing_whatever_it_holds():
   scores, where, ids = oracles.random_lists(SHAPE, 5)
   scores = np.float32(scores)
