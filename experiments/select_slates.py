@@ -13,11 +13,13 @@ and its features, a list of numbers in `features` or a number in each
 hold category and features instead. The rows of a request must stand together.
 An item that a request repeats is used once, with its best score. Relevance is
 log(score), as is right for probabilities; --relevance=raw takes scores as they
-are.
+are, however large. A candidate whose features are all 0 has none, and resembles
+no other.
 
 In the workdir, slates.parquet holds `request_id`, `slot` (from 0), `item_id`
 and `gain`, the key the item was picked by; a slot for which no candidate is
-left has no row. slates.html shows slates of a few requests for every method
+left has no row: of the others the run says what leaves them empty, and which
+flag fills them. slates.html shows slates of a few requests for every method
 and theta, report.html what each method gives up for diversity. A second run
 with the same workdir replaces all of them.
 

@@ -40,8 +40,9 @@ class Config(configs.WorldConfig):
       None, "The DPP's kernel becomes ridge * similarity + (1 - ridge) * "
       "identity; 1 if not given.", low=0.0, high=1.0)
   fill: str = flags.field(
-      "none", "What the DPP puts into slots when all candidates left repeat "
-      "what is there.", choices=arguments.FILLS)
+      "relevance", "What the DPP puts into slots when all candidates left "
+      "repeat what is there: the most relevant of them, or nothing.",
+      choices=arguments.FILLS)
   relevance: str = flags.field(
       "log", "What of the score is the relevance.", choices=("log", "raw"))
   request_column: str = flags.field("request_id", "Column of the request.")

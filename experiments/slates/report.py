@@ -67,6 +67,8 @@ def write_report(path: pathlib.Path, record: results.Record) -> None:
       "item above it; the Gini coefficient is of the slots of all requests by "
       "category, 0 where all categories have as many.</p>",
       html_lib.html_table(results.HEADER, record.rows),
+      *(f"<p>{html.escape(note)}.</p>" for note in results.notes(
+          record.summary)),
       "<h2>Exposure by category</h2>",
       "<p>Share of all slots; the bar is the share of all candidates.</p>",
       html_lib.svg(_exposure_figure(record)),

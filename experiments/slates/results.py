@@ -15,6 +15,14 @@ from experiments.slates import selection
 HEADER = ("", *comparison_lib.METRICS.values(), "Gini of exposure")
 _DIGITS = {"score": 4, "relevance": 4, "num_categories": 2, "log_det": 2}
 _MAX_CATEGORIES = 20
+# Why slots are empty, and the way out.
+_CAUSES = {
+    "request": "as the request has no more candidates",
+    "pool": "as the pool holds nothing that may fill them (raise --pool_quota, "
+            "or --quota)",
+    "quota": "as --quota lets no candidate fill them (raise it)",
+    "features": "as what is left repeats the slate (--fill=relevance shows it, "
+                "--ridge below 1 gives it a gain)"}
 
 
 class Record(NamedTuple):
@@ -53,7 +61,7 @@ def make_record(
 
 
 def print_counts(summary: dict[str, Any]) -> None:
-  """Prints how many slates were selected and how many slots are empty."""
+  """Prints how many slates were selected, and what is to be known of them."""
   if summary["num_repeated"]:
     print(f"{summary['num_repeated']:,} candidates left out: their request has "
           "the item already, with a score that is better or as good")
@@ -61,10 +69,24 @@ def print_counts(summary: dict[str, Any]) -> None:
   print(f"{summary['num_requests']:,} slates in {summary['seconds']:.1f} s, "
         f"{len(sizes)} compiled (requests padded to "
         f"{', '.join(map(str, sizes))})")
+  for note in notes(summary):
+    print(note)
+
+
+def notes(summary: dict[str, Any]) -> list[str]:
+  """Lines on candidates without features and on slots without a candidate."""
+  lines = []
+  if summary["num_lone"]:
+    lines.append(
+        f"{summary['num_lone']:,} candidates have no features (all are 0): "
+        "they count as similar to no other")
   if summary["num_empty_slots"]:
     num_slots = summary["num_empty_slots"] + summary["num_slots"]
-    print(f"{summary['num_empty_slots']:,} of {num_slots:,} slots are "
-          "empty: no candidate was left for them")
+    causes = "; ".join(f"{count:,} {_CAUSES[cause]}"
+                       for cause, count in summary["empty_slots"].items())
+    lines.append(f"{summary['num_empty_slots']:,} of {num_slots:,} slots are "
+                 f"empty: {causes}")
+  return lines
 
 
 def print_table(record: Record) -> None:
@@ -89,6 +111,7 @@ def _summary(
       "num_features": inputs.candidates.num_features,
       "num_slots": selected.num_slots,
       "num_empty_slots": num_slots - selected.num_slots,
+      "empty_slots": selected.empty, "num_lone": selected.num_lone,
       "compiled_sizes": selected.compiled,
       "num_compared": len(comparison.chunk.request_ids),
       "thetas": comparison_lib.THETAS,

@@ -1,5 +1,6 @@
 """Slates of all requests: their candidates, their rules, their selection."""
 
+import collections
 from collections.abc import Sequence
 import functools
 import pathlib
@@ -45,7 +46,11 @@ class Selected(NamedTuple):
 
   sample: chunks_lib.Chunk  # Requests to compare methods on.
   num_repeated: int  # Rows whose request repeats the item.
+  num_lone: int  # Candidates without features.
   num_slots: int  # Slots that have an item.
+  # Slots that have none, by what leaves them empty: "request" (it has no more
+  # candidates), "pool", "quota" or "features".
+  empty: dict[str, int]
   compiled: list[int]  # Request sizes that were compiled, ascending.
   seconds: float  # With reading and writing.
 
@@ -118,7 +123,8 @@ def write_slates(
 ) -> Selected:
   """Writes the slates of all requests; the sample is at places `[S]` drawn."""
   selector = selector_lib.Selector(config.method, inputs.rules)
-  sample, num_repeated, num_slots, done = [], 0, 0, 0
+  sample, num_repeated, num_lone, num_slots, done = [], 0, 0, 0, 0
+  empty: collections.Counter[str] = collections.Counter()
   began = time.perf_counter()
   progress = progress_lib.Progress(
       inputs.facts.num_requests, 0, examples_per_step=1)
@@ -133,14 +139,41 @@ def write_slates(
         sample.append(chunks_lib.requests_of(
             chunk, drawn[(drawn >= done) & (drawn < end)] - done))
         num_repeated += chunk.num_repeated
+        num_lone += int((chunk.features == 0).all(axis=1).sum())
         num_slots += int((picks.rows >= 0).sum())
+        empty += count_empty(inputs.rules, chunk, picks.rows)
         done = end
         progress.update(done)
   finally:
     progress.close()
   return Selected(
-      chunks_lib.joined_chunks(sample), num_repeated, num_slots,
-      sorted(selector.compiled), time.perf_counter() - began)
+      chunks_lib.joined_chunks(sample), num_repeated, num_lone, num_slots,
+      dict(empty), sorted(selector.compiled), time.perf_counter() - began)
+
+
+def count_empty(
+    rules: selector_lib.Rules, chunk: chunks_lib.Chunk, rows: np.ndarray
+) -> collections.Counter[str]:
+  """Empty slots of slates `[R, K]` by their cause, as in `Selected.empty`."""
+  sizes = np.diff(chunk.starts)
+  num_picks = (rows >= 0).sum(axis=1)
+  missing = np.maximum(rows.shape[1] - sizes, 0)
+  left_empty = rows.shape[1] - num_picks - missing
+  causes = collections.Counter(request=int(missing.sum()))
+  for request in np.flatnonzero(left_empty):
+    own = slice(chunk.starts[request], chunk.starts[request + 1])
+    if rules.pool_quotas is not None:
+      cause = "pool"
+    elif rules.quotas is None:
+      cause = "features"
+    else:
+      count = functools.partial(np.bincount, minlength=len(rules.quotas))
+      picked = count(chunk.categories[rows[request, rows[request] >= 0]])
+      is_left = count(chunk.categories[own]) > picked
+      cause = "features" if (is_left & (picked < rules.quotas)).any() else (
+          "quota")
+    causes[cause] += int(left_empty[request])
+  return +causes
 
 
 def relevance(config: config_lib.Config, scores: np.ndarray) -> np.ndarray:

@@ -71,11 +71,22 @@ def test_the_terminal_says_what_was_selected(record, capsys):
   said = capsys.readouterr().out
   assert "7 candidates left out" in said
   assert "3 compiled (requests padded to 16, 32, 64)" in said
-  assert "6 of 50 slots are empty" in said
+  assert "6 of 50 slots are empty: 6 as the request has no more" in said
+  assert "have no features" not in said
   *_, dpp, mmr, ssd, top_k = said.splitlines()
   for method, line in zip(
       selector.METHODS, (dpp, mmr, ssd, top_k), strict=True):
     assert line.startswith(f"{method} ") and line.count("±") == 7
+
+
+def test_notes_name_the_way_out(record):
+  summary = {**record.summary, "num_lone": 1200, "num_empty_slots": 9,
+             "empty_slots": {"quota": 5, "features": 3, "pool": 1}}
+  lone, empty = results.notes(summary)
+  assert lone.startswith("1,200 candidates have no features")
+  assert empty.startswith("9 of 53 slots are empty: 5 as --quota lets")
+  for way_out in ("--fill=relevance", "--ridge", "--pool_quota"):
+    assert way_out in empty
 
 
 def test_the_report_is_one_file(record, tmp_path):
@@ -84,5 +95,5 @@ def test_the_report_is_one_file(record, tmp_path):
   assert page.count("<svg") == 2 and page.count("<table") == 1
   assert "src=" not in page and "href=\"http" not in page
   for name in (*selector.METHODS, *candidate_files.CATEGORIES,
-               "10 of 10 requests"):
+               "10 of 10 requests", "6 of 50 slots are empty"):
     assert name in page

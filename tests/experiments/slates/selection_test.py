@@ -11,8 +11,10 @@ from experiments.runs import errors
 from experiments.slates import config as config_lib
 from experiments.slates import selection
 from harmonrank_jax.data import candidates as candidates_lib
+from harmonrank_jax.data import chunks as chunks_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.diversity import greedy
+from harmonrank_jax.serving import selector as selector_lib
 from tests.data import candidate_files
 from tests.serving import one_call
 
@@ -155,6 +157,46 @@ def test_what_happened_is_counted(selected):
   assert result.compiled == [16, 32, 64] and result.seconds > 0
   # Requests of 3 candidates and of 1 leave 2 and 4 of 5 slots empty.
   assert result.num_slots == 10 * 5 - 2 - 4 and result.num_repeated == 0
+  assert result.empty == {"request": 6} and result.num_lone == 0
+
+
+def chunk_of(categories, features):
+  size = len(categories)
+  return chunks_lib.Chunk(
+      request_ids=pa.array(["a"]), item_ids=pa.array(range(size)),
+      starts=np.array([0, size]), scores=np.linspace(0.9, 0.1, size),
+      categories=np.asarray(categories, np.int32), num_repeated=0,
+      features=np.asarray(features, np.float32))
+
+
+@pytest.mark.parametrize("method", selector_lib.METHODS)
+@pytest.mark.parametrize("rules, num_picks, causes", [
+    ({}, 5, {}), ({"fill": "none"}, 2, {"features": 3}),
+    ({"num_selected": 9}, 8, {"request": 1}),
+    ({"quotas": np.array([1, 2], np.int32)}, 3, {"quota": 2}),
+    ({"quotas": np.array([1, 9], np.int32), "num_selected": 9}, 5,
+     {"request": 1, "quota": 3}),
+    ({"pool_quotas": np.array([2, 1], np.int32)}, 3, {"pool": 2})], ids=str)
+def test_no_slot_is_empty_where_a_candidate_is_left(
+    method, rules, num_picks, causes):
+  chunk = chunk_of([0, 1] * 4, np.eye(2)[[0, 1] * 4])
+  rules = selector_lib.Rules(**{"num_selected": 5, **rules})
+  rows = selector_lib.Selector(method, rules)(
+      chunk, chunk.scores, theta=0.5).rows
+  if rules.fill == "none" and method != "dpp":
+    num_picks, causes = 5, {}
+  assert (rows >= 0).sum() == num_picks
+  assert selection.count_empty(rules, chunk, rows) == causes
+
+
+def test_candidates_without_features_are_shown():
+  # The best is new: it has no features yet.
+  chunk = chunk_of([0] * 4, [[0, 0], [1, 0], [0, 1], [1, 0]])
+  for method in selector_lib.METHODS:
+    picks = selector_lib.Selector(
+        method, selector_lib.Rules(num_selected=2))(
+            chunk, chunk.scores, theta=0.9)
+    assert picks.rows[0, 0] == 0
 
 
 def test_the_sample_holds_the_requests_drawn(config, inputs, tmp_path):
