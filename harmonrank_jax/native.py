@@ -92,12 +92,13 @@ def available() -> bool:
 def slots(*dtypes: Any) -> "Layout":
   """Arguments and results are flat arrays of one size, or empty.
 
-  Results have the shape of the largest argument, and dtypes as given (None for
-  that of the first argument). The entries of int32 arrays are positions in
-  arrays of that shape: `vmap` makes longer arrays, with positions moved on.
+  Results have the shape of the first argument that is not empty, and dtypes as
+  given (None for that of the first argument). The entries of int32 arrays are
+  positions in arrays of that shape: `vmap` makes longer arrays, with positions
+  moved on.
   """
   def results(*avals, **_):
-    like = max(avals, key=lambda x: x.size)
+    like = next((x for x in avals if x.shape != (0,)), avals[0])
     return [(like.shape, dtype or avals[0].dtype) for dtype in dtypes]
 
   def offset(x):

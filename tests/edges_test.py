@@ -119,6 +119,18 @@ def test_without_lists_there_is_no_auc(dtype):
       jnp.zeros((0, 5)), jnp.zeros((0, 5, 3), dtype)).shape == (0, 3)
 
 
+@pytest.mark.slow
+def test_exports_with_lists_of_any_length():
+  b, n = jax.export.symbolic_shape("b, n")
+  rank = jax.jit(functools.partial(hr.soft_rank, strength=0.3))
+  exported = jax.export.export(rank)(
+      jax.ShapeDtypeStruct((b, n), jnp.float32))
+  for shape in ((2, 1), (2, 5), (1, 33), (3, 1200)):
+    scores = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    np.testing.assert_allclose(
+        exported.call(scores), rank(scores), rtol=1e-4, atol=1e-4)
+
+
 def test_exports_with_any_number_of_lists():
   b, = jax.export.symbolic_shape("b")
 

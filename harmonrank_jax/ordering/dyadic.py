@@ -30,7 +30,9 @@ def partition(
 ) -> segments.Blocks:
   """The blocks of the isotonic fit; see `isotonic.isotonic_blocks`."""
   rows = values.shape[0] // row_size
-  tile = min(TILE, 1 << (row_size - 1).bit_length())
+  tile = TILE
+  if isinstance(row_size, int):
+    tile = min(tile, 1 << (row_size - 1).bit_length())
   padded = -(-row_size // tile) * tile
   grow = padded - row_size
   shift = grow * jnp.arange(rows, dtype=jnp.int32)[:, None]
@@ -180,13 +182,20 @@ def _merge_tiles(
 ) -> sums_lib.Fit:
   """Merges fitted tiles pairwise until every row is one."""
   size, tiles = fit.start.shape[0], fit.start.shape[1] // problem.rows
-  levels = (tiles - 1).bit_length()
+  if isinstance(tiles, int):
+    levels = needed = (tiles - 1).bit_length()
+  else:
+    # The length of rows is left open in what is exported: as many levels as
+    # rows may need, of which that of a call has as many as it does.
+    levels = 31 - (size - 1).bit_length()
+    needed = 32 - lax.clz(jnp.asarray(tiles, jnp.int32) - 1)
   lowest = min(levels, _LOWEST_LEVELS)
   carry = fit, sums
   for first, last in ((0, lowest), (lowest, levels)):
     if first == last:
       continue
-    num_pairs = -(-(tiles - (1 << first)) // (2 << first))
+    num_pairs = jax.core.max_dim(
+        -(-(tiles - (1 << first)) // (2 << first)), 1)
     search = functools.partial(search_fn, steps=bridges.num_steps(
         size << (last - 1), bridges.WIDTH))
 
@@ -194,7 +203,8 @@ def _merge_tiles(
       return _merge_level(
           problem, *carry, level=level, num_pairs=num_pairs, search_fn=search)
 
-    carry = lax.fori_loop(jnp.int32(first), jnp.int32(last), merge, carry)
+    carry = lax.fori_loop(
+        jnp.int32(first), jnp.minimum(jnp.int32(last), needed), merge, carry)
   return carry[0]
 
 
