@@ -191,7 +191,8 @@ def say(workdir: pathlib.Path, lines: Iterable[str]) -> None:
   lines = list(dict.fromkeys(lines))
   for line in lines:
     errors.warn(line)
-  write_json(workdir / NOTES, list(dict.fromkeys([*notes(workdir), *lines])))
+  if lines:
+    write_json(workdir / NOTES, list(dict.fromkeys([*notes(workdir), *lines])))
 
 
 def notes(workdir: pathlib.Path) -> list[str]:

@@ -168,7 +168,7 @@ def _checked(
   click = _flags(table, columns.click)
   if click.all() or not click.any():
     raise schema_lib.DataError(
-        f"{place.where}: column {columns.click!r} is {int(click[0])} in all "
+        f"{place.file}: column {columns.click!r} is {int(click[0])} in all "
         f"{len(click):,} rows; how users respond is seen where some rows are "
         "clicked and others are not.")
   return Rows(
