@@ -105,13 +105,6 @@ def test_native_forms_run_without_jit(select):
       np.testing.assert_allclose, rtol=1e-6), got, select())
 
 
-def test_without_items_a_loss_is_zero():
-  for shape in ((0,), (2, 0)):
-    loss, diagnostics = hr.multi_objective_auc_loss(
-        jnp.zeros(shape), jnp.zeros(shape, bool))
-    assert loss == 0 and not diagnostics.live_objectives.any()
-
-
 @pytest.mark.parametrize("dtype", [bool, jnp.float32])
 def test_without_lists_there_is_no_auc(dtype):
   assert hr.auc(jnp.zeros((0, 5)), jnp.zeros((0, 5), dtype)).shape == (0,)
@@ -129,6 +122,24 @@ def test_exports_with_lists_of_any_length():
     scores = jnp.asarray(RNG.normal(size=shape), jnp.float32)
     np.testing.assert_allclose(
         exported.call(scores), rank(scores), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_fn", [
+    hr.multi_objective_auc_loss, ensemble.pairwise_loss, ensemble.bce_loss,
+    ensemble.balanced_bce_loss, ensemble.auc_margin_loss])
+def test_losses_export_with_lists_of_any_length(loss_fn):
+  b, n = jax.export.symbolic_shape("b, n")
+  gradient = jax.jit(jax.value_and_grad(lambda s, y: loss_fn(s, y)[0]))
+  exported = jax.export.export(gradient)(
+      jax.ShapeDtypeStruct((b, n), jnp.float32),
+      jax.ShapeDtypeStruct((b, n, 2), bool))
+  for shape in ((1, 7), (3, 300)):
+    scores = jnp.asarray(RNG.normal(size=shape), jnp.float32)
+    labels = jnp.asarray(RNG.random((*shape, 2)) < 0.5)
+    jax.tree.map(functools.partial(
+        np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+                 exported.call(scores, labels), gradient(scores, labels))
 
 
 def test_exports_with_any_number_of_lists():

@@ -125,22 +125,28 @@ def logistic_losses(
   axes = scores.ndim
   rows = _Items(*(
       x.reshape((-1, scores.shape[-1], *x.shape[axes:])) for x in items))
-  block_rows = min(_BLOCK_ROWS, scores.shape[-1])
-  pad = -scores.shape[-1] % block_rows
+  num_items = scores.shape[-1]  # Unknown to an export with lists of any length.
+  block_rows = (min(_BLOCK_ROWS, num_items) if isinstance(num_items, int) else
+                _BLOCK_ROWS)
   is_class = labels.dtype == jnp.bool_
 
   def list_losses(row):
-    blocks = _Items(*(
-        jnp.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1)).reshape(
-            (-1, block_rows, *x.shape[1:])) for x in row))
+    blocks = _Items(*(_parts(x, block_rows) for x in row))
     # Pairs are computed anew on the way back: kept, they would be N^2 numbers.
     block_losses = jax.checkpoint(
         lambda block: _block_losses(block, row, is_class=is_class))
     return jnp.sum(lax.map(block_losses, blocks), axis=0)
 
   # As many short lists at once as fill a block.
-  return jnp.sum(lax.map(
-      list_losses, rows, batch_size=_BLOCK_ROWS // block_rows), axis=0)
+  rows = _Items(*(_parts(x, _BLOCK_ROWS // block_rows) for x in rows))
+  return jnp.sum(lax.map(jax.vmap(list_losses), rows), axis=(0, 1))
+
+
+def _parts(array: jax.Array, size: int) -> jax.Array:
+  """Cuts the first axis into parts of a size, the last one filled with 0."""
+  count = -(-array.shape[0] // size)
+  pad = [(0, count * size - array.shape[0])] + [(0, 0)] * (array.ndim - 1)
+  return jnp.pad(array, pad).reshape((count, size, *array.shape[1:]))
 
 
 def _block_losses(

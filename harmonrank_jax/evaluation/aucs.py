@@ -214,7 +214,7 @@ def compare(
           f"objective_weights has shape {np.shape(objective_weights)}; labels "
           f"of shape {labels.shape} need {worth.shape}.")
     worth = objective_weights / np.mean(objective_weights)
-  scores = np.stack([np.asarray(s, np.float32) for s in methods.values()])
+  scores = np.stack(list(methods.values()))
   found = auc_estimates([Part(scores, labels, users)])
   one_method, one_objective = np.eye(len(scores)), np.eye(len(worth))
   each = [[found.contrast(np.outer(k, m)) for m in one_objective]

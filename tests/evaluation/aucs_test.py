@@ -180,6 +180,16 @@ def test_a_method_is_not_ahead_of_itself(comparison):
   assert comparison.clusters == "users"
 
 
+def test_scores_are_ranked_in_all_their_bits(rows):
+  _, labels, users = rows
+  places = np.arange(ROWS)
+  scores = {"times": 1_767_000_000_000 + places, "close": 1 + 1e-12 * places}
+  expected = aucs.compare({"places": places}, labels, users).auc[0]
+  for method in scores.values():
+    np.testing.assert_array_equal(
+        aucs.compare({"a": method}, labels, users).auc[0], expected)
+
+
 def test_the_lead_weighs_objectives_the_sum_does_not(rows):
   scores, labels, users = rows
   methods = {"a": scores[0], "b": scores[1]}
