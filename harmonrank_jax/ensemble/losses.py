@@ -111,10 +111,10 @@ def multi_objective_auc_loss(
 
   The strength of the soft rank is relative: for each list of n items
   `eps = relative_strength * max(spread, 0.1) / (n - 1)`, without a gradient.
-  The spread is one for the batch: the root mean square of the deviations of
-  scores from the mean of their list. With its own, a list of two would never
-  pool (the two are as far apart as they spread), and one list of ties would
-  have all of the gradient. Between 1 and 3 it trains best, whatever the size of
+  The spread is one for the batch: the mean over lists of the standard deviation
+  of their scores. With its own, a list of two would never pool (the two are as
+  far apart as they spread), and one list of ties would have all of the
+  gradient. Between 1 and 3 it trains best, whatever the size of
   the lists; below 0.1 most gradients are exactly 0; above 8 everything pools
   and only class means are compared.
 
@@ -172,7 +172,7 @@ def multi_objective_auc_loss(
   middle = jnp.where(valid, (size + 1) / 2, 0)
   centred = ranks - middle
   loss = jnp.where(jnp.any(live), 0.5 - jnp.sum(centred * worth), 0)
-  loss = jnp.where(jnp.any(bad), jnp.nan, loss)
+  loss = _bad_if(jnp.any(bad) | jnp.isnan(loss), loss)
 
   soft_auc = 0.5 + _sum_items(centred[..., None] * (labels * rate))
   moved = permutahedron.deviations(worth, laid_out, blocks)
@@ -381,10 +381,11 @@ def _pooled_spread(
     scores: jax.Array, valid: jax.Array, laid_out: sorting.SortedLists,
     segment_ids: jax.Array | None,
 ) -> jax.Array:
-  """Root mean square of the deviations of scores from the mean of their list.
+  """The mean standard deviation of lists, weighted by their items.
 
-  Over the valid finite scores of all lists of two or more. From differences to
-  the middle of each list, which are exact where scores are large.
+  Of the valid finite scores of lists of two or more. A list of far scores moves
+  it by its share of the items. From differences to the middle of each list,
+  which are exact where scores are large.
   """
   middle = (laid_out.lists.start + laid_out.lists.end) // 2
   flat = scores.reshape(-1)
@@ -404,8 +405,8 @@ def _pooled_spread(
   count = total(counted)
   counted = jnp.where(count > 1, counted, 0)
   deviation = counted * (above - total(above) / jnp.maximum(count, 1))
-  return jnp.sqrt(jnp.sum(jnp.square(deviation))
-                  / jnp.maximum(jnp.sum(counted), 1))
+  own = jnp.sqrt(total(jnp.square(deviation)) / jnp.maximum(count - 1, 1))
+  return jnp.sum(counted * own) / jnp.maximum(jnp.sum(counted), 1)
 
 
 def _normalised_weights(
@@ -424,11 +425,17 @@ def _normalised_weights(
   return weights / jnp.maximum(jnp.sum(weights), jnp.finfo(dtype).tiny)
 
 
+def _bad_if(is_bad: jax.Array, loss: jax.Array) -> jax.Array:
+  """The loss, or NaN, and then its whole gradient is NaN as well."""
+  return loss * jnp.where(is_bad, jnp.nan, 1).astype(loss.dtype)
+
+
 def _reduce(
     losses: jax.Array, live: jax.Array, objective_weights: jax.Array | None
 ) -> tuple[jax.Array, LossDiagnostics]:
   """Weighted mean over live objectives, and the diagnostics."""
   weights = _normalised_weights(objective_weights, live, losses.dtype)
   loss = jnp.sum(weights * jnp.where(live, losses, 0))
+  loss = _bad_if(jnp.isnan(loss), loss)
   diagnostics = LossDiagnostics(jnp.where(live, losses, jnp.nan), live)
   return loss, lax.stop_gradient(diagnostics)

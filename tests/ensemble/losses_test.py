@@ -59,15 +59,15 @@ def sample(seed=0):
 
 
 def pooled_spread(scores, where, ids):
-  """Root mean square deviation from the mean of the list, over all lists."""
-  squares, count = 0, 0
+  """Mean standard deviation of the lists, by their items."""
+  total, count = 0, 0
   for row in range(len(scores)):
     for group in np.unique(ids[row]):
       chosen = scores[row, where[row] & (ids[row] == group)]
       if len(chosen) > 1:
-        squares += ((chosen - chosen.mean()) ** 2).sum()
+        total += len(chosen) * chosen.std(ddof=1)
         count += len(chosen)
-  return np.sqrt(squares / count)
+  return total / count
 
 
 def soft_auc(scores, labels, strength, spread):
@@ -145,7 +145,7 @@ def test_fully_pooled_is_the_difference_of_class_means():
   only = np.arange(SHAPE[0])[:, None] == np.zeros(SHAPE)
   _, diagnostics, _ = EVALUATE[SOFT_AUC](
       scores, labels, where=only, strength=50.0)
-  eps = 50 * scores[0].std() / (SHAPE[1] - 1)
+  eps = 50 * scores[0].std(ddof=1) / (SHAPE[1] - 1)
   gap = [scores[0][y].mean() - scores[0][~y].mean() for y in labels[0].T]
   assert diagnostics.num_blocks == 1
   assert diagnostics.pooled_fraction == 1
@@ -173,7 +173,7 @@ def dead_fraction(size):
     live = (y.any(axis=1) & ~y.all(axis=1))[:, None] & np.ones(size, bool)
     is_dead = abs(gradient[where].reshape(-1, size)[live]) < 1e-12
     np.testing.assert_allclose(
-        diagnostics.dead_gradient_fraction, is_dead.mean())
+        diagnostics.dead_gradient_fraction, is_dead.mean(), rtol=1e-6)
     dead, count = dead + is_dead.sum(), count + is_dead.size
   return dead / count
 
@@ -182,7 +182,7 @@ def test_short_lists_have_as_much_gradient_as_long_ones():
   longest = dead_fraction(16)
   assert longest < 0.5
   for size in (2, 3, 4, 5, 8):
-    assert dead_fraction(size) < longest + 0.06, size
+    assert dead_fraction(size) < longest + 0.04, size
 
 
 @pytest.mark.slow
@@ -255,6 +255,15 @@ def test_the_strength_does_not_see_where_a_list_lies():
       jnp.float32(s), labels, where=where, segment_ids=ids)[0])
   for lists, moved in ((ids, scores + offset), (0 * ids, scores + 2.0**20)):
     assert value(scores, lists) == value(moved, lists)
+
+
+def test_a_list_of_far_scores_does_not_pool_the_others():
+  scores, labels = sample()
+  ids, where = lists_of(2)
+  _, usual, _ = EVALUATE[SOFT_AUC](scores, labels, where=where, ids=ids)
+  scores[0, :2] *= 30
+  _, far, _ = EVALUATE[SOFT_AUC](scores, labels, where=where, ids=ids)
+  assert far.pooled_fraction < usual.pooled_fraction + 0.1
 
 
 def test_infinite_scores_do_not_count_in_the_spread():
@@ -424,7 +433,8 @@ def test_nan_scores_are_not_hidden():
   scores, labels = sample()
   scores[0, 0] = np.nan
   for loss_fn in ALL:
-    assert np.isnan(EVALUATE[loss_fn](scores, labels)[0])
+    loss, _, gradient = EVALUATE[loss_fn](scores, labels)
+    assert np.isnan(loss) and np.isnan(gradient).any()
 
 
 @pytest.mark.parametrize("loss_fn", ALL)
@@ -437,8 +447,8 @@ def test_nan_labels_are_not_hidden(loss_fn, is_value):
     bad = labels.copy()
     bad[place] = np.nan
     for lists in (None, ids):
-      loss, diagnostics, _ = EVALUATE[loss_fn](scores, bad, ids=lists)
-      assert np.isnan(loss)
+      loss, diagnostics, gradient = EVALUATE[loss_fn](scores, bad, ids=lists)
+      assert np.isnan(loss) and np.isnan(gradient).any()
       assert diagnostics.live_objectives[1]
       assert np.isnan(diagnostics[0][1])
     assert np.isfinite(EVALUATE[loss_fn](
