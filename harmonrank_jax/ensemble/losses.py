@@ -33,6 +33,9 @@ import harmonrank_jax.sharding as sharding
 # starts at zero, it would be hundreds of thousands, which Adam does not forget
 # for a thousand steps. At 0.1 it is ten times that of the pairwise loss.
 _MIN_SPREAD = 0.1
+# The spread of a list is shrunk towards the mean of the batch as if so many
+# more of its items had that spread, and is at least this share of it.
+_PRIOR_ITEMS, _MIN_SHARE = 8, 0.7
 
 
 class SoftAucDiagnostics(NamedTuple):
@@ -110,13 +113,13 @@ def multi_objective_auc_loss(
   one `N x M` product, whatever M is.
 
   The strength of the soft rank is relative: for each list of n items
-  `eps = relative_strength * max(spread, 0.1) / (n - 1)`, without a gradient.
-  The spread is one for the batch: the mean over lists of the standard deviation
-  of their scores. With its own, a list of two would never pool (the two are as
-  far apart as they spread), and one list of ties would have all of the
-  gradient. Between 1 and 3 it trains best, whatever the size of
-  the lists; below 0.1 most gradients are exactly 0; above 8 everything pools
-  and only class means are compared.
+  `eps = relative_strength * spread / (n - 1)`, without a gradient.
+  The spread of a list of hundreds is the standard deviation of its scores,
+  that of a list of a few nearly the mean one of the batch (see `_spread`). With
+  its own, a list of two would never pool (the two are as far apart as they
+  spread), and one list of ties would have all of the gradient. Between 1 and 3
+  it trains best, whatever the size of the lists; below 0.1 most gradients are
+  exactly 0; above 8 everything pools and only class means are compared.
 
   With `segment_ids` the AUC is taken within lists and averaged, weighted by
   list size. A list with one class of an objective leaves that objective.
@@ -163,11 +166,9 @@ def multi_objective_auc_loss(
   valid = ~bad if where is None else where & ~bad
   scores = jnp.where(valid, scores, 0)
   size = items.list_sizes(scores, scores.dtype, where, segment_ids)
-  spread = _pooled_spread(
-      lax.stop_gradient(scores), valid, laid_out, segment_ids)
+  spread = _spread(lax.stop_gradient(scores), valid, laid_out, segment_ids)
   strength = lax.stop_gradient(
-      relative_strength * jnp.maximum(spread, _MIN_SPREAD)
-      / jnp.maximum(size - 1, 1))
+      relative_strength * spread / jnp.maximum(size - 1, 1))
   ranks, blocks = permutahedron.rank_lists(scores, laid_out, strength)
   middle = jnp.where(valid, (size + 1) / 2, 0)
   centred = ranks - middle
@@ -377,18 +378,23 @@ def _weigh(labels: jax.Array, weights: jax.Array) -> jax.Array:
                     precision=lax.Precision.HIGHEST)[..., 0]
 
 
-def _pooled_spread(
+def _spread(
     scores: jax.Array, valid: jax.Array, laid_out: sorting.SortedLists,
     segment_ids: jax.Array | None,
 ) -> jax.Array:
-  """The mean standard deviation of lists, weighted by their items.
+  """The spread of each item's list, `[..., 1]` if that is the row.
 
-  Of the valid finite scores of lists of two or more. A list of far scores moves
-  it by its share of the items. From differences to the middle of each list,
-  which are exact where scores are large.
+  With S the sum of squares of a list of n about its mean, and p the mean over
+  lists of the standard deviation, in which a list of far scores counts by its
+  share of the items,
+
+    spread = max(sqrt((S + 8 p^2) / (n + 8)), 0.7 p, 0.1),
+
+  of the valid finite scores. From differences to the middle of each list, which
+  are exact where scores are large.
   """
   middle = (laid_out.lists.start + laid_out.lists.end) // 2
-  flat = scores.reshape(-1)
+  shape, flat = scores.shape, scores.reshape(-1)
   if segment_ids is None:
     # The first slot of a row is in its list.
     middle = middle.reshape(scores.shape)[..., :1]
@@ -405,8 +411,16 @@ def _pooled_spread(
   count = total(counted)
   counted = jnp.where(count > 1, counted, 0)
   deviation = counted * (above - total(above) / jnp.maximum(count, 1))
-  own = jnp.sqrt(total(jnp.square(deviation)) / jnp.maximum(count - 1, 1))
-  return jnp.sum(counted * own) / jnp.maximum(jnp.sum(counted), 1)
+  squares = total(jnp.square(deviation))
+  mean = (jnp.sum(counted * jnp.sqrt(squares / jnp.maximum(count - 1, 1)))
+          / jnp.maximum(jnp.sum(counted), 1))
+  shrunk = jnp.sqrt(
+      (squares + _PRIOR_ITEMS * jnp.square(mean)) / (count + _PRIOR_ITEMS))
+  spread = jnp.maximum(
+      shrunk, jnp.maximum(_MIN_SHARE * mean, _MIN_SPREAD))
+  if segment_ids is None:
+    return spread
+  return segments.unpermute(spread, laid_out.order).reshape(shape)
 
 
 def _normalised_weights(

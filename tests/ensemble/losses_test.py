@@ -58,8 +58,8 @@ def sample(seed=0):
   return scores, labels
 
 
-def pooled_spread(scores, where, ids):
-  """Mean standard deviation of the lists, by their items."""
+def spreads_of(scores, where, ids):
+  """A function of the scores of a list: its spread."""
   total, count = 0, 0
   for row in range(len(scores)):
     for group in np.unique(ids[row]):
@@ -67,13 +67,16 @@ def pooled_spread(scores, where, ids):
       if len(chosen) > 1:
         total += len(chosen) * chosen.std(ddof=1)
         count += len(chosen)
-  return total / count
+  mean = total / count
+  return lambda chosen: max(
+      np.sqrt((len(chosen) * chosen.var() + 8 * mean**2) / (len(chosen) + 8)),
+      0.7 * mean, 0.1)
 
 
 def soft_auc(scores, labels, strength, spread):
   """Rank-sum AUC of one list with the oracle's soft ranks."""
   worth = np.maximum(labels[:, None] - labels[None, :], 0).sum()
-  eps = strength * max(spread, 0.1) / (len(scores) - 1)
+  eps = strength * spread(scores) / (len(scores) - 1)
   ranks = oracles.soft_rank(scores, eps)
   return 0.5 + (ranks - (len(scores) + 1) / 2) @ labels / worth
 
@@ -118,7 +121,7 @@ def test_soft_auc_agrees_with_the_oracle_over_ragged_lists(kind):
   if kind == "value":
     labels = labels * np.random.default_rng(1).exponential(size=labels.shape)
   weights = np.array([0.2, 0.5, 0.3])
-  spread = pooled_spread(scores, where, ids)
+  spread = spreads_of(scores, where, ids)
   for strength in (0.3, 2.0, 20.0):
     loss, diagnostics, _ = EVALUATE[SOFT_AUC](
         scores, labels, weights=weights, where=where, ids=ids,
@@ -145,7 +148,9 @@ def test_fully_pooled_is_the_difference_of_class_means():
   only = np.arange(SHAPE[0])[:, None] == np.zeros(SHAPE)
   _, diagnostics, _ = EVALUATE[SOFT_AUC](
       scores, labels, where=only, strength=50.0)
-  eps = 50 * scores[0].std(ddof=1) / (SHAPE[1] - 1)
+  everything = np.full((1, SHAPE[1]), True)
+  eps = 50 / (SHAPE[1] - 1) * spreads_of(
+      scores[:1], everything, 0 * everything)(scores[0])
   gap = [scores[0][y].mean() - scores[0][~y].mean() for y in labels[0].T]
   assert diagnostics.num_blocks == 1
   assert diagnostics.pooled_fraction == 1
