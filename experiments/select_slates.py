@@ -13,8 +13,8 @@ and its features, a list of numbers in `features` or a number in each
 hold category and features instead. The rows of a request must stand together.
 An item that a request repeats is used once, with its best score. Relevance is
 log(score), as is right for probabilities; --relevance=raw takes scores as they
-are, however large. A candidate whose features are all 0 has none, and resembles
-no other.
+are, however large. A candidate whose features are null, empty or all 0 has
+none, and resembles no other.
 
 In the workdir, slates.parquet holds `request_id`, `slot` (from 0), `item_id`
 and `gain`, the key the item was picked by; a slot for which no candidate is

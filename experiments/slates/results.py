@@ -78,8 +78,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
   lines = []
   if summary["num_lone"]:
     lines.append(
-        f"{summary['num_lone']:,} candidates have no features (all are 0): "
-        "they count as similar to no other")
+        f"{summary['num_lone']:,} candidates have no features (null, empty "
+        "or all 0): they count as similar to no other")
   if summary["num_empty_slots"]:
     num_slots = summary["num_empty_slots"] + summary["num_slots"]
     causes = "; ".join(f"{count:,} {_CAUSES[cause]}"

@@ -135,6 +135,8 @@ class Candidates:
       sizes = np.diff(np.concatenate([[0], begins, [len(rows.is_first)]]))
       sizes[0] += size
       largest, size = max(largest, int(sizes.max())), int(sizes[-1])
+    # No candidate may have features.
+    self.num_features = self.num_features or 1
     self._check_together(num_requests)
     names = sorted(counts, key=lambda name: (-counts[name], name))
     return Facts(num_requests, self._log.num_rows, largest,
@@ -175,7 +177,7 @@ class Candidates:
       items = items_lib.one_array(table[self._columns.item])
       scores = self._scores(table, place)
       categories, features = self._described(table, items, place)
-      self.num_features = features.shape[1]
+      self.num_features = features.shape[1] or None
       yield _Rows(_is_first(requests, last), requests, items, scores,
                   categories, features)
       last = requests[-1]
@@ -212,7 +214,7 @@ class Candidates:
           table, self._columns.category, place)
     if features is None:
       features = items_lib.read_features(
-          table, self._features, place, self.num_features)
+          table, self._features, place, self.num_features, may_lack=True)
     return categories, features
 
   def _check_together(self, num_requests: int) -> None:

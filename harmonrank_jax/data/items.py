@@ -109,27 +109,39 @@ def read_features(
     table: pa.Table,
     columns: tuple[str, ...],  # As from `feature_columns`, at least one.
     place: checks.Place,
-    num_features: int | None,  # D; None takes the length of the first row.
+    num_features: int | None,  # D; None takes that of the first row with any.
+    *,
+    may_lack: bool,  # Whether rows may be without features.
 ) -> np.ndarray:
-  """Features of N rows, `[N, D]` float32, finite and not all 0."""
+  """Features of N rows, `[N, D]` float32, finite.
+
+  Null, an empty list and features that are all 0 are no features: the row is
+  0, or an error. D is 0 if it is not known and no row has features.
+  """
   if kinds.is_list(table.schema.field(columns[0]).type):
     features = _read_lists(table, columns[0], place, num_features)
     by_column = [features]
   else:
     features = np.stack([schema_lib.numbers_of(table[name])
                          for name in columns], axis=1).astype(np.float32)
+    features[np.all([pc.is_null(table[name]).to_numpy()
+                     for name in columns], axis=0)] = 0
     by_column = list(features[:, :, None].swapaxes(0, 1))
   for name, values in zip(columns, by_column, strict=True):
     checks.fail_at(~np.isfinite(values).all(axis=1), table, name, place,
                    "features must be finite")
-  checks.fail_at(~features.any(axis=1), table, columns[0], place,
-                 "features must not all be 0, they have no direction")
+  if not may_lack:
+    checks.fail_at(
+        ~features.any(axis=1), table, columns[0], place,
+        "every item of a log of slates needs features that are not all 0: "
+        "users respond to how similar items are")
   return features
 
 
 def read_items(
     path: str | pathlib.Path, columns: CandidateColumns,
     id_type: pa.DataType | None, *, has_category: bool, has_features: bool,
+    may_lack: bool = True,
 ) -> Items:
   """Reads a table of items, one item a row, into memory.
 
@@ -140,6 +152,7 @@ def read_items(
       ids are converted, dictionary-encoded or not; None keeps theirs.
     has_category: whether to read categories.
     has_features: whether to read features.
+    may_lack: whether items may be without features, which are 0 then.
 
   Returns:
     The table, in the order of the files.
@@ -175,13 +188,14 @@ def read_items(
     if has_category:
       categories.append(read_categories(table, columns.category, place))
     if has_features:
-      features.append(read_features(table, names, place, num_features))
-      num_features = features[0].shape[1]
+      features.append(read_features(
+          table, names, place, num_features, may_lack=may_lack))
+      num_features = features[-1].shape[1] or None
   joined = _cast(pa.concat_arrays(ids), id_type, log, columns.item)
   checks.check_unique(joined, columns.item, path)
   return Items(
       joined, pa.concat_arrays(categories) if has_category else None,
-      np.concatenate(features) if has_features else None, tuple(log.notes))
+      _stacked(features) if has_features else None, tuple(log.notes))
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
@@ -206,18 +220,36 @@ def _cast(
         f"among the candidates it has {id_type}.") from None
 
 
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+  """Features as one array; parts without any row that has some are 0."""
+  num_features = max(1, *(part.shape[1] for part in parts))
+  return np.concatenate([
+      part if part.shape[1] else np.zeros((len(part), num_features), np.float32)
+      for part in parts])
+
+
 def _read_lists(
     table: pa.Table, column: str, place: checks.Place,
     num_features: int | None,
 ) -> np.ndarray:
-  """Features `[N, D]` from lists of D numbers; a missing number is NaN."""
+  """Features `[N, D]` from lists of D numbers; a missing number is NaN.
+
+  Without a list, or with one of nulls only, they are 0.
+  """
   values = one_array(table[column])
   lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
-  checks.fail_at(lengths == 0, table, column, place,
-                 "every item needs its features")
-  wanted = int(lengths[0]) if num_features is None else num_features
-  checks.fail_at(lengths != wanted, table, column, place,
+  has_list = lengths > 0
+  wanted = num_features
+  if wanted is None:
+    wanted = int(lengths[np.argmax(has_list)])
+  checks.fail_at(has_list & (lengths != wanted), table, column, place,
                  f"expected {wanted} features as in the rows before")
-  flat = pc.cast(pc.list_flatten(values), pa.float32(), safe=False)
-  return flat.to_numpy(zero_copy_only=False).reshape(len(values), wanted)
+  flat = pc.list_flatten(values.filter(pa.array(has_list)))
+  shape = int(has_list.sum()), wanted
+  numbers = pc.cast(flat, pa.float32(), safe=False).to_numpy(
+      zero_copy_only=False).reshape(shape)
+  nulls = pc.is_null(flat).to_numpy(zero_copy_only=False).reshape(shape)
+  result = np.zeros((len(values), wanted), np.float32)
+  result[has_list] = np.where(nulls.all(axis=1, keepdims=True), 0, numbers)
+  return result
 

@@ -70,7 +70,8 @@ def read_rows(
         items, items_lib.CandidateColumns(
             item=columns.item, category=columns.category,
             features=columns.features),
-        log.kind(columns.item), has_category=True, has_features=True)
+        log.kind(columns.item), has_category=True, has_features=True,
+        may_lack=False)
   return (_checked(table, catalogue.ids, columns, checks.Place(data)),
           catalogue, [*log.notes, *catalogue.notes])
 
@@ -116,7 +117,8 @@ def _with_own_items(
   for place, table in log.placed((*schema.columns, *names)):
     own = items_lib.one_array(table[columns.item])
     rows = _first_rows(own, ids)
-    vectors = items_lib.read_features(table, names, place, num_features)
+    vectors = items_lib.read_features(
+        table, names, place, num_features, may_lack=False)
     num_features = vectors.shape[1]
     features.append(vectors[rows])
     categories.append(items_lib.read_categories(

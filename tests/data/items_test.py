@@ -60,10 +60,6 @@ def test_ids_take_the_type_of_the_candidates(tmp_path):
         "column 'item_id', row 59: every row needs its item",
         id="an id is missing"),
     pytest.param(
-        candidate_files.spoiled(ITEMS, "features", 58, [0.0, 0.0]),
-        "column 'features', row 58: features must not all be 0",
-        id="features are zero"),
-    pytest.param(
         {"item_id": ITEMS["item_id"], "features": ITEMS["features"]},
         "items.parquet: no column 'category'; it has item_id, features",
         id="no category"),
@@ -116,28 +112,58 @@ def test_a_column_is_named_if_it_is_nearly_there(tmp_path):
     pytest.param({"f": [1.0, 3.0], "g": [2, 4]}, id="numbers")])
 def test_features_come_in_several_forms(columns):
   features = items_lib.read_features(
-      pa.table(columns), tuple(columns), PLACE, 2)
+      pa.table(columns), tuple(columns), PLACE, 2, may_lack=False)
   assert features.dtype == np.float32
   np.testing.assert_array_equal(features, [[1, 2], [3, 4]])
 
 
 @pytest.mark.parametrize("features, num_features, said", [
-    pytest.param([[1.0], None], None, "every item needs its features, got a "
-                 "missing value", id="missing"),
-    pytest.param([[1.0], []], None, "every item needs its features, got []",
+    pytest.param([[1.0], None], None, "every item of a log of slates needs "
+                 "features that are not all 0: users respond to how similar "
+                 "items are, got a missing value", id="missing"),
+    pytest.param([[1.0], []], None, "every item of a log of slates needs",
                  id="empty"),
     pytest.param([[1.0], [1.0, 2.0]], None, "expected 1 features as in the "
                  "rows before, got [1.0, 2.0]", id="another length"),
     pytest.param([[1.0, 2.0], [1.0]], 2, "expected 2 features", id="too few"),
     pytest.param([[1.0], [float("inf")]], None, "features must be finite",
                  id="infinite"),
-    pytest.param([[1.0], [0.0]], None, "features must not all be 0",
+    pytest.param([[1.0], [0.0]], None, "every item of a log of slates needs",
                  id="zero")])
 def test_bad_features_are_named(features, num_features, said):
   with pytest.raises(schema_lib.DataError) as caught:
     items_lib.read_features(
-        pa.table({"f": features}), ("f",), PLACE, num_features)
+        pa.table({"f": features}), ("f",), PLACE, num_features,
+        may_lack=False)
   assert f"{PLACE.file}: column 'f', row 101: {said}" in str(caught.value)
+
+
+LISTS = [None, [], [0.0, 0.0], [None, None], [1.0, 2.0]]
+
+
+@pytest.mark.parametrize("columns", [
+    pytest.param({"f": LISTS}, id="lists"),
+    pytest.param({"f": pa.array([each or None for each in LISTS],
+                                pa.list_(pa.float64(), 2))}, id="fixed size"),
+    pytest.param({"f": [None, None, 0, None, 1], "g": [None, None, 0, None, 2]},
+                 id="numbers")])
+def test_rows_may_lack_features(columns):
+  features = items_lib.read_features(
+      pa.table(columns), tuple(columns), PLACE, None, may_lack=True)
+  np.testing.assert_array_equal(features, [[0, 0]] * 4 + [[1, 2]])
+
+
+@pytest.mark.parametrize("features, expected", [
+    pytest.param([None, [], [1.0, 2.0]], [[0, 0], [0, 0], [1, 2]], id="some"),
+    pytest.param([None, [], [0.0]], [[0], [0], [0]], id="none")])
+def test_items_may_lack_features(tmp_path, features, expected):
+  path = candidate_files.write(
+      {"item_id": [1, 2, 3], "features": features}, tmp_path / "i.parquet",
+      row_group_size=1)
+  items = items_lib.read_items(
+      path, items_lib.CandidateColumns(), None, has_category=False,
+      has_features=True)
+  np.testing.assert_array_equal(items.features, expected)
 
 
 def test_categories_become_texts():

@@ -273,7 +273,8 @@ def test_a_missing_column(tmp_path, name):
          "user in an earlier row .*, got 'u9'"),
         ("time_ms", 2, None, "row 2: every row needs its time"),
         ("category", 2, None, "column 'category', row 2: every item needs its"),
-        ("features", 2, [0.0, 0.0, 0.0], "row 2: features must not all be 0"),
+        ("features", 2, [0.0, 0.0, 0.0], "row 2: every item of a log of slates "
+         "needs features"),
         ("features", 11, [1.0], "row 11: expected 3 features"),
         ("features", 2, [np.nan, 0.0, 1.0], "row 2: features must be finite")]])
 def test_a_bad_value(tmp_path, name, row, value, message):
