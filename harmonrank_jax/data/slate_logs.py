@@ -18,6 +18,9 @@ from harmonrank_jax.data import slate_rows
 
 DAY_MS = 24 * 3600 * 1000
 _HOUR_MS = 3600 * 1000
+# Share of the days that are held out, and the share of the slates that each
+# part has at least.
+_HELD_OUT, _LEAST_SHARE = 0.25, 0.05
 # The similarities of so many slates are computed at a time.
 _CHUNK = 1024
 # Predicted clicks are clipped to this distance from 0 and 1.
@@ -92,14 +95,31 @@ def read_slate_log(
 
 
 def held_out_days(log: SlateLog) -> np.ndarray:
-  """`[days]` bool, the last quarter, to judge what was fitted to the first."""
+  """`[days]` bool, the last quarter, to judge what was fitted to the first.
+
+  Where one of the parts would have less than half or more than twice its share
+  of the slates, as after one wrong time, the days of the last quarter of the
+  slates are instead, as nearly as days allow.
+  """
   num_days = int(log.day.max()) + 1
   if num_days < 2:
     raise schema_lib.DataError(
         "the log is of one day; a response is fitted to the first days of a "
         "log and judged by the last: give two days or more.")
-  count = max(1, round(num_days / 4))
-  return np.arange(num_days) >= num_days - count
+  count = max(1, round(_HELD_OUT * num_days))
+  sizes = np.bincount(log.day, minlength=num_days) / len(log.day)
+  later = np.cumsum(sizes[::-1])[::-1]  # [days], slates from each day on.
+  begin = num_days - count
+  got = np.array([1 - later[begin], later[begin]])
+  wanted = np.array([begin, count]) / num_days
+  if not ((wanted / 2 <= got) & (got <= 2 * wanted)).all():
+    begin = 1 + int(np.argmin(np.abs(later[1:] - _HELD_OUT)))
+  if not _LEAST_SHARE <= later[begin] <= 1 - _LEAST_SHARE:
+    raise schema_lib.DataError(
+        f"{sizes.max():.1%} of the slates are of one day; a response is fitted "
+        "to the first days of a log and judged by the last: give two days or "
+        "more.")
+  return np.arange(num_days) >= begin
 
 
 def _arranged(rows: slate_rows.Rows, catalogue: items_lib.Items) -> SlateLog:

@@ -361,6 +361,27 @@ def test_days_are_held_out_at_the_end(log, tmp_path):
     slate_logs.held_out_days(read(frame(num_days=1), tmp_path))
 
 
+@pytest.mark.parametrize(("days", "first"), [
+    # As days divide them, also where these differ in size.
+    pytest.param(np.repeat(np.arange(8), 5), 6, id="even"),
+    pytest.param([0] * 4 + [1] * 2 + [2] * 2 + [3] * 4, 3, id="uneven"),
+    # As slates divide them.
+    pytest.param([0, *range(20_000, 20_008)], 20_006, id="one of 1970"),
+    pytest.param([0] * 3 + [20_000 + k // 10 for k in range(97)], 20_007,
+                 id="some of 1970"),
+    pytest.param([*range(8), 26_000], 7, id="one of 2096")])
+def test_far_days_do_not_divide_a_log(log, days, first):
+  chosen = slate_logs.held_out_days(log._replace(day=np.asarray(days)))
+  begin = int(np.argmax(chosen))
+  assert chosen[begin:].all() and not chosen[:begin].any()
+  assert begin == first
+
+
+def test_nearly_one_day_is_not_divided(log):
+  with pytest.raises(schema_lib.DataError, match=r"99\.0% .*of one day"):
+    slate_logs.held_out_days(log._replace(day=np.repeat([0, 9], [1, 99])))
+
+
 def test_some_days_of_a_log(log):
   chosen = slate_logs.held_out_days(log)
   first, last = log.of_days(~chosen), log.of_days(chosen)
