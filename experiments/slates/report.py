@@ -198,7 +198,9 @@ def _slate(
   """A slate: places of its items, their nearest item above, the distance."""
   rows = rows[rows >= 0]
   features = chunk.features[rows].astype(np.float64)
-  features /= np.linalg.norm(features, axis=1, keepdims=True)
+  norms = np.linalg.norm(features, axis=1, keepdims=True)
+  # What has no features is similar to nothing.
+  features /= np.where(norms > 0, norms, 1)
   cosines = features @ features.T
   nearest = [cosines[k, :k].max() if k else None for k in range(len(rows))]
   pairs = cosines[np.triu_indices(len(rows), 1)]

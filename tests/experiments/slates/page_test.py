@@ -50,6 +50,19 @@ def test_requests_with_a_choice_are_shown(content, comparison):
   assert content["num_requests"] == 10 and content["num_slots"] == 5
 
 
+def test_items_without_features_are_far_from_all(comparison):
+  chunk = comparison.chunk
+  content = report.make_content(
+      comparison._replace(
+          chunk=chunk._replace(features=np.zeros_like(chunk.features))),
+      np.arange(3), candidate_files.CATEGORIES, method="dpp", limits="",
+      titles={})
+  for request in content["requests"]:
+    for slate in request["slates"]["dpp"]:
+      assert slate["distance"] == 1
+      assert slate["nearest"][1:] == [0] * (len(slate["nearest"]) - 1)
+
+
 def test_slates_are_those_of_the_comparison(content, comparison):
   chunk, ids = comparison.chunk, comparison.chunk.request_ids.to_pylist()
   for request in content["requests"]:
