@@ -352,9 +352,10 @@ def _understand_times(
   if unit and far.any():
     row = int(np.argmax(far))
     dates = log.times[~far]
+    are = "is" if far.sum() == 1 else "are"
     log.notes.append(
-        f"column {column!r}: {far.sum():,} of {len(far):,} times are far from "
-        f"the others ({times_lib.day_of(dates.min())} to "
+        f"column {column!r}: {far.sum():,} of {len(far):,} times {are} far "
+        f"from the others ({times_lib.day_of(dates.min())} to "
         f"{times_lib.day_of(dates.max())}), the first is {integers[row]} "
         f"({log.place_of(row)}).")
 

@@ -36,8 +36,9 @@ class Tally:
   def describe(self, column: str, where: str) -> str:
     """How many are odd, and the first one with its place."""
     assert self.first is not None
+    are = "is" if self.num_odd == 1 else "are"
     return (f"column {column!r}: {self.num_odd:,} of {self.num_scores:,} "
-            f"scores are outside [0, 1], the first is {self.first[1]:.6g} "
+            f"scores {are} outside [0, 1], the first is {self.first[1]:.6g} "
             f"({where})")
 
 

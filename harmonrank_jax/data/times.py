@@ -62,10 +62,14 @@ def day_of(time_ms: int) -> str:
 
 
 def are_far(time_ms: np.ndarray) -> np.ndarray:
-  """`[N]` bool, milliseconds far from nearly all others: wrong, if few."""
-  low, high = np.quantile(time_ms, (0.01, 0.99))
-  margin = max(10 * (high - low), 366 * 86_400_000)
-  return (time_ms < low - margin) | (time_ms > high + margin)
+  """`[N]` bool, milliseconds far from most others: wrong, if they are few.
+
+  >>> are_far(1_700_000_000_000 * np.array([1, 1, 1, 0, 0])).tolist()
+  [False, False, False, True, True]
+  """
+  # Medians: what is far does not widen the band, unless it is the most.
+  distance = np.abs(time_ms - np.median(time_ms))
+  return distance > max(20 * np.median(distance), 366 * 86_400_000)
 
 
 def describe(

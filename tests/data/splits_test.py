@@ -112,7 +112,8 @@ def test_a_few_wrong_times_move_few_rows(tmp_path, rows, value, hold_out):
   # The parts follow each other in time still.
   assert (np.diff(part[np.argsort(table["time_ms"].to_numpy())]) >= 0).all()
   note, = log.notes
-  assert f"{len(rows):,} of 1,000 times are far from the others (2023" in note
+  are = "is" if len(rows) == 1 else "are"
+  assert f"{len(rows):,} of 1,000 times {are} far from the others (2023" in note
   first = min(row % 1000 for row in rows)
   assert f"the first is {value} ({tmp_path / 'log.parquet'}, row group " in note
   assert note.endswith(f"row {first}).")

@@ -73,6 +73,18 @@ def test_counters_and_dates_of_1970_are_said(tmp_path):
   assert "the dates 1970-01-01 to 1970-01-01 are not in 2000 to 2099" in note
 
 
+@pytest.mark.parametrize("share", [0.001, 0.015, 0.05, 0.09, 0.4])
+@pytest.mark.parametrize("days", [0.01, 8, 900])
+@pytest.mark.parametrize("odd", [0, 4_000_000_000_000])
+def test_far_times_are_found_by_any_share(share, days, odd):
+  times = NOW * 1000 - np.linspace(0, days * 86_400_000, 1000).astype(int)
+  assert not times_lib.are_far(times).any()
+  order = np.random.default_rng(0).permutation(1000)
+  rows = np.sort(order[:round(1000 * share)])
+  times[rows] = odd
+  assert np.flatnonzero(times_lib.are_far(times)).tolist() == rows.tolist()
+
+
 def test_days_are_milliseconds(tmp_path):
   log = checked(tmp_path, pa.array([19_700, 19_701], pa.date32()))
   assert log.times.tolist() == [19_700 * 86_400_000, 19_701 * 86_400_000]

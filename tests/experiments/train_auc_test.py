@@ -344,8 +344,8 @@ def test_what_is_odd_is_said_and_does_not_decide(tmp_path, frame, capsys):
   frame["time_ms"][0], frame["score_click"][1] = 0, -1
   odd = read(pa.table(frame | {"dwell": dwell}), "odd.parquet")
   said = capsys.readouterr().err
-  assert "1 of 400 times are far" in said and "row 0)" in said
-  assert "1 of 400 scores are outside [0, 1]" in said and "row 1)" in said
+  assert "1 of 400 times is far" in said and "row 0)" in said
+  assert "1 of 400 scores is outside [0, 1]" in said and "row 1)" in said
   assert odd.model.features.score_scales == {"click": None}
   np.testing.assert_allclose(odd.split.num_rows, good.split.num_rows, atol=3)
   assert not odd.sample.has_score[1, 0] and odd.sample.has_score[0, 0]
