@@ -288,16 +288,18 @@ def _check_no_objective(
   """Refuses a column that, as a feature, would leak a label.
 
   A misspelt score makes its label a profile column; a column of true
-  probabilities is the label without its noise.
+  probabilities is the label without its noise. Names are compared in any case.
   """
-  prefix, _, rest = name.partition("_")
-  if rest in others and difflib.get_close_matches(
+  prefix, _, rest = name.casefold().partition("_")
+  label = {other.casefold(): other for other in others}.get(rest)
+  if label and difflib.get_close_matches(
       prefix, [SCORE_PREFIX.rstrip("_")], cutoff=0.7):
     raise DataError(
         f"column {name!r} looks like a score (did you mean "
-        f"{SCORE_PREFIX + rest!r}?); if it is none, name the roles in a "
+        f"{SCORE_PREFIX + label!r}?); if it is none, name the roles in a "
         "schema.")
-  if name.removeprefix("true_") in objectives:
+  if name.casefold().removeprefix("true_") in [
+      objective.casefold() for objective in objectives]:
     raise DataError(
         f"column {name!r} looks like the truth of an objective and would leak "
         "the label; name the roles in a schema to leave it out.")

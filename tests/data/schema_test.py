@@ -230,7 +230,9 @@ def test_nearest_says_nothing_where_nothing_is_near():
 
 @pytest.mark.parametrize("name, fails", [
     ("scor_like", True), ("socre_like", True), ("user_like", False),
-    ("like_score", False), ("other", False), ("true_click", True)])
+    ("Score_Like", True), ("SCORE_LIKE", True), ("Score_Other", False),
+    ("like_score", False), ("other", False), ("true_click", True),
+    ("True_Click", True), ("Click", True)])
 def test_a_score_with_a_slip_is_no_feature(name, fails):
   columns = pa.schema([(column, pa.float64()) for column in (
       "click", "score_click", "like", name)])
