@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import fnmatch
 import os
 import pathlib
 import re
@@ -12,10 +13,12 @@ from harmonrank_jax.data import schema as schema_lib
 
 # What lies in the folder of a table that has versions: which of its files are
 # rows of the newest one is said elsewhere, not by the folder.
-_VERSIONED = {"Delta": "_delta_log", "Hudi": ".hoodie",
-              "Iceberg": "metadata/*.metadata.json"}
+_VERSIONED = {"a Delta": "_delta_log", "a Hudi": ".hoodie",
+              "an Iceberg": "metadata/*.metadata.json"}
 # How writers of partitioned folders spell a missing value.
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+# The scheme of an address, of which a path has lost the second slash.
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+:)/(?!/)")
 
 
 class Found(NamedTuple):
@@ -34,6 +37,7 @@ def find(path: str | pathlib.Path, *patterns: str) -> list[pathlib.Path]:
 def search(path: str | pathlib.Path, *patterns: str) -> Found:
   """The file itself, or the files of a folder by the first pattern of any.
 
+  Patterns are of names, in any case, as `*.parquet`.
   What begins with a dot or an underscore is no data: writers keep attempts,
   checkpoints and journals there. A folder `_name=value` is a partition.
 
@@ -41,17 +45,20 @@ def search(path: str | pathlib.Path, *patterns: str) -> Found:
     DataError: if there is no such path or file, or the folder is that of a
       table with versions.
   """
+  named = _SCHEME.sub(r"\1//", str(path))
   path = pathlib.Path(path)
   if not path.exists():
     raise schema_lib.DataError(
-        f"{path}: no such file or folder{_hint(str(path))}.")
+        f"{named}: no such file or folder{_hint(named)}.")
   if not path.is_dir():
     return Found([path], [])
   _check_plain(path)
   skipped: list[pathlib.Path] = []
   for pattern in patterns:
     # Writers of many parts give folders such a name: they are searched.
-    matches = sorted(file for file in path.rglob(pattern) if file.is_file())
+    matches = sorted(
+        file for file in path.rglob("*") if file.is_file()
+        and fnmatch.fnmatchcase(file.name.casefold(), pattern.casefold()))
     parts: tuple[list[pathlib.Path], list[pathlib.Path]] = ([], [])
     for file in matches:
       parts[_is_hidden(file.relative_to(path))].append(file)
@@ -83,7 +90,6 @@ def partition(
 
 def _hint(path: str) -> str:
   """What a path that is not there may have been meant as."""
-  # A path has lost the second slash of a scheme.
   if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
     return (": only local paths are read; copy the files to a disk, or mount "
             "them")
@@ -103,7 +109,7 @@ def _check_plain(path: pathlib.Path) -> None:
       found = found or next(parent.glob(mark), None)
     if found is not None:
       raise schema_lib.DataError(
-          f"{path}: {found} belongs to a {kind} table, whose folder also "
+          f"{path}: {found} belongs to {kind} table, whose folder also "
           "holds rows of other versions; write the version that is meant as "
           "plain Parquet, and name that folder.")
 

@@ -25,18 +25,21 @@ def test_a_path_that_is_not_there_is_explained(path, hint):
   with refused(hint) as error:
     files.find(path, "*.parquet")
   assert "\n" not in str(error.value)
+  # With both slashes, which a path loses.
+  assert str(error.value).startswith(
+      str(path).replace("hdfs:/", "hdfs://") + ": no such file")
 
 
 @pytest.mark.parametrize(("kind", "mark"), [
-    ("Delta", "_delta_log/00.json"), ("Hudi", ".hoodie/hoodie.properties"),
-    ("Iceberg", "metadata/v1.metadata.json")])
+    ("a Delta", "_delta_log/00.json"), ("a Hudi", ".hoodie/hoodie.properties"),
+    ("an Iceberg", "metadata/v1.metadata.json")])
 def test_tables_with_versions_are_refused(tmp_path, kind, mark):
   data = tmp_path / "table" / "data" / "0.parquet"
   for file in (data, tmp_path / "table" / mark):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
   for folder in (tmp_path, tmp_path / "table", data.parent):
-    with refused(f"belongs to a {kind} table, .* as plain Parquet"):
+    with refused(f"belongs to {kind} table, .* as plain Parquet"):
       files.find(folder, "*.parquet")
   # Who names a file knows which.
   assert files.find(data, "*.parquet") == [data]
@@ -53,6 +56,14 @@ def test_what_is_hidden_is_skipped(tmp_path):
   assert named(found.skipped) == [".x/d.csv", "_e.csv", "a/_f/g.csv"]
   with refused(r"no \*\.parquet file but hidden ones, as \.j\.parquet"):
     files.find(tmp_path, "*.parquet")
+
+
+def test_names_are_matched_in_any_case(tmp_path):
+  for name in ("p0.parquet", "p1.PARQUET", "a/p2.Parquet", "p3.parquet.crc"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  assert [file.name for file in files.find(tmp_path, "*.parquet")] == [
+      "p2.Parquet", "p0.parquet", "p1.PARQUET"]
 
 
 def test_a_file_is_written_whole_and_its_folder_made(tmp_path):
