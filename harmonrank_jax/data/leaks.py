@@ -14,6 +14,10 @@ _NEAR = 0.02
 _MIN_ROWS = 10
 _ADVICE = ("what is known only afterwards is no feature; a schema leaves it "
            "out.")
+# An expiry is later than its row, too.
+_ADVICE_LATER = (
+    "it may be known only afterwards, and is no feature then; a schema leaves "
+    "it out.")
 
 
 def describe(
@@ -23,7 +27,7 @@ def describe(
 
   A column tells an objective if it alone ranks the rows nearly right: by
   where it is missing, by its values, or by the rate of each category in other
-  rows. A time is known afterwards if it is later than that of its row, of
+  rows. A time may be known afterwards if it is later than that of its row, of
   which `time_ms` `[N]` are the milliseconds.
   """
   labels = np.zeros((table.num_rows, 0), bool)
@@ -48,7 +52,7 @@ def describe(
         name, "where it is missing", _auc(~known, labels), schema) or _say(
             name, "its values", by_values, schema)
     if line:
-      lines.append(f"{line}: {_ADVICE}")
+      lines.append(line)
   return lines
 
 
@@ -61,7 +65,7 @@ def _say(
     return None
   best = int(told.argmax())
   return (f"column {column!r} tells {schema.names[best]!r} by {what}, alone it "
-          f"has an AUC of {auc[best]:.4f}")
+          f"has an AUC of {auc[best]:.4f}: {_ADVICE}")
 
 
 def _say_later(
@@ -75,7 +79,7 @@ def _say_later(
   if later.mean() < 0.5:
     return None
   return (f"column {column!r} holds {unit} since 1970 after the row's own time "
-          f"in {later.sum():,} of {len(later):,} rows")
+          f"in {later.sum():,} of {len(later):,} rows: {_ADVICE_LATER}")
 
 
 def _auc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
