@@ -81,16 +81,17 @@ def read_titles(
 ) -> dict[Any, str]:
   """Titles by id of the items wanted that have one, the first of each.
 
-  Reads two columns of all rows, a row group at a time.
+  Ids are converted to the type of those wanted, as `read_items` does. Reads
+  two columns of all rows, a row group at a time.
   """
   checks.check_names((item, title), log.arrow_schema.names, log.files[0])
   titles: dict[Any, str] = {}
   for table in log.tables((item, title)):
-    ids = one_array(table[item])
-    chosen = pc.and_(pc.is_in(ids, value_set=wanted.cast(ids.type)),
-                     pc.is_valid(one_array(table[title])))
-    for key, text in zip(*(one_array(table[name]).filter(chosen).to_pylist()
-                           for name in (item, title)), strict=True):
+    ids = _cast(one_array(table[item]), wanted.type, log, item)
+    texts = one_array(table[title])
+    chosen = pc.and_(pc.is_in(ids, value_set=wanted), pc.is_valid(texts))
+    for key, text in zip(ids.filter(chosen).to_pylist(),
+                         texts.filter(chosen).to_pylist(), strict=True):
       titles.setdefault(key, str(text))
   return titles
 

@@ -182,5 +182,7 @@ def test_titles_are_those_of_the_items_wanted(tmp_path):
   # The first that there is; ids of another width are the same ids.
   assert titles([7, 8, 9, 6], pa.int32()) == {7: "a", 8: "b", 9: ""}
   assert titles([], pa.int64()) == {}
+  # As texts, too.
+  assert titles(["7", "8", "x"], pa.string()) == {"7": "a", "8": "b"}
   with pytest.raises(schema_lib.DataError, match=r"no column 'nam'.*'name'"):
     items_lib.read_titles(log, "id", "nam", pa.array([7]))
