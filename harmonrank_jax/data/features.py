@@ -108,9 +108,8 @@ def fit_features(
         values = schema_lib.numbers_of(table[objective.score])
         values = values[np.isfinite(values)]
         if len(values):
-          scores[objective.name].append((
-              len(values), values.mean(), values.var(), values.min(),
-              values.max()))
+          scores[objective.name].append(
+              (len(values), values.mean(), values.var()))
   vocabularies = {
       column: [value for value, count in sorted(
           counter.items(), key=lambda entry: (-entry[1], str(entry[0])))
@@ -118,8 +117,11 @@ def fit_features(
       for column, counter in counts.items()}
   knots = {column: _knots(np.concatenate(parts) if parts else np.zeros(0))
            for column, parts in samples.items()}
+  # A checked log reads columns of probabilities in a way of its own; of others
+  # all rows to train on may be in [0, 1].
   return Features(vocabularies, knots, {
-      name: _score_scale(parts) for name, parts in scores.items()})
+      o.name: None if o.score in log.meanings else _score_scale(scores[o.name])
+      for o in schema.objectives if o.score})
 
 
 def encode(
@@ -152,7 +154,9 @@ def encode(
       if scale is None and odd.any():
         raise schema_lib.DataError(
             f"column {objective.score!r}: scores were probabilities in the "
-            f"training rows, got {values[np.argmax(odd)]:.6g}.")
+            f"training rows, got {values[np.argmax(odd)]:.6g}; make the score "
+            "null, or read the rows from the log that `check_log` returns, "
+            "which says where such scores are.")
       scores.append(_probability(np.nan_to_num(values), scale))
     else:
       has_score.append(np.zeros(num_rows, bool))
@@ -248,13 +252,11 @@ def _steps(values: np.ndarray, knots: list[float]) -> np.ndarray:
 
 def _score_scale(
     parts: list[tuple[float, ...]]
-) -> tuple[float, float] | None:
-  """None if all scores are probabilities, else their mean and spread."""
+) -> tuple[float, float]:
+  """Mean and spread of scores; those of no scores are 0 and 1."""
   if not parts:
-    return None
-  count, means, variances, lowest, highest = np.asarray(parts).T
-  if not probabilities.are_odd(np.append(lowest, highest)).any():
-    return None
+    return 0.0, 1.0
+  count, means, variances = np.asarray(parts).T
   mean = np.average(means, weights=count)
   # The mean square less the squared mean would lose all digits where the mean
   # is large; variances of parts and of their means do not.

@@ -251,7 +251,8 @@ def test_probabilities_stay_as_they_are(fit):
   assert (batch.scores > 0).all() and (batch.scores < 1).all()
   assert batch.has_score[:, 0].tolist() == [True, True, True, True, False]
   # Later rows beyond [0, 1] are scores of another kind.
-  with pytest.raises(schema_lib.DataError, match=r"were probab.*got 7"):
+  with pytest.raises(schema_lib.DataError, match=(
+      r"were probab.*got 7; make .* null, or .* `check_log`")):
     encode(features, SCORED, p=[0.3, 7.0])
 
 
