@@ -365,6 +365,10 @@ def _understand_scores(
     trained: ParquetLog | None,
 ) -> None:
   """Sets how the column is read."""
+  if not tally.num_scores:
+    log.notes.append(
+        f"{log.path}: column {column!r} has no score in any row, all are "
+        "missing; the AUC of the scores as they are is that of chance, 0.5.")
   if trained is not None and column not in trained.meanings:
     return
   if tally.are_probabilities:

@@ -74,7 +74,26 @@ def test_many_odd_scores_make_a_column_of_any_numbers(tmp_path):
   assert "5 of 200 scores" in note and "scores of any range" in note
   # Nothing is said where most are.
   assert checked(tmp_path, 3 * scores()).notes == []
-  assert checked(tmp_path, pa.nulls(9, pa.float64())).notes == []
+
+
+def test_odd_scores_need_not_be_in_the_rows_to_train_on(tmp_path):
+  values = scores(**{f"_{row}": -1 for row in range(190, 196)})
+  log = checked(tmp_path, values)
+  trains = lambda table: schema_lib.numbers_of(table["p"]) >= 0
+  features = features_lib.fit_features(log, SCHEMA, trains)
+  assert features.score_scales["click"] == pytest.approx(
+      (values[values >= 0].mean(), values[values >= 0].std()))
+  _, batch = encoded(log, features)
+  assert batch.has_score.all() and batch.scores[190, 0] < 0.1
+  # Where no row to train on has a score, scores are some still.
+  none = lambda table: np.zeros(table.num_rows, bool)
+  features = features_lib.fit_features(log, SCHEMA, none)
+  assert features.score_scales == {"click": (0.0, 1.0)}
+
+
+def test_a_column_without_any_score_is_said(tmp_path):
+  note, = checked(tmp_path, pa.nulls(9, pa.float64())).notes
+  assert "log.parquet: column 'p' has no score in any row" in note
 
 
 def test_rows_to_evaluate_on_are_read_as_those_to_train_on(tmp_path):
