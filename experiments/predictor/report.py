@@ -51,7 +51,8 @@ def _own_figure(
   places = np.arange(len(names))[::-1]
   share = 1 / measures.base_log_loss
   for axes, values, margins, label in (
-      (auc, measures.auc, measures.auc_margin, "AUC"),
+      (auc, measures.auc, (measures.auc - measures.auc_low,
+                           measures.auc_high - measures.auc), "AUC"),
       (loss, measures.log_loss * share,
        console.NORMAL_95 * measures.log_loss_error * share,
        "log-loss, of that of the base rate")):

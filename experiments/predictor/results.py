@@ -29,7 +29,8 @@ class Measures(NamedTuple):
   positives: np.ndarray  # rows with the event
   auc: np.ndarray  # NaN where all rows are of one class
   auc_error: np.ndarray  # standard error, users (or rows) as clusters
-  auc_margin: np.ndarray  # half of the 95 % interval, likewise
+  auc_low: np.ndarray  # ends of the 95 % interval, likewise
+  auc_high: np.ndarray
   log_loss: np.ndarray  # mean cross-entropy
   log_loss_error: np.ndarray  # standard error, users (or rows) as clusters
   # Log-loss of the rate of the training rows as constant score.
@@ -49,11 +50,12 @@ def measure(
   own = [aucs.auc_estimates([aucs.Part(
       score[None], label[:, None], users)]).contrast(np.ones((1, 1)))
          for score, label in zip(logits.T, labels.T, strict=True)]
+  low, high = np.transpose([x.ends_of_auc for x in own])
   return Measures(
       positives=labels.sum(axis=0),
       auc=task_lib.own_auc(logits, labels),
       auc_error=np.array([x.error for x in own]),
-      auc_margin=np.array([x.margin for x in own]),
+      auc_low=low, auc_high=high,
       log_loss=losses.mean(axis=0),
       log_loss_error=_clustered_error(losses, users),
       base_log_loss=task_lib.log_losses(rows, labels).mean(axis=0))

@@ -113,8 +113,9 @@ def _auc_figure(
     rows = [*shared[:1], own, *shared[1:]]
     places = np.arange(len(rows))[::-1]
     for place, k in zip(places, rows, strict=True):
-      axes.errorbar(comparison.auc[k, m], place,
-                    xerr=comparison.auc_margin[k, m],
+      auc = comparison.auc[k, m]
+      axes.errorbar(auc, place, xerr=[[auc - comparison.auc_low[k, m]],
+                                      [comparison.auc_high[k, m] - auc]],
                     fmt="o", ms=4, color=_color(comparison.names[k]))
     axes.axvline(comparison.auc[0, m], color=page.OURS, lw=0.6, alpha=0.5)
     axes.set_yticks(places, ["own score" if k == own else comparison.names[k]

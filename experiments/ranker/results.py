@@ -145,6 +145,8 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
     content = {"auc": by_objective(comparison.auc[k]),
                "auc_sum": comparison.auc_sum[k],
                "auc_error": by_objective(comparison.auc_error[k]),
+               "auc_low": by_objective(comparison.auc_low[k]),
+               "auc_high": by_objective(comparison.auc_high[k]),
                "auc_sum_error": comparison.sum_error[k]}
     if k:
       content["lead"] = comparison.lead[k]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import special
 from sklearn import metrics as sk_metrics
 
 from harmonrank_jax.evaluation import aucs
@@ -164,7 +165,7 @@ def test_sums_leave_out_what_is_undefined(rows, comparison):
               for m in (0, 1)]
   np.testing.assert_allclose(comparison.auc[0, :2], expected, atol=1e-6)
   for undefined in (comparison.auc, comparison.auc_error,
-                    comparison.auc_margin):
+                    comparison.auc_low, comparison.auc_high):
     assert np.isnan(undefined[:, 2]).all()
     assert np.isfinite(undefined[:, :2]).all()
   assert comparison.auc_sum[0] == pytest.approx(sum(expected), abs=1e-5)
@@ -259,6 +260,45 @@ def test_false_claims_are_one_in_twenty(counts, kind):
     assert (0.01 if claims_less else 0.033) < share < 0.067
 
 
+@pytest.mark.parametrize("count, auc, most", [
+    (5, 0.9, 0.065), (8, 0.96, 0.065), (20, 0.75, 0.065)], ids=str)
+def test_the_interval_of_an_auc_misses_about_one_time_in_twenty(
+    count, auc, most):
+  rng = np.random.default_rng(0)
+  rounds, misses = 500, 0
+  for _ in range(rounds):
+    users = rng.integers(0, 100, 1000)
+    labels = labelled((count,), users, rng)
+    scores = rng.normal(size=1000) + (
+        np.sqrt(2) * special.ndtri(auc) * labels[:, 0])
+    found = aucs.auc_estimates([aucs.Part(scores[None], labels, users)])
+    low, high = found.contrast(np.ones((1, 1))).ends_of_auc
+    assert np.isnan(low) or 0 < low < found.auc[0, 0] < high < 1
+    misses += not low <= auc <= high
+  assert 0.01 < misses / rounds < most
+
+
+def test_of_an_auc_of_one_no_interval_is_known(rows):
+  _, labels, users = rows
+  column = labels[:, :1]
+  found = aucs.compare({"same": column[:, 0], "other": ~column[:, 0]},
+                       column, users)
+  assert found.auc[:, 0].tolist() == [1, 0]
+  assert np.isnan([found.auc_low, found.auc_high]).all()
+  one, other = (aucs.Estimate(value, 0.02, 9.0).ends_of_auc
+                for value in (0.9, 0.1))
+  # Log-odds of 0.9, and of a fifth of a user more, each half of the interval.
+  half = 0.02 * 2.262157 / 0.09
+  np.testing.assert_allclose(special.logit(one), [
+      special.logit(9.1 / 10.2) - half, special.logit(0.9) + half], rtol=1e-6)
+  np.testing.assert_allclose(other, 1 - np.array(one)[::-1])
+  # To users without end a fifth of one adds nothing.
+  np.testing.assert_allclose(
+      special.logit(aucs.Estimate(0.9, 0.02, np.inf).ends_of_auc),
+      special.logit(0.9) + np.array([-1, 1]) * 1.959964 * 0.02 / 0.09,
+      rtol=1e-6)
+
+
 def test_few_users_decide_however_many_their_rows():
   rng = np.random.default_rng(0)
   users = np.repeat(np.arange(20), 10)
@@ -289,8 +329,8 @@ def test_an_objective_that_is_not_known_is_in_no_claim():
   assert found.is_known.tolist() == [True, False]
   assert np.isfinite(found.auc).all() and np.isfinite(found.lead).all()
   assert np.isfinite(found.auc_error[:, 0]).all()
-  for number in (found.auc_error[:, 1], found.auc_margin[:, 1],
-                 found.sum_error, found.lead_error[1:],
+  for number in (found.auc_error[:, 1], found.auc_low[:, 1],
+                 found.auc_high[:, 1], found.sum_error, found.lead_error[1:],
                  found.lead_margin[1:]):
     assert np.isnan(number).all()
   # Unless it weighs nothing.

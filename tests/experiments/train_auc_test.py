@@ -89,6 +89,9 @@ def test_every_baseline_and_the_ceiling_stand_beside_it(finished):
   assert summary["ceiling"]["auc"]["click"] > max(
       b["auc"]["click"] for b in summary["baselines"].values())
   assert summary["ceiling"]["auc_sum"] > summary["auc_sum"]
+  for method in (summary, summary["ceiling"]):
+    assert (0 < method["auc_low"]["click"] < method["auc"]["click"]
+            < method["auc_high"]["click"] < 1)
 
 
 def test_slices_cover_the_rows(finished):

@@ -106,6 +106,8 @@ def test_the_summary_agrees_with_scikit_learn(finished):
             sk_metrics.log_loss(labels, scores[:, m].astype(np.float64)),
             abs=1e-5)
         assert summary["log_loss_error"][objective] > 0
+  assert (0 < summary["auc_low"]["click"] < summary["auc"]["click"]
+          < summary["auc_high"]["click"] < 1)
 
 
 def test_a_second_run_changes_nothing(finished):
