@@ -115,15 +115,22 @@ class AucEstimates(NamedTuple):
   one.
   """
 
-  auc: np.ndarray  # [K, M]; NaN without an AUC
+  # [K, M]; NaN without an AUC, and for a method with a score that is NaN
+  auc: np.ndarray
   influence: np.ndarray  # [K, G, J] float32, corrected for leverage
   objectives: np.ndarray  # [J] numbers of the objectives of parts
   spread: np.ndarray  # [J, J]; 1 / its diagonal are degrees of freedom
   positives: np.ndarray  # [M] rows with a label above 0
   is_known: np.ndarray  # [M], whether there are enough clusters for an error
+  is_scored: np.ndarray  # [K], whether no score is NaN
 
   def contrast(self, weights: np.ndarray) -> Estimate:
-    """The sum of AUCs by weights `[K, M]`; objectives without one left out."""
+    """The sum of AUCs by weights `[K, M]`; objectives without one left out.
+
+    NaN with a weight for a method with a score that is NaN.
+    """
+    if np.any(np.asarray(weights)[~self.is_scored]):
+      return Estimate(np.nan, np.nan, np.nan)
     weights = np.asarray(np.where(np.isnan(self.auc), 0, weights))
     value = float(np.sum(weights * np.nan_to_num(self.auc)))
     is_used = np.asarray(weights.any(axis=0))
@@ -157,8 +164,10 @@ class AucEstimates(NamedTuple):
 
   def of_methods(self, mixing: np.ndarray) -> "AucEstimates":
     """Means `[L, K]` of methods, such as of seeds, as methods."""
+    is_scored = ~np.any(mixing[:, ~self.is_scored], axis=1)
+    auc = mixing @ np.where(self.is_scored[:, None], self.auc, 0)
     return self._replace(
-        auc=mixing @ self.auc,
+        auc=np.where(is_scored[:, None], auc, np.nan), is_scored=is_scored,
         influence=np.tensordot(mixing.astype(np.float32), self.influence, 1))
 
   def of_objectives(self, kept: np.ndarray) -> "AucEstimates":
@@ -168,17 +177,18 @@ class AucEstimates(NamedTuple):
         self.auc[:, kept], self.influence[..., parts],
         (np.cumsum(kept) - 1)[self.objectives[parts]],
         self.spread[np.ix_(parts, parts)], self.positives[kept],
-        self.is_known[kept])
+        self.is_known[kept], self.is_scored)
 
 
 class Comparison(NamedTuple):
   """AUCs of K methods for M objectives, with errors over users.
 
-  NaN where undefined: an objective with one class has no AUC and is left out
-  of sums. The lead is the weighted sum of AUCs of the first method minus that
-  of this one, with weights of mean 1; its error is that of the paired
-  difference. Margins are halves of 95 % intervals. Errors and margins that rest
-  on an objective of too few positives are NaN: nothing can be claimed.
+  NaN where undefined: an objective with one class has no AUC and is left out of
+  sums, and a method with a score that is NaN has none, nor a lead. The lead is
+  the weighted sum of AUCs of the first method minus that of this one, with
+  weights of mean 1; its error is that of the paired difference. Margins are
+  halves of 95 % intervals. Errors and margins that rest on an objective of too
+  few positives are NaN: nothing can be claimed.
   """
 
   names: tuple[str, ...]  # of the methods; the first is compared with others
@@ -311,7 +321,7 @@ def auc_estimates(
                  for row in part.scores)
     blocks.append(_block(gradients, pairs, total, degree=2))
   return _mean_of_blocks(
-      blocks, np.tile(np.arange(num_objectives), 2), _positives(parts))
+      blocks, np.tile(np.arange(num_objectives), 2), parts)
 
 
 def group_auc_estimates(
@@ -363,7 +373,7 @@ def group_auc_estimates(
          / np.where(best > 0, 2 * best, 1))[None] for row in part.scores)
     blocks.append(_block(gained, mass[None], total, degree=1))
   return _mean_of_blocks(
-      blocks, np.arange(parts[0].labels.shape[1]), _positives(parts))
+      blocks, np.arange(parts[0].labels.shape[1]), parts)
 
 
 class _Block(NamedTuple):
@@ -401,7 +411,7 @@ def _block(
 
 
 def _mean_of_blocks(
-    blocks: Sequence[_Block], objectives: np.ndarray, positives: np.ndarray
+    blocks: Sequence[_Block], objectives: np.ndarray, parts: Sequence[Part]
 ) -> AucEstimates:
   """The mean over the blocks that have an AUC, objective by objective."""
   values = np.stack([block.auc for block in blocks])
@@ -424,9 +434,12 @@ def _mean_of_blocks(
   is_few = is_alone | (np.diag(spread) > 1 / _FEWEST_FREEDOMS)
   is_known = ~np.bincount(
       objectives, is_few, minlength=len(count)).astype(bool)
+  is_scored = ~np.any([np.isnan(part.scores).any(axis=1) for part in parts],
+                      axis=0)
   return AucEstimates(
-      auc, np.asarray(influence), objectives, spread, positives,
-      is_known & is_defined.any(axis=0))
+      np.where(is_scored[:, None], auc, np.nan), np.asarray(influence),
+      objectives, spread, _positives(parts), is_known & is_defined.any(axis=0),
+      is_scored)
 
 
 def _gradient(

@@ -191,6 +191,31 @@ def test_scores_are_ranked_in_all_their_bits(rows):
         aucs.compare({"a": method}, labels, users).auc[0], expected)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_score_that_is_nan_has_no_rank(rows, comparison, place):
+  scores, labels, users = rows
+  scores = scores.copy()
+  scores[place, 7] = np.nan
+  methods = {"a": scores[0], "b": scores[1], "again": scores[2]}
+  found = aucs.compare(methods, labels, users)
+  for numbers in (found.auc, found.auc_error, found.auc_low, found.auc_high,
+                  found.auc_sum, found.sum_error):
+    assert np.isnan(numbers[place]).all()
+  leads = np.array([found.lead, found.lead_error, found.lead_margin])
+  is_lost = np.array([[False, True, True], [False, True, False]][place])
+  np.testing.assert_array_equal(
+      np.isnan(leads), np.broadcast_to(is_lost, (3, 3)))
+  # The others are as they were.
+  np.testing.assert_array_equal(found.auc[1 - place], comparison.auc[1 - place])
+  assert found.is_known.tolist() == [True, True, False]
+  for estimate_fn in (aucs.auc_estimates, aucs.group_auc_estimates):
+    found = estimate_fn([aucs.Part(scores, labels, users)])
+    mixed = found.of_methods(np.array([[0.5, 0.5, 0], [0, 0, 1]]))
+    assert np.isnan(mixed.auc).tolist() == [[True] * 3, [False, False, True]]
+    assert np.isnan(mixed.contrast(np.outer([1, 0], [1, 0, 0]))).all()
+    assert np.isfinite(mixed.contrast(np.outer([0, 1], [1, 0, 0]))).all()
+
+
 def test_the_lead_weighs_objectives_the_sum_does_not(rows):
   scores, labels, users = rows
   methods = {"a": scores[0], "b": scores[1]}
