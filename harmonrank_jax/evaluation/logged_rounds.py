@@ -12,7 +12,7 @@ from harmonrank_jax.ordering import sorting
 class LoggedRounds(NamedTuple):
   """Rounds in one layout; rounds without slots have K = 1."""
 
-  rewards: jax.Array  # [..., N, K, M], 0 where masked
+  rewards: jax.Array  # [..., N, K, M], 0 where masked, NaN where not finite
   predicted_rewards: jax.Array | None  # like rewards
   predicted_values: jax.Array | None  # like rewards
   weights: jax.Array  # [..., N, K], 0 where masked, NaN where not a weight
@@ -55,6 +55,7 @@ def check_rounds(
     values = sorting.broadcast(
         as_floats(values, name).astype(dtype), rewards, name, "rewards")
     values = values.reshape((*valid.shape, *objectives))
+    values = jnp.where(jnp.isfinite(values), values, jnp.nan)
     return jnp.where(valid[..., None], values, 0)
 
   usable = (weights >= 0) & jnp.isfinite(weights)

@@ -230,6 +230,10 @@ def test_by_hand_and_what_is_undefined():
     looped = alone(rewards[row], weights[row], where[row])
     jax.tree.map(lambda x, y, r=row: np.testing.assert_array_equal(x, y[r]),
                  looped, plain)
+  for value in (np.inf, -np.inf):
+    rewards[6, 1] = value
+    jax.tree.map(np.testing.assert_array_equal, (plain, normalised, direct),
+                 undefined(rewards, weights, where))
   nan = np.nan
   np.testing.assert_allclose(
       plain.value, [3.5 / 4, nan, 2, nan, nan, nan, nan, nan])
