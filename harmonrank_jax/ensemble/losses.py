@@ -219,9 +219,8 @@ def _of_items(
       scores, labels, *, objective_weights=None, where=None, segment_ids=None,
       axis_name=None,
   ):
-    del segment_ids
     scores, labels, where, _ = _check_items(
-        scores, labels, where, None, axis_name)
+        scores, labels, where, segment_ids, axis_name)
     positive = items.valid_labels(labels, scores.dtype, where)
     negative = jnp.where(
         jnp.isnan(positive), positive, (positive == 0).astype(scores.dtype))

@@ -531,6 +531,9 @@ def test_errors_name_the_argument(loss_fn):
   scores, labels = sample()
   with pytest.raises(ValueError, match=r"labels.*\(15,\).*\(16,\)"):
     loss_fn(scores[0], labels[0, :15, 0])
+  for ids in (np.array(["a"] * 16), np.zeros(15, np.int32)):
+    with pytest.raises(ValueError, match="segment_ids"):
+      loss_fn(scores[0], labels[0], segment_ids=ids)
   with pytest.raises(ValueError, match=r"objective_weights.*\(2,\)"):
     jax.eval_shape(
         lambda s: loss_fn(s, labels, objective_weights=np.ones(2)), scores)
