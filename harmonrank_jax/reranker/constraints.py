@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Controller(NamedTuple):
@@ -53,10 +54,19 @@ class ConstraintState(NamedTuple):
 
 
 def init(controller: Controller) -> ConstraintState:
-  """The state before any cost was measured; ValueError if shapes differ."""
+  """The state before any cost was measured.
+
+  Raises:
+    ValueError: if shapes differ, or a threshold that is not traced is NaN.
+  """
   threshold = jnp.asarray(controller.threshold)
   if threshold.ndim != 1:
     raise ValueError(f"threshold has shape {threshold.shape}; expected [Q].")
+  # One that is traced has no value yet.
+  is_traced = isinstance(controller.threshold, jax.core.Tracer)
+  if not is_traced and np.isnan(np.asarray(controller.threshold)).any():
+    raise ValueError(f"threshold has a NaN: {controller.threshold}; inf is the "
+                     "threshold of no constraint.")
   for name, value in controller._asdict().items():
     if jnp.shape(value) not in ((), threshold.shape):
       raise ValueError(f"{name} has shape {jnp.shape(value)}; expected () or "

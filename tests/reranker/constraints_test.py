@@ -162,6 +162,16 @@ def test_no_constraint_is_a_vector_of_none():
   assert constraints.update(state, jnp.zeros(0), controller)[0].shape == (0,)
 
 
+def test_a_threshold_that_is_nan_is_refused_where_it_has_a_value():
+  for kind in (np.array, jnp.array):
+    with pytest.raises(ValueError, match=r"threshold has a NaN: \[0.5 *nan\]"):
+      constraints.init(constraints.Controller(kind([0.5, np.nan])))
+  traced = jax.eval_shape(
+      lambda threshold: constraints.init(constraints.Controller(threshold)),
+      jnp.array([np.nan]))
+  assert traced.multiplier.shape == (1,)
+
+
 def test_errors_name_the_argument():
   one, two = jnp.zeros(1), jnp.zeros(2)
   for call, message in (
