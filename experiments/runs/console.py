@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from collections.abc import Sequence
 import math
 
+from rich import cells
 from rich import console as rich_console
 from rich import table as rich_table
 
@@ -61,8 +62,8 @@ def _bands(
     header: Sequence[str], rows: Sequence[Sequence[str]], width: int
 ) -> list[list[int]]:
   """Numbers of the columns but the first, those that fit in one go together."""
-  # A head may break between words.
-  lengths = [1 + max(len(text) for text in (
+  # A head may break between words. Some characters are two columns wide.
+  lengths = [1 + max(cells.cell_len(text) for text in (
       *head.split(), *(row[column] for row in rows), ""))
              for column, head in enumerate(header)]
   bands: list[list[int]] = [[]]

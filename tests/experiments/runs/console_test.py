@@ -39,6 +39,13 @@ def test_many_columns_stand_in_several_tables(shown, width):
   assert words.count("ours") == words.count("equal_sum") > 40 // (width // 12)
 
 
+def test_wide_characters_take_two_columns(shown):
+  names = [f"\u70b9\u51fb\u7387\u76ee\u6807{k}" for k in range(8)]
+  lines = shown(60, "AUC", ["", *names], [["ours", *"12345678"]])
+  assert [" ".join(lines).split().count(name) for name in names] == [1] * 8
+  assert sum("ours" in line for line in lines) == 2
+
+
 def test_what_fits_is_one_table(shown):
   lines = shown(80, "AUC", ["", *NAMES[:4], "lead over the strongest baseline"],
                 [["ours", "1", "2", "3", "4", "strongest baseline"]])
