@@ -66,8 +66,9 @@ def verdict(ours: str, leads: Mapping[str, Interval]) -> str:
   else:
     what = f"{ours} is not surely ahead of {named(LEVEL)}"
   mean, low, high = (console.number(x, signed=True) for x in lead)
-  return (f"{what}; the best baseline is {best}: {mean}, 95 % interval {low} "
-          f"to {high}")
+  interval = ("without a 95 % interval" if lead.standing == UNKNOWN
+              else f"95 % interval {low} to {high}")
+  return f"{what}; the best baseline is {best}: {mean}, {interval}"
 
 
 def _listed(names: Sequence[str], among: int) -> str:

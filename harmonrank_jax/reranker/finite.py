@@ -93,10 +93,10 @@ def check_finite(bad: BadNumber) -> None:
     return
   first = np.unravel_index(np.argmax(bad.array >= 0), bad.array.shape)
   array, step, environment, component, value = (x[first] for x in bad)
-  place = (f" in environment {environment} at step {step}"
+  place = (f"environment {environment} at step {step} of "
            if array < len(_PLACED) else "")
   of_learner = f" of learner {', '.join(map(str, first))}" if first else ""
   raise ValueError(
-      f"{(*_PLACED, *_WHOLE)[array]} {component} is {value}{place} of the "
+      f"{(*_PLACED, *_WHOLE)[array]} {component} is {value} in {place}the "
       f"update{of_learner}; nothing was learned from it. Environments must "
       "show finite numbers, far from the largest ones.")

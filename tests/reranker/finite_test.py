@@ -35,7 +35,7 @@ def assert_refused(learner, steps, said, settings=toys.SETTINGS):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name, place, said", [
     ("observation", (3, 5, 2), "observation 2 is {} in environment 5 at step "
-     "3 of the update"),
+     "3 of the update; nothing"),
     ("reward", (0, 7, 1), "reward 1 is {} in environment 7 at step 0"),
     ("cost", (11, 0, 0), "cost 0 is {} in environment 0 at step 11"),
     ("counted", (4, 4, 0), "counted 0 is {} in environment 4 at step 4")],
@@ -84,7 +84,7 @@ def test_the_first_of_many_is_named():
 def test_numbers_too_large_to_square_are_no_better():
   learner, steps = toys.collected()
   assert_refused(learner, spoiled(steps, "reward", (1, 1, 1), 1e30),
-                 "variance of return 1 is inf of the update")
+                 "variance of return 1 is inf in the update; nothing")
 
 
 def test_the_first_minibatch_is_looked_at():

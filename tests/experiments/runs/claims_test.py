@@ -45,8 +45,8 @@ def lead(mean, half=0.05):
     ({"a": lead(-0.1, 0.2), "b": lead(-0.06), "c": lead(0.1)},
      "ahead of ours: b; the best baseline is a: -0.1000, "),
     ({"a": UNKNOWN, "b": lead(0.3)}, "nothing can be claimed of ours and a: an "
-     "objective has too few positives; the best baseline is a: +0.2000, 95 % "
-     "interval - to -"),
+     "objective has too few positives; the best baseline is a: +0.2000, "
+     "without a 95 % interval"),
     ({name: lead(0.0) for name in "abcd"},
      "ours is not surely ahead of 4 of 4 baselines; "),
     ({"a": claims.Interval(-0.00001, -0.00002, -0.00001)},
