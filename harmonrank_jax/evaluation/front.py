@@ -5,6 +5,7 @@ better in each.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import lax
@@ -87,9 +88,10 @@ def hypervolume(
   >>> hypervolume(front, jnp.zeros(2))
   Array(0.75, dtype=float32)
   """
-  points = _checked(points)
+  dtype = _checked(points).dtype
+  points, reference, upper = _near(points, reference, upper)
+  points = _checked(points).astype(dtype)
   *lead, num_points, size = points.shape
-  dtype = points.dtype
   reference = arrays.floats(reference, "reference").astype(dtype)
   if upper is None:
     upper = jnp.nanmax(points.reshape(-1, size), axis=0)
@@ -113,6 +115,26 @@ def hypervolume(
   # One front after the other: all rays of many would not fit into memory.
   shares = lax.map(share_of, places.reshape(-1, num_points, size))
   return shares.reshape(lead) * jnp.prod(sides)
+
+
+def _near(points: Any, reference: Any, upper: Any) -> tuple[Any, Any, Any]:
+  """The same less the reference, in 64 bits, where all are on the host.
+
+  Numbers of 32 bits stay as they are: the cast loses nothing of them.
+  """
+  points, corner = arrays.read(points), arrays.read(reference)
+  arrays.floats(corner, "reference")  # Names it if it is not of numbers.
+  if upper is not None:
+    upper = arrays.read(upper)
+    arrays.floats(upper, "upper")
+  is_on_host = not any(
+      isinstance(x, jax.Array) for x in (points, corner, upper))
+  if not is_on_host or points.dtype.itemsize < 8 or (
+      corner.shape != points.shape[-1:]):
+    return points, reference, upper
+  corner = corner.astype(np.float64)
+  return (points - corner, np.zeros_like(corner),
+          None if upper is None else upper - corner)
 
 
 def _share_of_plane(places: jax.Array) -> jax.Array:

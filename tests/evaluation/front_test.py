@@ -63,6 +63,18 @@ def test_points_of_the_host_are_read_in_all_their_bits():
       front.hypervolume(wide, np.zeros(2, int)), 6e9, rtol=1e-6)
 
 
+def test_points_far_from_0_are_near_their_reference():
+  points, reference = np.array([[1.0, 0.0], [0.0, 1.0]]), -np.ones(2)
+  expected = front.hypervolume(points, reference)
+  far = 1.767e12
+  assert expected == 3
+  assert front.hypervolume(points + far, reference + far) == 3
+  assert front.hypervolume(
+      points + far, reference + far, upper=far + np.ones(2)) == 3
+  assert front.hypervolume(
+      (points + far).astype(np.int64), (reference + far).astype(np.int64)) == 3
+
+
 def test_points_that_add_nothing_change_nothing():
   points = random_front(3, 6)
   extra = np.float32([
