@@ -82,7 +82,7 @@ class Ppo:
 
     The key is that of everything random in training, `env_params` are what the
     environment takes. Raises ValueError if sizes of configuration, settings
-    and environment differ.
+    and environment differ, or a threshold is NaN (unless it is traced).
     """
     config = self.config
     ppo_config.check_sizes(settings, self.environment, config)
