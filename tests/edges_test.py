@@ -142,6 +142,7 @@ def test_losses_export_with_lists_of_any_length(loss_fn):
                  exported.call(scores, labels), gradient(scores, labels))
 
 
+@pytest.mark.slow
 def test_exports_with_any_number_of_lists():
   b, = jax.export.symbolic_shape("b")
 
