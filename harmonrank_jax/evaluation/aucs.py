@@ -500,7 +500,7 @@ def _gradient_of_chances(
 
 def _positives(parts: Sequence[Part]) -> np.ndarray:
   """`[M]` rows of all parts with a label above 0."""
-  return sum(np.sum(part.labels > 0, axis=0) for part in parts)
+  return np.sum([np.sum(part.labels > 0, axis=0) for part in parts], axis=0)
 
 
 def _check(parts: Sequence[Part]) -> None:

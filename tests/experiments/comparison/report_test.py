@@ -8,6 +8,7 @@ from experiments.comparison import cells as cells_lib
 from experiments.comparison import report
 from experiments.comparison import studies
 from experiments.comparison import tables
+from experiments.runs import claims
 from tests.experiments import rows as rows_lib
 from tests.experiments.comparison import made_up
 
@@ -38,7 +39,7 @@ def test_a_report_of_one_condition(tmp_path, table):
 
 @pytest.mark.slow
 def test_leads_far_behind_stand_at_the_edge(tmp_path, table):
-  far = tables.Lead(-2, -2.1, -1.9)
+  far = claims.Interval(-2, -2.1, -1.9)
   assert "<!-- ←" not in page_of(tmp_path, table)
   page = page_of(tmp_path, table._replace(overall=table.overall._replace(
       leads=[far, *table.overall.leads[1:]])))
