@@ -197,12 +197,12 @@ class _Scores:
 
     def lead(one: int, other: int) -> claims.Interval:
       if one == other:
-        return claims.Interval(0.0, 0.0, 0.0)
+        return claims.Interval.around(0.0, 0.0)
       difference = mean.contrast(np.broadcast_to(
           (of_methods[one] - of_methods[other])[:, None], mean.auc.shape))
-      half = difference.with_errors(of_seeds[one], of_seeds[other]).margin
-      return claims.Interval(difference.value, difference.value - half,
-                             difference.value + half)
+      return claims.Interval.around(
+          difference.value,
+          difference.with_errors(of_seeds[one], of_seeds[other]).margin)
 
     baselines = [k for k, name in enumerate(names)
                  if studies.kind_of(name) == "baseline"]

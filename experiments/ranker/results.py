@@ -203,7 +203,7 @@ def print_table(run: Run, results: Results) -> None:
 def verdict(comparison: aucs.Comparison) -> str:
   """Which baseline is the best, and whether the ensemble is ahead of all."""
   leads = {
-      name: claims.Interval(lead, lead - margin, lead + margin)
+      name: claims.Interval.around(lead, margin)
       for name, lead, margin in zip(
           comparison.names, comparison.lead, comparison.lead_margin,
           strict=True) if name not in (ENSEMBLE, CEILING)}

@@ -167,10 +167,10 @@ def interval(by_seed: np.ndarray) -> claims.Interval:
   """The mean of values `[S]` of seeds, by Student's t; NaN ends for one."""
   mean = float(np.mean(by_seed))
   if len(by_seed) < 2:
-    return claims.Interval(mean, float("nan"), float("nan"))
+    return claims.Interval.around(mean, float("nan"))
   half = float(stats.t.ppf(0.975, len(by_seed) - 1)) * statistics.stdev(
       map(float, by_seed)) / len(by_seed) ** 0.5
-  return claims.Interval(mean, mean - half, mean + half)
+  return claims.Interval.around(mean, half)
 
 
 def standard_error(by_seed: np.ndarray) -> float:

@@ -25,6 +25,11 @@ class Interval(NamedTuple):
   low: float
   high: float
 
+  @classmethod
+  def around(cls, mean: float, margin: float) -> "Interval":
+    """As far to both sides; a margin of NaN is not known."""
+    return cls(mean, mean - margin, mean + margin)
+
   @property
   def standing(self) -> str:
     """Of a difference: one of the words above, by the ends as they are shown.

@@ -138,13 +138,12 @@ def _interval(
     margin = aucs.Estimate(
         every[0], float(np.std(every[1:], ddof=1)),
         1 / float(np.diag(found.spread).max())).margin
-  return claims.Interval(*np.exp([
-      every[0], every[0] - margin, every[0] + margin]).tolist())
+  return claims.Interval(*np.exp(
+      claims.Interval.around(every[0], margin)).tolist())
 
 
 def _lead(estimate: aucs.Estimate) -> claims.Interval:
-  value, margin = estimate.value, estimate.margin
-  return claims.Interval(value, value - margin, value + margin)
+  return claims.Interval.around(estimate.value, estimate.margin)
 
 
 def pairs_in_conflict(tradeoff: Tradeoff) -> list[tuple[int, int]]:
