@@ -28,6 +28,7 @@ slates as the pair that `relative` makes:
 """
 
 from typing import Any
+from typing import Literal
 from typing import NamedTuple
 
 import jax
@@ -37,7 +38,7 @@ import numpy as np
 
 # What a function uses of its floats: the numbers, their differences within a
 # list (ranks that are soft), or their order and ties (ranks).
-MATTERS = ("values", "differences", "order")
+Matters = Literal["values", "differences", "order"]
 _NUMBERING = ", as by np.unique(values, return_inverse=True)[1]"
 
 
@@ -74,7 +75,7 @@ def numbers(values: Any, name: str, *, exact: bool = False) -> jax.Array:
 
 
 def floats(
-    values: Any, name: str, *, matters: str = "values", where: Any = None
+    values: Any, name: str, *, matters: Matters = "values", where: Any = None
 ) -> jax.Array:
   """Real numbers as float32, or float64 for 64 bits with x64 on.
 

@@ -1,5 +1,7 @@
 """The door by which arrays enter: nothing wraps, ties or is read as text."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,7 +86,7 @@ def test_order_and_ties_outlive_the_cast(given):
 
 def test_what_the_cast_keeps_is_only_cast():
   values = np.array([[0.5, -3.0, np.nan, np.inf]])
-  for matters in arrays.MATTERS:
+  for matters in typing.get_args(arrays.Matters):
     np.testing.assert_array_equal(
         arrays.floats(values, "x", matters=matters), values)
   assert not arrays.relative(values, "x")[1]

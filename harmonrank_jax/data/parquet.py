@@ -182,8 +182,8 @@ class ParquetLog:
 
   def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
     """All rows in order, a row group at a time."""
-    for group in self.row_groups:
-      yield self.read(group, columns)
+    for _, table in self.placed(columns):
+      yield table
 
   def kind(self, column: str) -> pa.DataType:
     """The type in which a column is read."""

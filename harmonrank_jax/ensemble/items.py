@@ -21,7 +21,7 @@ def with_axes(array: jax.Array, ndim: int) -> jax.Array:
 def check_items(
     scores: jax.Array, labels: jax.Array, where: jax.Array | None,
     segment_ids: jax.Array | None, axis_name: sharding.AxisName | None, *,
-    matters: str = "values",
+    matters: arrays.Matters = "values",
 ) -> tuple[
     jax.Array, jax.Array, jax.Array | None, jax.Array | None, bool]:
   """Checks the arguments, and gathers them if the lists are sharded.

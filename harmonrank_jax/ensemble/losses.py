@@ -21,6 +21,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.ensemble import items
 from harmonrank_jax.ensemble import pairs
 from harmonrank_jax.ordering import permutahedron
@@ -193,7 +194,7 @@ def multi_objective_auc_loss(
 def _check_items(
     scores: jax.Array, labels: jax.Array, where: jax.Array | None,
     segment_ids: jax.Array | None, axis_name: sharding.AxisName | None, *,
-    matters: str = "values",
+    matters: arrays.Matters = "values",
 ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
   """As `items.check_items`; of no item at all makes one that is masked."""
   scores, labels, where, segment_ids, _ = items.check_items(

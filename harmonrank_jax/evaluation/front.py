@@ -169,7 +169,9 @@ def _share_by_rays(
   return share
 
 
-def _checked(points: jax.Array, *, matters: str = "values") -> jax.Array:
+def _checked(
+    points: jax.Array, *, matters: arrays.Matters = "values"
+) -> jax.Array:
   points = arrays.floats(points, "points", matters=matters)
   if points.ndim < 2 or not points.shape[-1] or not points.shape[-2]:
     raise ValueError(

@@ -165,7 +165,7 @@ def middle_rank(
 def check_lists(
     scores: jax.Array, where: jax.Array | None,
     segment_ids: jax.Array | None, *, name: str = "scores",
-    matters: str = "values",
+    matters: arrays.Matters = "values",
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
   """Checks shapes and dtypes and brings all arguments to `[..., N]`.
 
