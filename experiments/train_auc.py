@@ -24,7 +24,7 @@ from experiments.ranker.config import Config
 from experiments.runs import flags
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
-from harmonrank_jax.serving import bundle
+from harmonrank_jax.serving import models
 
 
 @workdir_lib.alone
@@ -37,7 +37,7 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     inputs = inputs_lib.read_inputs(config, workdir)
     test = inputs_lib.read_test(config, inputs, workdir)
   inputs_lib.check_same_data(workdir, inputs, test)
-  bundle.write_model(workdir, inputs.model)
+  models.write_model(workdir, inputs.model)
   task = make_task(config, inputs)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,

@@ -19,7 +19,7 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
 from harmonrank_jax.ensemble import network
 from harmonrank_jax.ensemble import ranker as ranker_lib
-from harmonrank_jax.serving import bundle
+from harmonrank_jax.serving import models
 
 # More passes overfit profiles that identify users.
 _DEFAULT_PASSES, _MAX_DEFAULT_STEPS = 10, 10_000
@@ -30,7 +30,7 @@ _MAX_ROWS = 2_000_000
 class Inputs(NamedTuple):
   """What is trained and evaluated on."""
 
-  model: bundle.Model
+  model: models.Model
   log: parquet.ParquetLog
   split: splits.Split
   # To test on; log where its last part is held out.
@@ -138,7 +138,7 @@ def _check_config(config: config_lib.Config, schema: schema_lib.Schema) -> None:
 def _make_model(
     config: config_lib.Config, schema: schema_lib.Schema,
     log: parquet.ParquetLog, split: splits.Split,
-) -> tuple[bundle.Model, list[str]]:
+) -> tuple[models.Model, list[str]]:
   """The model to be trained, and what is said of a warm start.
 
   Features of a warm start are the earlier ones.
@@ -153,10 +153,10 @@ def _make_model(
     raise errors.UserError(str(error)) from None
   features = features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
   if config.init_from is None:
-    return bundle.Model(network_config, schema, features), []
+    return models.Model(network_config, schema, features), []
   folder = pathlib.Path(config.init_from)
-  earlier = bundle.read_model(folder)
-  model = bundle.Model(network_config, schema, earlier.features)
+  earlier = models.read_model(folder)
+  model = models.Model(network_config, schema, earlier.features)
   for what, ours, theirs in (
       ("number of members", config.num_members,
        workdir_lib.read_config(folder).get("num_members")),

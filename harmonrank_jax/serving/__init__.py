@@ -1,8 +1,8 @@
 """A trained run as something that scores and selects elsewhere."""
 
-from harmonrank_jax.serving.bundle import Model
-from harmonrank_jax.serving.bundle import read_model
-from harmonrank_jax.serving.bundle import write_model
+from harmonrank_jax.serving.models import Model
+from harmonrank_jax.serving.models import read_model
+from harmonrank_jax.serving.models import write_model
 from harmonrank_jax.serving.scorer import Scorer
 from harmonrank_jax.serving.selector import Picks
 from harmonrank_jax.serving.selector import Rules
