@@ -10,6 +10,8 @@ from experiments.runs import configs
 from experiments.runs import errors
 from experiments.runs import workdir as workdir_lib
 from harmonrank_jax.data import generator
+from harmonrank_jax.data import kinds
+from harmonrank_jax.data import naming
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
@@ -37,9 +39,9 @@ def open_log(
   """Opens a log, and reads its schema if it is a path or None (by name)."""
   log = parquet.ParquetLog(path)
   if schema is None:
-    schema = schema_lib.schema_from_names(
+    schema = naming.schema_from_names(
         log.arrow_schema, log.columns_of_few_values(), irregular=log.irregular)
-    log.notes += schema_lib.left_out(schema, log.arrow_schema, log.irregular)
+    log.notes += naming.left_out(schema, log.arrow_schema, log.irregular)
   elif isinstance(schema, str):
     schema = schema_lib.read_schema(schema)
   return log, schema
@@ -97,7 +99,7 @@ def check_classes(
 def as_slices(column: pa.ChunkedArray, is_numeric: bool) -> np.ndarray:
   """Values as text: the most frequent ones, or quarters of a numeric column."""
   if is_numeric:
-    values = schema_lib.numbers_of(column)
+    values = kinds.numbers_of(column)
     if np.isnan(values).all():
       return np.full(len(values), "missing")
     edges = np.unique(np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1]))

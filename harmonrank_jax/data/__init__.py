@@ -13,6 +13,7 @@ from harmonrank_jax.data.generator import generate_log
 from harmonrank_jax.data.items import CandidateColumns
 from harmonrank_jax.data.items import Items
 from harmonrank_jax.data.items import read_items
+from harmonrank_jax.data.naming import schema_from_names
 from harmonrank_jax.data.parquet import BatchReader
 from harmonrank_jax.data.parquet import ParquetLog
 from harmonrank_jax.data.parquet import check_log
@@ -21,7 +22,6 @@ from harmonrank_jax.data.schema import DataError
 from harmonrank_jax.data.schema import Objective
 from harmonrank_jax.data.schema import Schema
 from harmonrank_jax.data.schema import read_schema
-from harmonrank_jax.data.schema import schema_from_names
 from harmonrank_jax.data.slate_logs import SlateLog
 from harmonrank_jax.data.slate_logs import read_slate_log
 from harmonrank_jax.data.slate_rows import SlateColumns

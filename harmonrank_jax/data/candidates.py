@@ -19,6 +19,7 @@ from harmonrank_jax.data import checks
 from harmonrank_jax.data import chunks as chunks_lib
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as items_lib
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -185,7 +186,7 @@ class Candidates:
   def _scores(self, table: pa.Table, place: checks.Place) -> np.ndarray:
     """Scores `[N]` of the rows of a table."""
     name = self._columns.score
-    scores = schema_lib.numbers_of(table[name])
+    scores = kinds.numbers_of(table[name])
     checks.fail_at(~np.isfinite(scores), table, name, place,
                    "scores must be finite")
     if self._positive_scores:

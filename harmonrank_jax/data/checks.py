@@ -93,7 +93,7 @@ def check_rows(
   for objective in schema.objectives:
     label, score = objective.label, objective.score
     check(missing(label), label, "every row needs a label")
-    labels = schema_lib.numbers_of(table[label])
+    labels = kinds.numbers_of(table[label])
     if objective.is_value:
       check(~(np.isfinite(labels) & (labels >= 0)), label,
             "values must be finite and at least 0")
@@ -101,7 +101,7 @@ def check_rows(
       check((labels != 0) & (labels != 1), label,
             "labels must be 0 or 1 (or declare a value objective in a schema)")
     if score:
-      scores = schema_lib.numbers_of(table[score])
+      scores = kinds.numbers_of(table[score])
       check(~np.isfinite(scores) & ~missing(score), score,
             "scores must be finite (leave missing ones null)")
 

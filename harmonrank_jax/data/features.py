@@ -101,11 +101,11 @@ def fit_features(
       for entry in pc.value_counts(values).to_pylist():
         counter[entry["values"]] += entry["counts"]
     for column, parts in samples.items():
-      values = schema_lib.numbers_of(table[column])[::stride]
+      values = kinds.numbers_of(table[column])[::stride]
       parts.append(values[np.isfinite(values)])
     for objective in schema.objectives:
       if objective.score:
-        values = schema_lib.numbers_of(table[objective.score])
+        values = kinds.numbers_of(table[objective.score])
         values = values[np.isfinite(values)]
         if len(values):
           scores[objective.name].append(
@@ -145,9 +145,9 @@ def encode(
   num_rows = table.num_rows
   labels, scores, has_score = [], [], []
   for objective in schema.objectives:
-    labels.append(schema_lib.numbers_of(table[objective.label]))
+    labels.append(kinds.numbers_of(table[objective.label]))
     if objective.score:
-      values = schema_lib.numbers_of(table[objective.score])
+      values = kinds.numbers_of(table[objective.score])
       has_score.append(~np.isnan(values))
       scale = features.score_scales[objective.name]
       odd = probabilities.are_odd(values)
@@ -171,7 +171,7 @@ def encode(
       raise schema_lib.DataError(
           f"column {column!r} has type {table[column].type}, which is not "
           "what the features were fitted on.") from None
-  numeric = [_steps(schema_lib.numbers_of(table[column]),
+  numeric = [_steps(kinds.numbers_of(table[column]),
                     features.knots[column]) for column in schema.numeric]
   return Batch(
       labels=_columns(labels, num_rows, np.float32 if is_value else bool),

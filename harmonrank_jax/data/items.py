@@ -123,7 +123,7 @@ def read_features(
     features = _read_lists(table, columns[0], place, num_features)
     by_column = [features]
   else:
-    features = np.stack([schema_lib.numbers_of(table[name])
+    features = np.stack([kinds.numbers_of(table[name])
                          for name in columns], axis=1).astype(np.float32)
     features[np.all([pc.is_null(table[name]).to_numpy()
                      for name in columns], axis=0)] = 0

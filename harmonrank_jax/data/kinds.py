@@ -6,6 +6,7 @@ type holds all their values, the log has that one.
 
 import re
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -118,6 +119,11 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
   if pa.types.is_dictionary(column.type):
     return column.cast(column.type.value_type)
   return column
+
+
+def numbers_of(column: pa.ChunkedArray) -> np.ndarray:
+  """A column as float64, missing as NaN; integers beyond 2^53 are rounded."""
+  return pc.cast(column, pa.float64(), safe=False).to_numpy()
 
 
 def named(values: list[str | None]) -> pa.DataType:

@@ -125,7 +125,7 @@ def _canonical(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
       kinds.is_moment(column.type)):
     return kinds.convert(column, pa.int64())
   if pa.types.is_floating(column.type):
-    values = schema_lib.numbers_of(column)
+    values = kinds.numbers_of(column)
     known = values[~np.isnan(values)]
     if (known == np.floor(known)).all() and (np.abs(known) < 2**53).all():
       return pc.cast(pa.array(values, from_pandas=True), pa.int64())

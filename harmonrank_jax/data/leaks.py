@@ -32,14 +32,14 @@ def describe(
   """
   labels = np.zeros((table.num_rows, 0), bool)
   if schema.objectives:
-    labels = np.stack([schema_lib.numbers_of(table[o.label]) > 0
+    labels = np.stack([kinds.numbers_of(table[o.label]) > 0
                        for o in schema.objectives], axis=1)
   lines = []
   for name in (*schema.categorical, *schema.numeric):
     column = kinds.plain(table[name])
     line = None
     if name in schema.numeric:
-      values = schema_lib.numbers_of(column)
+      values = kinds.numbers_of(column)
       known = np.isfinite(values)
       by_values = _auc(values[known], labels[known])
       if time_ms is not None:

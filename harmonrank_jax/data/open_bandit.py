@@ -63,7 +63,7 @@ def read_rounds(
     raise schema_lib.DataError(
         f"{file}: column 'item_id' has type string; accepted: integers from 0.")
   checks.check_rows(_ROLES, table, checks.Place(file))
-  columns = {name: schema_lib.numbers_of(table[name]) for name in (
+  columns = {name: kinds.numbers_of(table[name]) for name in (
       "click", "item_id", "position", "propensity_score")}
   num_items = items.num_rows
   for name, good, accepted in (

@@ -320,7 +320,7 @@ def check_log(
     if schema.time:
       times.append(times_lib.integers_of(table[schema.time]))
     for column, tally in scores.items():
-      tally.add(schema_lib.numbers_of(table[column]), num_rows)
+      tally.add(kinds.numbers_of(table[column]), num_rows)
     sample.append(table.take(np.arange(-num_rows % stride, len(table), stride)))
     num_rows += table.num_rows
   result = copy.copy(log)

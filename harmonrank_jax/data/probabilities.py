@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.data import kinds
 
 # Sums of rounded numbers are this far out of [0, 1], at most.
 _ROUNDING = 1e-5
@@ -49,7 +49,7 @@ def are_odd(scores: np.ndarray) -> np.ndarray:
 
 def cleaned(column: pa.ChunkedArray) -> pa.ChunkedArray:
   """Scores with what is no probability missing, and rounding clipped."""
-  scores = schema_lib.numbers_of(column)
+  scores = kinds.numbers_of(column)
   if not ((scores < 0) | (scores > 1)).any():
     return column
   missing = np.isnan(scores) | are_odd(scores)

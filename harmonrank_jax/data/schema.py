@@ -1,7 +1,7 @@
 """The schema of a log: which column plays which role.
 
-A schema comes from a JSON file, from an adapter, or from the column names.
-`checks` holds the rows of a log against it.
+A schema comes from a JSON file, from an adapter, or from the column names
+(`naming`). `checks` holds the rows of a log against it.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,7 @@ import dataclasses
 import difflib
 import json
 import pathlib
-import re
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from harmonrank_jax.data import kinds
 
 # The name of a score column is this prefix and the name of its objective.
 SCORE_PREFIX = "score_"
@@ -26,8 +19,6 @@ ROLES = {"user": "user_id", "item": "item_id", "time": "time_ms",
 # Columns that are outcomes of their own row: used as features they would leak
 # the labels.
 OUTCOMES = ("play_time_ms", "profile_stay_time", "comment_stay_time")
-# Columns that pandas makes of the numbers of rows.
-_ROW_NUMBERS = re.compile(r"__index_level_\d+__|Unnamed: \d+")
 
 
 class DataError(ValueError):
@@ -179,7 +170,7 @@ def schema_from_json(content: Mapping[str, Any]) -> Schema:
       raise DataError(f"{kind!r} must be a list of columns.")
   schema = Schema(parsed, **roles, categorical=tuple(lists["categorical"]),
                   numeric=tuple(lists["numeric"]))
-  _check_roles(schema)
+  check_roles(schema)
   return schema
 
 
@@ -200,117 +191,7 @@ def _objective(name: str, parts: Mapping[str, Any]) -> Objective:
       parts.get("score", SCORE_PREFIX + name), parts.get("value", False))
 
 
-def schema_from_names(
-    arrow_schema: pa.Schema, few_values: Iterable[str] = (), *,
-    irregular: Iterable[str] = (),
-) -> Schema:
-  """A schema from the names and types of columns.
-
-  `<objective>` with `score_<objective>` is an objective; `user_id`,
-  `item_id`, `request_id` and `time_ms` are themselves; every other column is
-  profile: text, booleans and the integers in `few_values` categorical, other
-  integers and floats numeric. Columns of other types, irregular ones and
-  numbers of rows that pandas left are left out (`left_out` names them).
-
-  Args:
-    arrow_schema: names and types.
-    few_values: integer columns that take few values.
-    irregular: columns that are not in every file, or not of one type.
-
-  Raises:
-    DataError: if there is no objective, or a score without its label.
-  """
-  names = arrow_schema.names
-  scores = [n for n in names if n.startswith(SCORE_PREFIX)]
-  objectives = []
-  for score in scores:
-    label = score.removeprefix(SCORE_PREFIX)
-    if label not in names:
-      others = [n for n in names if n not in scores]
-      raise DataError(
-          f"column {score!r} has no column {label!r} of labels"
-          f"{nearest(label, others)}.")
-    objectives.append(Objective(label, label, score))
-  if not objectives:
-    raise DataError(
-        "no objective found by name: expected columns <objective> and "
-        f"{SCORE_PREFIX}<objective>, got {', '.join(names)}; name the roles "
-        "in a schema, or the format of a public log.")
-  roles = {role: name for role, name in ROLES.items() if name in names}
-  taken = {*scores, *(o.label for o in objectives), *roles.values()}
-  categorical, numeric = [], []
-  for field in arrow_schema:
-    if field.name in taken:
-      continue
-    _check_no_objective(field.name, [n for n in names if n not in taken],
-                        [o.name for o in objectives])
-    if field.name in irregular or _ROW_NUMBERS.fullmatch(field.name):
-      continue
-    if kinds.is_text(field.type) or pa.types.is_boolean(field.type) or (
-        field.name in few_values):
-      categorical.append(field.name)
-    elif kinds.is_number(field.type):
-      numeric.append(field.name)
-  schema = Schema(tuple(objectives), **roles, categorical=tuple(categorical),
-                  numeric=tuple(numeric))
-  _check_roles(schema)
-  return schema
-
-
-def left_out(
-    schema: Schema, arrow_schema: pa.Schema, irregular: Mapping[str, str]
-) -> list[str]:
-  """What a schema from names does not read, a line for each reason.
-
-  `irregular` has what is wrong with irregular columns.
-  """
-  by_type, lines = [], []
-  for field in arrow_schema:
-    if field.name in schema.columns:
-      continue
-    if field.name in irregular:
-      lines.append(f"column {field.name!r} is left out: "
-                   f"{irregular[field.name]}")
-    elif _ROW_NUMBERS.fullmatch(field.name):
-      lines.append(f"column {field.name!r} is left out: it numbers the rows.")
-    else:
-      by_type.append(f"{field.name} ({field.type})")
-  if by_type:
-    lines.append(
-        f"left out, for their types: {', '.join(by_type)}; a schema can give "
-        "decimals and dates a role.")
-  return lines
-
-
-def _check_no_objective(
-    name: str, others: list[str], objectives: list[str]
-) -> None:
-  """Refuses a column that, as a feature, would leak a label.
-
-  A misspelt score makes its label a profile column; a column of true
-  probabilities is the label without its noise. Names are compared in any case.
-  """
-  prefix, _, rest = name.casefold().partition("_")
-  label = {other.casefold(): other for other in others}.get(rest)
-  if label and difflib.get_close_matches(
-      prefix, [SCORE_PREFIX.rstrip("_")], cutoff=0.7):
-    raise DataError(
-        f"column {name!r} looks like a score (did you mean "
-        f"{SCORE_PREFIX + label!r}?); if it is none, name the roles in a "
-        "schema.")
-  if name.casefold().removeprefix("true_") in [
-      objective.casefold() for objective in objectives]:
-    raise DataError(
-        f"column {name!r} looks like the truth of an objective and would leak "
-        "the label; name the roles in a schema to leave it out.")
-
-
-def numbers_of(column: pa.ChunkedArray) -> np.ndarray:
-  """A column as float64, missing as NaN; integers beyond 2^53 are rounded."""
-  return pc.cast(column, pa.float64(), safe=False).to_numpy()
-
-
-def _check_roles(schema: Schema) -> None:
+def check_roles(schema: Schema) -> None:
   """No column has two roles, and no outcome is a feature."""
   for column in (*schema.categorical, *schema.numeric):
     if column in OUTCOMES:

@@ -44,7 +44,7 @@ def scored_table(
   for m, objective in enumerate(schema.objectives):
     # A sum of money in its smallest unit does not fit into float32.
     kind = np.float64 if objective.is_value else np.int8
-    columns[objective.name] = schema_lib.numbers_of(
+    columns[objective.name] = kinds.numbers_of(
         table[objective.label]).astype(kind)
     columns[schema_lib.SCORE_PREFIX + objective.name] = scores[:, m]
   for name in profile:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from harmonrank_jax.data import checks
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as items_lib
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
@@ -185,7 +186,7 @@ def _slots(
     columns: SlateColumns, place: checks.Place,
 ) -> np.ndarray:
   """Position of every row `[N]`, from 0."""
-  position = schema_lib.numbers_of(table[columns.position])
+  position = kinds.numbers_of(table[columns.position])
   first = np.fmin.reduce(position)  # A missing one is NaN.
   checks.fail_at(
       ~((position % 1 == 0) & (position >= 0)
@@ -213,7 +214,7 @@ def _slots(
 def _probabilities(
     table: pa.Table, column: str, place: checks.Place, what: str
 ) -> np.ndarray:
-  values = schema_lib.numbers_of(table[column])
+  values = kinds.numbers_of(table[column])
   checks.fail_at(np.isnan(values) | probabilities.are_odd(values), table,
                  column, place, f"{what} must be a probability")
   return np.clip(values, 0, 1)
@@ -223,4 +224,4 @@ def _flags(table: pa.Table, column: str | None) -> np.ndarray:
   """`[N]` bool of a checked column of 0 and 1; False if there is none."""
   if column is None:
     return np.zeros(table.num_rows, bool)
-  return schema_lib.numbers_of(table[column]).astype(bool)
+  return kinds.numbers_of(table[column]).astype(bool)

@@ -242,7 +242,7 @@ def _dealt(table: pa.Table, columns: list[str]) -> np.ndarray:
   for name in columns:
     column = kinds.plain(table[name])
     if pa.types.is_floating(column.type):
-      bits = schema_lib.numbers_of(column).view(np.uint64)
+      bits = kinds.numbers_of(column).view(np.uint64)
     elif pa.types.is_boolean(column.type):
       bits = pc.fill_null(pc.cast(column, pa.int64()), 0).to_numpy()
     elif kinds.is_moment(column.type):

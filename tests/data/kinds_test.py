@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -42,3 +43,13 @@ def test_what_is_read_needs_no_more_reading():
   assert {kinds.read_as(kind) for kind in MOMENTS + ZONED} == {pa.int64()}
   for kind in TEXTS:
     assert kinds.is_text(kind) and kinds.is_text(kinds.read_as(kind))
+
+
+def test_numbers():
+  numbers = kinds.numbers_of(
+      pa.chunked_array([[1, None], [2**60 + 1]], pa.int64()))
+  assert numbers.dtype == np.float64
+  np.testing.assert_array_equal(numbers, [1, np.nan, 2.0**60])
+  np.testing.assert_array_equal(
+      kinds.numbers_of(pa.chunked_array([[True, None, False]])),
+      [1, np.nan, 0])

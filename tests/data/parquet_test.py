@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harmonrank_jax.data import naming
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 
@@ -180,11 +181,11 @@ def test_columns_without_a_role_may_differ(tmp_path):
   parquet.check_log(log, CLICK)
   assert set(log.irregular) == {"a", "b"}
   assert log.arrow_schema.names == ["row", "u", "click", "a", "b"]
-  schema = schema_lib.schema_from_names(
+  schema = naming.schema_from_names(
       log.arrow_schema.append(pa.field("score_click", pa.float64())), (),
       irregular=log.irregular)
   assert schema.numeric == ("row", "u")
-  lines = schema_lib.left_out(schema, log.arrow_schema, log.irregular)
+  lines = naming.left_out(schema, log.arrow_schema, log.irregular)
   assert len(lines) == 2 and "'a' is left out: " in lines[0]
   assert "2.parquet: no column 'a', which" in lines[0]
 

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
@@ -79,7 +80,7 @@ def test_many_odd_scores_make_a_column_of_any_numbers(tmp_path):
 def test_odd_scores_need_not_be_in_the_rows_to_train_on(tmp_path):
   values = scores(**{f"_{row}": -1 for row in range(190, 196)})
   log = checked(tmp_path, values)
-  trains = lambda table: schema_lib.numbers_of(table["p"]) >= 0
+  trains = lambda table: kinds.numbers_of(table["p"]) >= 0
   features = features_lib.fit_features(log, SCHEMA, trains)
   assert features.score_scales["click"] == pytest.approx(
       (values[values >= 0].mean(), values[values >= 0].std()))
