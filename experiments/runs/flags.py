@@ -47,16 +47,18 @@ def field(
       "text": text, "low": low, "high": high, "choices": choices})
 
 
-def define(config: type) -> None:
-  """Defines --workdir, and a flag for each field of a dataclass.
+def define(config: type, *, has_workdir: bool = True) -> None:
+  """Defines --workdir, if wanted, and a flag for each field of a dataclass.
 
   A field is a bool, an int, a float or a text, a tuple of texts or of floats,
-  and may be None.
+  and may be None. A flag of a tuple takes its entries with commas, or is given
+  several times.
   """
-  flags.DEFINE_string(
-      "workdir", None, "Where results go; runs/<name of the binary> if not "
-      "given, with _embedded for the embedded log. A second run with the same "
-      "configuration resumes.")
+  if has_workdir:
+    flags.DEFINE_string(
+        "workdir", None, "Where results go; runs/<name of the binary> if not "
+        "given, with _embedded for the embedded log. A second run with the "
+        "same configuration resumes.")
   kinds = typing.get_type_hints(config)
   for each in dataclasses.fields(config):
     _define(each.name, each.default, _kind(kinds[each.name]), **each.metadata)
@@ -113,17 +115,27 @@ def workdir(config: Any, name: str) -> str:
 
 def run(
     main: Callable[[ConfigT], Any], config: type[ConfigT], *,
-    after_interrupt: str = _RESUMES,
+    has_workdir: bool = True, after_interrupt: str = _RESUMES,
 ) -> None:
   """Runs `main` on the parsed flags; errors of the user exit with code 2.
 
-  After Ctrl-C a line says what is left, `after_interrupt`.
+  A binary that has no use for --workdir has no such flag. After Ctrl-C a line
+  says what is left, `after_interrupt`.
   """
-  define(config)
+  define(config, has_workdir=has_workdir)
   jax.config.config_with_absl()
   app.run(lambda argv: _guarded(lambda: main(read(config)), argv,
                                 after_interrupt),
           flags_parser=_parse)
+
+
+class _ListFlag(flags.Flag):
+  """A list, with commas; a flag that is given again adds to it."""
+
+  def parse(self, argument: Any) -> None:
+    before = self.value if self.present else None
+    super().parse(argument)
+    self.value = (before or []) + self.value
 
 
 def _kind(annotation: Any) -> Any:
@@ -155,7 +167,8 @@ def _define(
     flags.DEFINE_string(name, default, text)
   else:
     default = None if default is None else [str(entry) for entry in default]
-    flags.DEFINE_list(name, default, text)
+    flags.DEFINE_flag(_ListFlag(
+        flags.ListParser(), flags.CsvListSerializer(","), name, default, text))
 
 
 def _numbers(

@@ -56,6 +56,11 @@ def test_every_kind_of_field_is_read(defined):
   assert flags.workdir(config, "name") == "mine"
 
 
+def test_a_list_that_is_given_again_is_longer(defined):
+  config = parsed_config("--names=a", "--names=b,c", "--paces=1", "--paces=0")
+  assert config == Config(names=("a", "b", "c"), paces=(1.0, 0.0))
+
+
 @pytest.mark.parametrize("argument", [
     "--stepps=1", "--steps=x", "--steps=0", "--steps=10", "--pace=nan",
     "--pace=2", "--shape=oval"])
