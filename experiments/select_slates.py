@@ -42,6 +42,7 @@ from experiments.slates import comparison as comparison_lib
 from experiments.slates import results
 from experiments.slates import selection
 from experiments.slates.config import Config
+from harmonrank_jax.serving import models
 
 
 @workdir_lib.alone
@@ -61,7 +62,9 @@ def select(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       selected.sample, selection.relevance(config, selected.sample.scores),
       num_categories=len(facts.categories), rules=inputs.rules,
       theta=config.theta, seed=config.seed)
-  return publish(config, workdir, inputs, selected, comparison)
+  content = publish(config, workdir, inputs, selected, comparison)
+  models.write_model(workdir, selection.make_model(config, inputs), {})
+  return content
 
 
 def publish(

@@ -37,12 +37,11 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     inputs = inputs_lib.read_inputs(config, workdir)
     test = inputs_lib.read_test(config, inputs, workdir)
   inputs_lib.check_same_data(workdir, inputs, test)
-  models.write_model(workdir, inputs.model)
   task = make_task(config, inputs)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,
       examples_per_step=inputs.batch_size, remark=objectives.remark)
-  return publish(workdir, results.Run(
+  content = publish(workdir, results.Run(
       config=dataclasses.asdict(config), schema=inputs.model.schema,
       platt=task.platt, num_steps=inputs.num_steps,
       best_step=int(fitted.state.best_step),
@@ -51,6 +50,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       sample=inputs.sample, validation=inputs.validation,
       test=test.batch, truth=test.truth, slices=test.slices,
       examples_per_second=fitted.steps_per_second * inputs.batch_size))
+  models.write_model(workdir, inputs.model, fitted.state.best_params)
+  return content
 
 
 def make_task(config: Config, inputs: inputs_lib.Inputs) -> auc_task.AucTask:

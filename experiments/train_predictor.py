@@ -30,6 +30,7 @@ from experiments.predictor.config import Config
 from experiments.runs import flags
 from experiments.runs import loop
 from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.serving import models
 
 
 @workdir_lib.alone
@@ -43,7 +44,12 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     task = task_lib.make_task(config, inputs)
   fitted = loop.fit(task, workdir, num_steps=config.num_steps,
                     examples_per_step=task.recipe.batch_size)
-  return publish(config, workdir, inputs, task, fitted)
+  content = publish(config, workdir, inputs, task, fitted)
+  models.write_model(
+      workdir, models.Predictor(
+          task.recipe.network, inputs.source.schema, inputs.features),
+      task_lib.take(fitted.state.best_params, task_lib.FULL))
+  return content
 
 
 def publish(

@@ -255,6 +255,11 @@ def make_task(config: Config, inputs: inputs_lib.Inputs) -> FoldTask:
   return FoldTask(recipe, inputs.rows, folds, schema.names)
 
 
+def take(params: Any, number: jax.Array | int) -> Any:
+  """Parameters of one of the models."""
+  return jax.tree.map(lambda x: x[number], params)
+
+
 def own_auc(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """`[M]` exact AUC of each column `[N, M]` for its own labels."""
   return np.asarray(_auc(logits.T, labels.T), np.float64)
@@ -299,5 +304,5 @@ def _predict(
     network: pepnet.PepNetConfig, params: Any, number: jax.Array,
     categorical: jax.Array, numeric: jax.Array,
 ) -> jax.Array:
-  params = jax.tree.map(lambda x: x[number], params)
-  return training.predict(params, categorical, numeric, config=network)
+  return training.predict(
+      take(params, number), categorical, numeric, config=network)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 from typing import NamedTuple
 
 import numpy as np
@@ -30,17 +31,23 @@ _MAX_ROWS = 2_000_000
 class Inputs(NamedTuple):
   """What is trained and evaluated on."""
 
-  model: models.Model
+  model: models.Ensemble
+  # Of all members, to start from; None to start afresh.
+  parameters: dict[str, Any] | None
   log: parquet.ParquetLog
   split: splits.Split
   # To test on; log where its last part is held out.
   eval_log: parquet.ParquetLog
   batch_size: int
   num_steps: int
-  objective_weights: np.ndarray  # [M] float32
   sample: features_lib.Batch  # training rows, or some of very many
   validation: features_lib.Batch  # rows to choose by
   held_out: pa.Table  # rows of log to test on, with their truth if embedded
+
+  @property
+  def objective_weights(self) -> np.ndarray:
+    """`[M]` float32, what each AUC is worth."""
+    return np.asarray(self.model.objective_weights, np.float32)
 
 
 class Test(NamedTuple):
@@ -86,7 +93,7 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
     raise errors.UserError(
         f"--batch_size={config.batch_size} is larger than the data: "
         f"{num_train:,} rows to train on.")
-  model, notes = _make_model(config, schema, log, split)
+  model, parameters, notes = _make_model(config, schema, log, split)
   workdir_lib.say(workdir, notes)
   *tables, held_out = splits.read_parts(
       log, (*schema.columns, *_truth_columns(config, schema)), split,
@@ -98,10 +105,8 @@ def read_inputs(config: config_lib.Config, workdir: pathlib.Path) -> Inputs:
   batch_size = config.batch_size or min(configs.DEFAULT_BATCH_SIZE, num_train)
   passes = -(-_DEFAULT_PASSES * num_train // batch_size)
   return Inputs(
-      model, log, split, eval_log, batch_size,
+      model, parameters, log, split, eval_log, batch_size,
       config.num_steps or min(passes, _MAX_DEFAULT_STEPS),
-      np.asarray(config.objective_weights or [1.0] * len(schema.objectives),
-                 np.float32),
       sample, validation, held_out)
 
 
@@ -138,8 +143,8 @@ def _check_config(config: config_lib.Config, schema: schema_lib.Schema) -> None:
 def _make_model(
     config: config_lib.Config, schema: schema_lib.Schema,
     log: parquet.ParquetLog, split: splits.Split,
-) -> tuple[models.Model, list[str]]:
-  """The model to be trained, and what is said of a warm start.
+) -> tuple[models.Ensemble, dict[str, Any] | None, list[str]]:
+  """The model to be trained, and of a warm start parameters and what is said.
 
   Features of a warm start are the earlier ones.
   """
@@ -151,15 +156,20 @@ def _make_model(
         **{name: getattr(config, name) for name in names})
   except ValueError as error:
     raise errors.UserError(str(error)) from None
+  weights = config.objective_weights or (1.0,) * len(schema.objectives)
   features = features_lib.fit_features(log, schema, split.rows(splits.TRAIN))
+  model = models.Ensemble(network_config, schema, features, weights)
   if config.init_from is None:
-    return models.Model(network_config, schema, features), []
-  folder = pathlib.Path(config.init_from)
-  earlier = models.read_model(folder)
-  model = models.Model(network_config, schema, earlier.features)
+    return model, None, []
+  earlier, parameters = models.read_model(config.init_from)
+  if not isinstance(earlier, models.Ensemble):
+    raise errors.UserError(
+        f"--init_from={config.init_from}: the workdir is that of another "
+        f"kind of run, which left a model of kind {earlier.KIND!r}.")
+  model = dataclasses.replace(model, features=earlier.features)
+  num_members = len(next(iter(parameters.values())))
   for what, ours, theirs in (
-      ("number of members", config.num_members,
-       workdir_lib.read_config(folder).get("num_members")),
+      ("number of members", config.num_members, num_members),
       ("network", model.config, earlier.config),
       ("objectives", schema.names, earlier.schema.names),
       ("categorical columns", schema.categorical, earlier.schema.categorical),
@@ -171,7 +181,7 @@ def _make_model(
   known = earlier.features.vocabularies
   new = [f"{len(set(values) - set(known[name]))} of {len(values)} of {name}"
          for name, values in features.vocabularies.items()]
-  return model, [
+  return model, models.nested(parameters), [
       f"--init_from={config.init_from}: values that are new in the training "
       f"rows, and read as unknown: {', '.join(new) or 'none'}."]
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -12,8 +11,6 @@ import numpy as np
 
 from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import objectives
-from experiments.runs import checkpoints as checkpointing
-from experiments.runs import errors
 from experiments.runs import loop
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
@@ -38,7 +35,6 @@ class Recipe:
   # Networks that differ in initialisation and batches; the score is the mean
   # of theirs.
   num_members: int
-  init_from: str | None  # workdir of an earlier run to start from, or None
 
 
 class MemberBatches:
@@ -86,24 +82,17 @@ class AucTask:
     self._update_all = jax.jit(self._step_of_all)
 
   def init(self) -> loop.State:
-    """Fresh parameters, or those of the run to start from; members stacked."""
+    """Fresh parameters, or those of an earlier run; members stacked."""
     keys = jax.random.split(
         jax.random.key(self._recipe.seed), self._recipe.num_members)
     member = jax.jit(jax.vmap(self.begin))(keys)
     state = loop.State(
         member, member.params, np.float32(-1), np.int32(0))
-    if self._recipe.init_from is None:
+    if self._inputs.parameters is None:
       return state
-    checkpoints = checkpointing.Checkpoints(
-        pathlib.Path(self._recipe.init_from) / "checkpoints", read_only=True)
-    earlier = checkpoints.restore(state)
-    checkpoints.close()
-    if earlier is None:
-      raise errors.UserError(
-          f"--init_from={self._recipe.init_from}: there is no checkpoint.")
     # The base rates are those of today's rows.
     best = jax.vmap(lambda params: {**params, "network": network.with_rates(
-        params["network"], self.platt)})(earlier[1].best_params)
+        params["network"], self.platt)})(self._inputs.parameters)
     return state._replace(
         train=jax.vmap(training.begin)(best), best_params=best)
 

@@ -23,6 +23,7 @@ from harmonrank_jax.data import generator
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import kuairand_candidates
 from harmonrank_jax.data import parquet
+from harmonrank_jax.serving import models
 from harmonrank_jax.serving import selector as selector_lib
 
 _TITLE = "title"
@@ -115,6 +116,16 @@ def make_rules(
       quotas=_quotas("quota", config.quota, facts, others=facts.largest),
       pool_quotas=_quotas("pool_quota", config.pool_quota, facts, others=0),
       ridge=config.ridge, fill=config.fill)
+
+
+def make_model(config: config_lib.Config, inputs: Inputs) -> models.Slates:
+  """What selects the slates of other candidates as those of this run."""
+  candidates = inputs.candidates
+  assert candidates.num_features is not None
+  return models.Slates(
+      method=config.method, rules=inputs.rules, theta=config.theta,
+      relevance=config.relevance, categories=tuple(inputs.facts.categories),
+      num_features=candidates.num_features, columns=candidates.columns)
 
 
 def write_slates(

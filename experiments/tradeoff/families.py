@@ -92,7 +92,7 @@ class Trainer:
   def _separate_networks(self, weights: np.ndarray) -> Family:
     """A network for each row of weights."""
     model = self._inputs.model
-    ranker = model._replace(config=dataclasses.replace(
+    ranker = dataclasses.replace(model, config=dataclasses.replace(
         model.config, head="score")).ranker
     scores, seconds = [], 0.0
     # Parts of few different sizes: each size is compiled.

@@ -55,8 +55,8 @@ class Candidates:
   """Scored candidates in a Parquet file, or in the files of a folder.
 
   `check` comes first: it yields the facts that `chunks` needs, and sets
-  `num_features`, D, which is None before. `notes` has what was found odd in
-  the files, a line each.
+  `num_features`, D, which is None before. `columns` are those that are read;
+  `notes` has what was found odd in the files, a line each.
 
   >>> import tempfile
   >>> with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ class Candidates:
         table of items has an invalid row.
     """
     log = self._log = parquet.ParquetLog(data)
-    self._columns, self._positive_scores = columns, positive_scores
+    self.columns, self._positive_scores = columns, positive_scores
     self._read_rows, self._compared_ids = read_rows, compared_ids
     names = log.arrow_schema.names
     has_category = columns.category in names
@@ -174,8 +174,8 @@ class Candidates:
     names, last = (*self._schema.columns, *self._features), None
     for place, table in self._log.parts(names, self._read_rows):
       checks.check_rows(self._schema, table, place)
-      requests = items_lib.one_array(table[self._columns.request])
-      items = items_lib.one_array(table[self._columns.item])
+      requests = items_lib.one_array(table[self.columns.request])
+      items = items_lib.one_array(table[self.columns.item])
       scores = self._scores(table, place)
       categories, features = self._described(table, items, place)
       self.num_features = features.shape[1] or None
@@ -185,7 +185,7 @@ class Candidates:
 
   def _scores(self, table: pa.Table, place: checks.Place) -> np.ndarray:
     """Scores `[N]` of the rows of a table."""
-    name = self._columns.score
+    name = self.columns.score
     scores = kinds.numbers_of(table[name])
     checks.fail_at(~np.isfinite(scores), table, name, place,
                    "scores must be finite")
@@ -204,7 +204,7 @@ class Candidates:
     known = self._items
     if known is not None:
       rows = pc.index_in(items, value_set=known.ids)
-      checks.fail_at(pc.is_null(rows), table, self._columns.item, place,
+      checks.fail_at(pc.is_null(rows), table, self.columns.item, place,
                      "the table of items does not have the item")
       if known.categories is not None:
         categories = known.categories.take(rows)
@@ -212,7 +212,7 @@ class Candidates:
         features = known.features[rows.to_numpy()]
     if categories is None:
       categories = items_lib.read_categories(
-          table, self._columns.category, place)
+          table, self.columns.category, place)
     if features is None:
       features = items_lib.read_features(
           table, self._features, place, self.num_features, may_lack=True)
@@ -240,7 +240,7 @@ class Candidates:
         where = place.where(rows[k])
         if value in began:
           raise schema_lib.DataError(
-              f"{where}: column {self._columns.request!r}, row {row}: the rows "
+              f"{where}: column {self.columns.request!r}, row {row}: the rows "
               f"of a request must stand together (sort by it), got {value!r} "
               f"again, which began in {began[value]}.")
         began[value] = f"{where}, row {row}"
@@ -251,7 +251,7 @@ class Candidates:
 
     Rows count from the place of the part; numbers are equal for equal ids.
     """
-    name, last = self._columns.request, None
+    name, last = self.columns.request, None
     for place, table in self._log.parts((name,), self._read_rows):
       ids = items_lib.one_array(table[name])
       rows = np.flatnonzero(_is_first(ids, last))

@@ -1,13 +1,17 @@
-"""Files of a folder, and files that are whole or not there."""
+"""Files of a folder, files that are whole or not there, files of arrays."""
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 import contextlib
 import fnmatch
+import io
 import os
 import pathlib
 import re
 from typing import NamedTuple
 from urllib import parse
+
+import numpy as np
 
 from harmonrank_jax.data import schema as schema_lib
 
@@ -140,3 +144,22 @@ def atomic(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
       temporary.replace(path)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+  """The content of an `.npz` file; the same for the same arrays, at any time.
+
+  >>> content = arrays_to_bytes({"b/c": np.arange(2), "a": np.ones(1)})
+  >>> arrays_from_bytes(content)
+  {'a': array([1.]), 'b/c': array([0, 1])}
+  """
+  content = io.BytesIO()
+  np.savez(content, allow_pickle=False,
+           **{name: arrays[name] for name in sorted(arrays)})
+  return content.getvalue()
+
+
+def arrays_from_bytes(content: bytes) -> dict[str, np.ndarray]:
+  """The inverse of `arrays_to_bytes`; ValueError if an array is of objects."""
+  with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    return dict(arrays)

@@ -1,6 +1,9 @@
 """A trained run as something that scores and selects elsewhere."""
 
-from harmonrank_jax.serving.models import Model
+from harmonrank_jax.serving.models import Ensemble
+from harmonrank_jax.serving.models import Predictor
+from harmonrank_jax.serving.models import Slates
+from harmonrank_jax.serving.models import Trained
 from harmonrank_jax.serving.models import read_model
 from harmonrank_jax.serving.models import write_model
 from harmonrank_jax.serving.scorer import Scorer
@@ -10,11 +13,14 @@ from harmonrank_jax.serving.selector import Selector
 from harmonrank_jax.serving.selector import select_slates
 
 __all__ = [
-    "Model",
+    "Ensemble",
     "Picks",
+    "Predictor",
     "Rules",
     "Scorer",
     "Selector",
+    "Slates",
+    "Trained",
     "read_model",
     "select_slates",
     "write_model",

@@ -110,7 +110,7 @@ def test_the_report_is_one_file(finished):
 
 def test_the_model_scores_again_as_it_did(finished):
   workdir, summary = finished
-  model = models.read_model(workdir)
+  model, _ = models.read_model(workdir)
   config = train_auc.Config(
       **SMALL, init_from=str(workdir), slice_by="age")
   # A warm start stands before its first step where the earlier run ended.
@@ -287,8 +287,7 @@ def test_a_warm_start_says_what_is_new(tmp_path, frame, capsys):
   assert "--init_from" not in " ".join(workdir_lib.notes(tmp_path))
   earlier = tmp_path / "earlier"
   earlier.mkdir()
-  workdir_lib.open_workdir(earlier, {"num_members": 4})
-  models.write_model(earlier, cold.model)
+  models.write_model(earlier, cold.model, {"scale": np.ones((4, 1))})
   warm = train_auc.Config(data=path, batch_size=4, init_from=str(earlier))
   for ages, said in ((["a", "b"], "0 of 2 of age"), (["a", "c"], "1 of 2"),
                      (["c", "d"], "2 of 2"), (["b", "b"], "0 of 1")):
