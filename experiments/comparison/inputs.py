@@ -9,6 +9,7 @@ from experiments.comparison import studies
 from experiments.runs import errors
 from experiments.runs import logs
 from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
@@ -72,7 +73,7 @@ def read_inputs(config: studies.Config, workdir: pathlib.Path) -> Inputs:
 def _read_block(
     config: studies.Config, workdir: pathlib.Path, log: parquet.ParquetLog,
     test_log: parquet.ParquetLog, schema: schema_lib.Schema,
-    split: splits.Split, features: features_lib.Features,
+    split: splits.Split, features: encoding.Features,
 ) -> Block:
   """The rows of one split, and the truth of its test rows where it is known."""
   is_embedded = config.data is None and config.eval_data is None

@@ -11,6 +11,7 @@ from experiments.predictor.config import Config
 from experiments.runs import errors
 from experiments.runs import logs
 from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import generator
 from harmonrank_jax.data import kuairand
@@ -38,7 +39,7 @@ class Inputs(NamedTuple):
   """What is trained and tested on, in memory."""
 
   source: Source  # where it comes from
-  features: features_lib.Features  # fitted on the rows to train and validate on
+  features: encoding.Features  # fitted on the rows to train and validate on
   table: pa.Table  # these rows
   rows: features_lib.Batch  # these rows as arrays
   is_validation: np.ndarray  # [N] bool, which of them to validate on

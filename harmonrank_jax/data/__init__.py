@@ -3,9 +3,12 @@
 from harmonrank_jax.data.candidates import Candidates
 from harmonrank_jax.data.candidates import Facts
 from harmonrank_jax.data.chunks import Chunk
+from harmonrank_jax.data.encoding import Encoded
+from harmonrank_jax.data.encoding import Features
+from harmonrank_jax.data.encoding import encode_columns
 from harmonrank_jax.data.features import Batch
-from harmonrank_jax.data.features import Features
 from harmonrank_jax.data.features import encode
+from harmonrank_jax.data.features import encode_inputs
 from harmonrank_jax.data.features import fit_features
 from harmonrank_jax.data.generator import EmbeddedLog
 from harmonrank_jax.data.generator import LogConfig
@@ -39,6 +42,7 @@ __all__ = [
     "Chunk",
     "DataError",
     "EmbeddedLog",
+    "Encoded",
     "Facts",
     "Features",
     "Items",
@@ -51,6 +55,8 @@ __all__ = [
     "Split",
     "check_log",
     "encode",
+    "encode_columns",
+    "encode_inputs",
     "fit_features",
     "generate_log",
     "read_items",

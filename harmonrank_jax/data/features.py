@@ -6,18 +6,17 @@ with the model, and applied to any row afterwards without looking back.
 
 import collections
 from collections.abc import Callable
-import dataclasses
 import hashlib
-from typing import Any
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from harmonrank_jax.data import checks
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
-from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import times as times_lib
 
@@ -42,40 +41,10 @@ class Batch(NamedTuple):
   time: np.ndarray  # [N] int64 milliseconds; 0 without times.
 
 
-@dataclasses.dataclass(frozen=True)
-class Features:
-  """How the columns of a schema become arrays."""
-
-  # The values of entries 1, 2, ... of each categorical column.
-  vocabularies: dict[str, list]
-  # Quantiles of each numeric column, mapped to equal steps of [-1, 1].
-  knots: dict[str, list[float]]
-  # Of each objective None for a score that is a probability, or (mean,
-  # standard deviation) of one that is any real number, which then becomes a
-  # probability by the sigmoid of its standard score.
-  score_scales: dict[str, tuple[float, float] | None]
-
-  @property
-  def vocabulary_sizes(self) -> tuple[int, ...]:
-    """Entries per categorical column, the unknown included."""
-    return tuple(len(values) + 1 for values in self.vocabularies.values())
-
-  def to_json(self) -> dict[str, Any]:
-    """As `features_from_json` reads it."""
-    return dataclasses.asdict(self)
-
-
-def features_from_json(content: dict[str, Any]) -> Features:
-  """The inverse of `Features.to_json`."""
-  scales = {name: None if scale is None else (scale[0], scale[1])
-            for name, scale in content["score_scales"].items()}
-  return Features(content["vocabularies"], content["knots"], scales)
-
-
 def fit_features(
     log: parquet.ParquetLog, schema: schema_lib.Schema,
     row_filter: Callable[[pa.Table], np.ndarray],
-) -> Features:
+) -> encoding.Features:
   """Fits vocabularies, quantiles and score scales in one streaming pass.
 
   Args:
@@ -119,13 +88,13 @@ def fit_features(
            for column, parts in samples.items()}
   # A checked log reads columns of probabilities in a way of its own; of others
   # all rows to train on may be in [0, 1].
-  return Features(vocabularies, knots, {
+  return encoding.Features(vocabularies, knots, {
       o.name: None if o.score in log.meanings else _score_scale(scores[o.name])
       for o in schema.objectives if o.score})
 
 
 def encode(
-    features: Features, schema: schema_lib.Schema, table: pa.Table
+    features: encoding.Features, schema: schema_lib.Schema, table: pa.Table
 ) -> Batch:
   """The arrays of rows.
 
@@ -142,61 +111,81 @@ def encode(
       numbers, or the reverse; or a score is no probability where the fitted
       ones were.
   """
-  num_rows = table.num_rows
-  labels, scores, has_score = [], [], []
-  for objective in schema.objectives:
-    labels.append(kinds.numbers_of(table[objective.label]))
-    if objective.score:
-      values = kinds.numbers_of(table[objective.score])
-      has_score.append(~np.isnan(values))
-      scale = features.score_scales[objective.name]
-      odd = probabilities.are_odd(values)
-      if scale is None and odd.any():
-        raise schema_lib.DataError(
-            f"column {objective.score!r}: scores were probabilities in the "
-            f"training rows, got {values[np.argmax(odd)]:.6g}; make the score "
-            "null, or read the rows from the log that `check_log` returns, "
-            "which says where such scores are.")
-      scores.append(_probability(np.nan_to_num(values), scale))
-    else:
-      has_score.append(np.zeros(num_rows, bool))
-      scores.append(np.full(num_rows, 0.5))
+  encoded = encode_inputs(features, schema, table)
+  if encoded.is_refused.any():
+    row, = table.slice(np.argmax(encoded.is_refused), 1).to_pylist()
+    raise schema_lib.DataError(
+        f"{encoding.why_refused(features, schema, row)}; make the score null, "
+        "or read the rows from the log that `check_log` returns, which says "
+        "where such scores are.")
   is_value = any(o.is_value for o in schema.objectives)
-  categorical = []
-  for column in schema.categorical:
-    try:
-      categorical.append(
-          index_in(table[column], features.vocabularies[column]))
-    except (pa.ArrowException, OverflowError):
-      raise schema_lib.DataError(
-          f"column {column!r} has type {table[column].type}, which is not "
-          "what the features were fitted on.") from None
-  numeric = [_steps(kinds.numbers_of(table[column]),
-                    features.knots[column]) for column in schema.numeric]
+  labels = np.empty((table.num_rows, len(schema.objectives)),
+                    np.float32 if is_value else bool)
+  for m, objective in enumerate(schema.objectives):
+    labels[:, m] = kinds.numbers_of(table[objective.label])
   return Batch(
-      labels=_columns(labels, num_rows, np.float32 if is_value else bool),
-      scores=_columns(scores, num_rows, np.float32),
-      has_score=_columns(has_score, num_rows, bool),
-      categorical=_columns(categorical, num_rows, np.int32),
-      numeric=_columns(numeric, num_rows, np.float32),
-      user=id_numbers(table, schema.user),
+      labels, encoded.scores, encoded.has_score, encoded.categorical,
+      encoded.numeric, user=id_numbers(table, schema.user),
       request=id_numbers(table, schema.request),
       time=times(table, schema.time))
 
 
-def index_in(column: pa.ChunkedArray, vocabulary: list) -> np.ndarray:
-  """Position in the vocabulary, from 1; 0 for what is not in it.
+def encode_inputs(
+    features: encoding.Features, schema: schema_lib.Schema, table: pa.Table
+) -> encoding.Encoded:
+  """The arrays of what a model reads of rows, which need no labels.
 
-  Raises an ArrowException if one holds text and the other numbers, and an
-  OverflowError if the numbers are beyond the column's type.
+  Args:
+    features: fitted.
+    schema: its roles; its objectives may be fewer than were fitted.
+    table: rows, from a log or as they are in a file.
+
+  Raises:
+    DataError: if a column is missing, or holds text where the fitted one held
+      numbers, or the reverse.
   """
-  column = kinds.plain(column)
-  if pa.types.is_integer(column.type) and column.type != pa.uint64():
-    # The column that was fitted may have been wider than this one.
-    column = column.cast(pa.int64())
-  values = pa.array(vocabulary, type=column.type)
-  indices = pc.index_in(column, value_set=values)
-  return pc.fill_null(pc.add(indices, 1), 0).to_numpy().astype(np.int32)
+  checks.check_names(encoding.inputs_of(schema), table.column_names, "table")
+  return encoding.encode_with(
+      features, schema, (table.num_rows,),
+      lambda column: _entries(features, table, column),
+      lambda column: _numbers(table, column))
+
+
+def _numbers(table: pa.Table, column: str) -> np.ndarray:
+  """A column of a file as float64, missing as NaN."""
+  values = _as_read(table, column)
+  if kinds.is_text(values.type):
+    raise encoding.wrong_kind(column, str(values.type), "numbers")
+  return kinds.numbers_of(values)
+
+
+def _entries(
+    features: encoding.Features, table: pa.Table, column: str
+) -> np.ndarray:
+  """`[N]` int32 entries of a categorical column of a file."""
+  parts = [np.zeros(0, np.int32)]
+  for chunk in _as_read(table, column).chunks:
+    if pa.types.is_null(chunk.type):
+      parts.append(np.zeros(len(chunk), np.int32))
+      continue
+    # Distinct values are looked up, of which there are few most often.
+    encoded = chunk.dictionary_encode()
+    known = features.entries(
+        column, encoded.dictionary.to_numpy(zero_copy_only=False).tolist())
+    places = encoded.indices.fill_null(len(known)).to_numpy()
+    parts.append(np.append(known, np.int32(0))[places])
+  return np.concatenate(parts)
+
+
+def _as_read(table: pa.Table, column: str) -> pa.ChunkedArray:
+  """A column in the type that a log reads it in."""
+  values = table[column]
+  try:
+    return kinds.convert(values, kinds.read_as(values.type))
+  except pa.ArrowException as error:
+    raise schema_lib.DataError(
+        f"column {column!r} has type {values.type} and cannot be read: "
+        f"{error}.") from None
 
 
 def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
@@ -228,26 +217,11 @@ def _hash(text: str) -> int:
   return int.from_bytes(digest, "little", signed=True)
 
 
-def _columns(columns: list, num_rows: int, dtype: type) -> np.ndarray:
-  if not columns:
-    return np.zeros((num_rows, 0), dtype)
-  return np.stack(columns, axis=1).astype(dtype)
-
-
 def _knots(sample: np.ndarray) -> list[float]:
   """Quantiles of a sample; at least two, increasing or equal."""
   if not len(sample):
     return [0.0, 0.0]
   return np.quantile(sample, np.linspace(0, 1, _NUM_KNOTS)).tolist()
-
-
-def _steps(values: np.ndarray, knots: list[float]) -> np.ndarray:
-  """Piecewise linear between knots, to [-1, 1]; a missing value is 0."""
-  levels = np.linspace(-1, 1, len(knots))
-  # Equal knots are one frequent value, which gets the middle of their levels.
-  places, group = np.unique(knots, return_inverse=True)
-  levels = np.bincount(group, levels) / np.bincount(group)
-  return np.where(np.isnan(values), 0, np.interp(values, places, levels))
 
 
 def _score_scale(
@@ -262,13 +236,3 @@ def _score_scale(
   # is large; variances of parts and of their means do not.
   variance = np.average(variances + (means - mean)**2, weights=count)
   return float(mean), float(np.sqrt(max(variance, 1e-12)))
-
-
-def _probability(
-    scores: np.ndarray, scale: tuple[float, float] | None
-) -> np.ndarray:
-  """Scores as probabilities, away from 0 and 1 by what float32 can hold."""
-  if scale is not None:
-    scores = (scores - scale[0]) / scale[1]
-    scores = 1 / (1 + np.exp(-np.clip(scores, -15, 15)))
-  return np.clip(scores, 1e-7, 1 - 1e-7)

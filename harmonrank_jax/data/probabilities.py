@@ -3,10 +3,9 @@
 import numpy as np
 import pyarrow as pa
 
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import kinds
 
-# Sums of rounded numbers are this far out of [0, 1], at most.
-_ROUNDING = 1e-5
 # A column with a larger share of scores out of [0, 1] is one of any numbers.
 MAX_ODD = 0.02
 
@@ -21,7 +20,7 @@ class Tally:
 
   def add(self, scores: np.ndarray, first_row: int) -> None:
     """Counts `[N]` scores, missing ones NaN, of rows from this one on."""
-    odd = are_odd(scores)
+    odd = encoding.are_odd(scores)
     if self.first is None and odd.any():
       row = int(np.argmax(odd))
       self.first = first_row + row, float(scores[row])
@@ -42,16 +41,11 @@ class Tally:
             f"({where})")
 
 
-def are_odd(scores: np.ndarray) -> np.ndarray:
-  """`[N]` bool, True outside [0, 1] by more than rounding; a NaN is not."""
-  return (scores < -_ROUNDING) | (scores > 1 + _ROUNDING)
-
-
 def cleaned(column: pa.ChunkedArray) -> pa.ChunkedArray:
   """Scores with what is no probability missing, and rounding clipped."""
   scores = kinds.numbers_of(column)
   if not ((scores < 0) | (scores > 1)).any():
     return column
-  missing = np.isnan(scores) | are_odd(scores)
+  missing = np.isnan(scores) | encoding.are_odd(scores)
   values = pa.array(np.clip(scores, 0, 1), mask=missing)
   return pa.chunked_array([values.cast(column.type)])

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from harmonrank_jax.data import checks
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import kinds
 from harmonrank_jax.data import parquet
-from harmonrank_jax.data import probabilities
 from harmonrank_jax.data import schema as schema_lib
 
 # A longer slate points to a column that is no position.
@@ -215,7 +215,7 @@ def _probabilities(
     table: pa.Table, column: str, place: checks.Place, what: str
 ) -> np.ndarray:
   values = kinds.numbers_of(table[column])
-  checks.fail_at(np.isnan(values) | probabilities.are_odd(values), table,
+  checks.fail_at(np.isnan(values) | encoding.are_odd(values), table,
                  column, place, f"{what} must be a probability")
   return np.clip(values, 0, 1)
 

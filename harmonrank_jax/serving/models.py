@@ -18,7 +18,7 @@ from typing import Self
 import flax.traverse_util
 import numpy as np
 
-from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import files
 from harmonrank_jax.data import items as items_lib
 from harmonrank_jax.data import schema as schema_lib
@@ -52,7 +52,7 @@ class Predictor:
   KIND: ClassVar[str] = "predictor"
   config: pepnet.PepNetConfig
   schema: schema_lib.Schema  # Roles of the columns of a log.
-  features: features_lib.Features  # Of all columns the network reads.
+  features: encoding.Features  # Of all columns the network reads.
 
   def to_json(self) -> dict[str, Any]:
     """As `from_json` reads it."""
@@ -79,7 +79,7 @@ class Ensemble:
   KIND: ClassVar[str] = "ensemble"
   config: network.HarmonRankConfig
   schema: schema_lib.Schema  # Roles of the columns of a log.
-  features: features_lib.Features  # Of the profile columns.
+  features: encoding.Features  # Of the profile columns.
   objective_weights: tuple[float, ...]  # [M], what each AUC is worth.
 
   @property
@@ -211,7 +211,7 @@ def nested(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_as(
     content: dict[str, Any]
-) -> tuple[schema_lib.Schema, features_lib.Features]:
+) -> tuple[schema_lib.Schema, encoding.Features]:
   """Schema and features of a model in its JSON form."""
   return (schema_lib.schema_from_json(content["schema"]),
-          features_lib.features_from_json(content["features"]))
+          encoding.features_from_json(content["features"]))

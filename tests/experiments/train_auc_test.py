@@ -309,7 +309,7 @@ def test_evaluation_rows_are_checked_too(tmp_path, frame):
 
 
 @pytest.mark.parametrize("column, value, said", [
-    ("age", 3, "'age' has type int64, which is not what"),
+    ("age", 3, "'age' holds int, which is not what"),
     ("score_click", 2.5, "outside [0, 1], the first is 2.5")])
 def test_evaluation_rows_are_of_the_same_kind(
     tmp_path, frame, column, value, said):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from harmonrank_jax.data import features as features_lib
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import items
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import network
@@ -17,7 +17,7 @@ SCHEMA = schema_lib.Schema(
     (schema_lib.Objective("click", "click", "score_click"),
      schema_lib.Objective("watch", "seconds", None, True)),
     user="user_id", categorical=("age", "page"), numeric=("dwell",))
-FEATURES = features_lib.Features(
+FEATURES = encoding.Features(
     {"age": ["18-24", "25+"], "page": [3, 7, 2**40]},
     {"dwell": [0.0, 0.5, 1e9]}, {"click": None})
 ENSEMBLE = models.Ensemble(
