@@ -50,7 +50,7 @@ def field(
 def define(config: type, *, has_workdir: bool = True) -> None:
   """Defines --workdir, if wanted, and a flag for each field of a dataclass.
 
-  A field is a bool, an int, a float or a text, a tuple of texts or of floats,
+  A field is a bool, an int, a float or a text, a tuple of texts or of numbers,
   and may be None. A flag of a tuple takes its entries with commas, or is given
   several times.
   """
@@ -72,8 +72,9 @@ def read(config: type[ConfigT]) -> ConfigT:
     value = flags.FLAGS[each.name].value
     if isinstance(value, list):
       value = tuple(value)
-      if _kind(kinds[each.name]) == tuple[float, ...]:
-        value = _numbers(each.name, value, **each.metadata)
+      entry, _ = typing.get_args(_kind(kinds[each.name]))
+      if entry is not str:
+        value = _numbers(each.name, entry, value, **each.metadata)
     values[each.name] = value
   return config(**values)
 
@@ -172,19 +173,20 @@ def _define(
 
 
 def _numbers(
-    name: str, texts: Sequence[str], *, low: float | None, high: float | None,
-    **_,
+    name: str, kind: type[int] | type[float], texts: Sequence[str], *,
+    low: float | None, high: float | None, **_,
 ) -> tuple[float, ...]:
   low = 0.0 if low is None else low
   high = sys.float_info.max if high is None else high
   try:
-    numbers = tuple(float(text) for text in texts)
+    numbers = tuple(kind(text) for text in texts)
   except ValueError:
     numbers = ()
   if not numbers or not all(low <= number <= high for number in numbers):
     most = "" if high == sys.float_info.max else f", at most {high:g}"
     raise errors.UserError(
-        f"--{name}={','.join(texts)}: expected numbers of at least "
+        f"--{name}={','.join(texts)}: expected "
+        f"{'whole ' if kind is int else ''}numbers of at least "
         f"{low:g}{most}.")
   return numbers
 

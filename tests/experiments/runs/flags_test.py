@@ -22,6 +22,7 @@ class Config:
   data: str | None = flags.field(None, "Data.")
   names: tuple[str, ...] | None = flags.field(None, "Names.")
   paces: tuple[float, ...] = flags.field((0.25, 0.5), "Paces.", high=1.0)
+  sizes: tuple[int, ...] = flags.field((1, 8), "Sizes.", low=1, high=9)
 
 
 @pytest.fixture
@@ -47,10 +48,10 @@ def test_defaults_are_those_of_the_config(defined):
 def test_every_kind_of_field_is_read(defined):
   config = parsed_config(
       "--steps=3", "--pace=1", "--nois_quick", "--shape=square", "--data=x",
-      "--names=a,b", "--paces=1,0")
+      "--names=a,b", "--paces=1,0", "--sizes=9,2")
   assert config == Config(
       steps=3, pace=1.0, is_quick=False, shape="square", data="x",
-      names=("a", "b"), paces=(1.0, 0.0))
+      names=("a", "b"), paces=(1.0, 0.0), sizes=(9, 2))
   assert flags.workdir(config, "name") == "runs/name"
   absl_flags.FLAGS(["binary", "--workdir=mine"])
   assert flags.workdir(config, "name") == "mine"
