@@ -134,9 +134,9 @@ class _ListFlag(flags.Flag):
   """A list, with commas; a flag that is given again adds to it."""
 
   def parse(self, argument: Any) -> None:
-    before = self.value if self.present else None
+    before: list[Any] = (self.present and self.value) or []
     super().parse(argument)
-    self.value = (before or []) + self.value
+    self.value = [*before, *(self.value or [])]
 
 
 def _kind(annotation: Any) -> Any:
