@@ -36,7 +36,9 @@ import jax.numpy as jnp
 # A user context is a part of the key of jit caches: what was traced inside
 # `disabled()` is not run outside of it.
 _disabled = jax.make_user_context(False)
-_OPERATIONS: list[str] = []
+# What the library has, of all rooms: it is loaded once, when the first of them
+# is needed, and a room may be imported later.
+_OPERATIONS = ("sort_lists", "soft_rank", "deviation", "isotonic", "greedy")
 
 
 def backends() -> dict[str, str]:
@@ -173,7 +175,7 @@ def form_of(
   """
   primitive = core.Primitive(_target(operation))
   primitive.multiple_results = True
-  _OPERATIONS.append(operation)
+  assert operation in _OPERATIONS, operation
 
   def decorate(pure):
 

@@ -1,16 +1,29 @@
 """A trained run as something that scores and selects elsewhere."""
 
-from harmonrank_jax.serving.models import Ensemble
-from harmonrank_jax.serving.models import Predictor
-from harmonrank_jax.serving.models import Slates
-from harmonrank_jax.serving.models import Trained
-from harmonrank_jax.serving.models import read_model
-from harmonrank_jax.serving.models import write_model
-from harmonrank_jax.serving.scorer import Scorer
-from harmonrank_jax.serving.selector import Picks
-from harmonrank_jax.serving.selector import Rules
-from harmonrank_jax.serving.selector import Selector
-from harmonrank_jax.serving.selector import select_slates
+from typing import TYPE_CHECKING
+
+import harmonrank_jax.lazy as lazy
+
+if TYPE_CHECKING:
+  from harmonrank_jax.serving.models import Ensemble
+  from harmonrank_jax.serving.models import Predictor
+  from harmonrank_jax.serving.models import Slates
+  from harmonrank_jax.serving.models import Trained
+  from harmonrank_jax.serving.models import read_model
+  from harmonrank_jax.serving.models import write_model
+  from harmonrank_jax.serving.scorer import Scorer
+  from harmonrank_jax.serving.selector import Picks
+  from harmonrank_jax.serving.selector import Rules
+  from harmonrank_jax.serving.selector import Selector
+  from harmonrank_jax.serving.selector import select_slates
+else:
+  __getattr__, __dir__ = lazy.attach(__name__, {
+      "models": (
+          "Ensemble", "Predictor", "Slates", "Trained", "read_model",
+          "write_model"),
+      "scorer": ("Scorer",),
+      "selector": ("Picks", "Rules", "Selector", "select_slates"),
+  })
 
 __all__ = [
     "Ensemble",
