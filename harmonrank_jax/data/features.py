@@ -180,12 +180,18 @@ def _entries(
 def _as_read(table: pa.Table, column: str) -> pa.ChunkedArray:
   """A column in the type that a log reads it in."""
   values = table[column]
+  kind = kinds.read_as(values.type)
+  if not (kinds.is_text(kind) or kinds.is_number(kind)
+          or pa.types.is_boolean(kind) or pa.types.is_null(kind)):
+    raise schema_lib.DataError(
+        f"column {column!r} has type {kind}; accepted: text, numbers, booleans "
+        "or dates.")
   try:
-    return kinds.convert(values, kinds.read_as(values.type))
+    return kinds.convert(values, kind)
   except pa.ArrowException as error:
     raise schema_lib.DataError(
-        f"column {column!r} has type {values.type} and cannot be read: "
-        f"{error}.") from None
+        f"column {column!r} of type {values.type} cannot be read as {kind}: "
+        f"{str(error).splitlines()[0]}.") from None
 
 
 def id_numbers(table: pa.Table, column: str | None) -> np.ndarray:
