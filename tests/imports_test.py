@@ -14,6 +14,7 @@ ARROWS = {
     "native": set(),
     "logistic": set(),
     "sharding": set(),
+    "version": set(),
     "ordering": {"arrays", "native"},
     "data": {"lazy"},
     "predictor": set(),
@@ -23,7 +24,7 @@ ARROWS = {
     "reranker": {"arrays", "diversity", "logistic", "ordering", "sharding"},
     "serving": {
         "arrays", "data", "diversity", "ensemble", "lazy", "native",
-        "predictor"},
+        "predictor", "version"},
 }
 # What the binaries may import of the packages of experiments beside `runs`.
 BINARIES = {

@@ -1,0 +1,207 @@
+"""An artefact that answers: verified, on the device, compiled."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import datetime
+import pathlib
+import time
+from typing import Any
+from typing import TypeVar
+
+import jax
+from jax import export
+import numpy as np
+
+from harmonrank_jax.data import files as files_lib
+from harmonrank_jax.serving import buckets as buckets_lib
+from harmonrank_jax.serving import golden as golden_lib
+from harmonrank_jax.serving import manifest as manifest_lib
+
+ResultT = TypeVar("ResultT")
+
+
+def load(
+    folder: str | pathlib.Path, *, warm: bool = True,
+    today: datetime.date | None = None,
+) -> "Bundle":
+  """Loads an artefact, and answers its golden rows as it was made to.
+
+  Args:
+    folder: of one version, or of versions with one that is `current`.
+    warm: whether every bucket is compiled now, or when it is first needed.
+    today: the day that must not be after the artefact's last one; by default
+      this one (UTC).
+
+  Raises:
+    ArtefactError: if the folder is no artefact, was changed, has expired, or
+      answers otherwise here than where it was made.
+  """
+  bundle = Bundle(folder, manifest_lib.read(folder, today=today))
+  bundle.replay()
+  if warm:
+    bundle.warm_up()
+  return bundle
+
+
+class Bundle:
+  """The functions of an artefact for arrays of any size.
+
+  May be called from several threads.
+  """
+
+  def __init__(
+      self, folder: str | pathlib.Path, contents: manifest_lib.Contents
+  ):
+    """Puts the parameters of verified contents on the device.
+
+    Raises:
+      ArtefactError: if a file cannot be used, or is not what the manifest
+        says.
+    """
+    self.manifest = contents.manifest
+    self.warm_seconds = 0.0
+    self._folder = pathlib.Path(folder)
+    self._golden = self._use(
+        manifest_lib.GOLDEN, lambda content: golden_lib.from_arrays(
+            files_lib.arrays_from_bytes(content)), contents)
+    parameters = jax.device_put(self._use(
+        manifest_lib.PARAMETERS, files_lib.arrays_from_bytes, contents))
+    self._functions = {}
+    for name, signature in contents.functions.items():
+      exported = self._use(
+          signature.file, lambda content: export.deserialize(
+              bytearray(content)), contents)
+      self._check_function(signature, exported, parameters)
+      self._functions[name] = buckets_lib.Buckets(
+          signature, exported, parameters)
+    if self._golden.keys() != self._functions.keys():
+      raise self._error(
+          manifest_lib.GOLDEN, f"has rows of {sorted(self._golden)}, and the "
+          f"functions are {sorted(self._functions)}")
+
+  @property
+  def version(self) -> str:
+    """The name of the version."""
+    return self.manifest["version"]
+
+  @property
+  def stages(self) -> tuple[str, ...]:
+    """Names of the stages that are inside, in the order of the funnel."""
+    return tuple(stage["name"] for stage in self.manifest["stages"])
+
+  @property
+  def compiled(self) -> dict[str, list[tuple[int, ...]]]:
+    """Sizes that each function was compiled for, in this order."""
+    return {name: list(function.compiled)
+            for name, function in self._functions.items()}
+
+  def warm_up(self) -> None:
+    """Compiles every bucket that is not; `warm_seconds` says how long."""
+    start = time.perf_counter()
+    for function in self._functions.values():
+      function.warm_up()
+    self.warm_seconds += time.perf_counter() - start
+
+  def run(
+      self, name: str, inputs: Mapping[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    """Calls a function on encoded arrays of any size.
+
+    Args:
+      name: of the function, "score" or "select".
+      inputs: one array of every input, as the manifest describes it.
+
+    Returns:
+      One array of every output, of the same numbers of rows and candidates.
+
+    Raises:
+      RequestError: if the artefact has no such function, or an array does not
+        fit it.
+    """
+    if name not in self._functions:
+      raise buckets_lib.RequestError(
+          f"this artefact has no function {name}; it holds "
+          f"{', '.join(self.stages)}, with {', '.join(self._functions)}.")
+    return self._functions[name](inputs)
+
+  def replay(self) -> None:
+    """Raises an ArtefactError if golden rows have other outputs here."""
+    for name, rows in self._golden.items():
+      inputs = rows.inputs
+      try:
+        found = self.run(name, inputs)
+      except Exception as error:
+        raise self._error(
+            manifest_lib.GOLDEN, f"rows of {name} cannot be answered "
+            f"({manifest_lib.first_line(error)})") from None
+      tolerance = self.manifest["golden"]
+      differs = golden_lib.difference(
+          rows.outputs, found, relative=tolerance["relative"],
+          absolute=tolerance["absolute"])
+      if differs:
+        raise self._error(
+            manifest_lib.GOLDEN, f"{name} answers otherwise than where it was "
+            f"made: {differs}")
+
+  def _use(
+      self, name: str, read: Callable[[bytes], ResultT],
+      contents: manifest_lib.Contents,
+  ) -> ResultT:
+    """What a reader makes of a verified file."""
+    try:
+      return read(contents.files[name])
+    # Readers of foreign formats raise whatever they like.
+    except Exception as error:
+      raise self._error(
+          name, f"cannot be used ({manifest_lib.first_line(error)})") from None
+
+  def _check_function(
+      self, signature: manifest_lib.Signature, exported: export.Exported,
+      parameters: Mapping[str, jax.Array],
+  ) -> None:
+    """Raises if an exported function is not the one of the manifest."""
+    platform = export.default_export_platform()
+    if platform not in exported.platforms:
+      raise self._error(
+          signature.file, f"runs on {', '.join(exported.platforms)}, and this "
+          f"is {platform}")
+    try:
+      (wanted_parameters, inputs), _ = jax.tree.unflatten(
+          exported.in_tree, exported.in_avals)
+      outputs = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+      found = [_described(arrays)
+               for arrays in (inputs, outputs, wanted_parameters)]
+    except (AttributeError, TypeError, ValueError):
+      raise self._error(
+          signature.file, "does not take parameters and inputs by name"
+      ) from None
+    for what, wanted, got in zip(
+        ("inputs", "outputs"), (signature.inputs, signature.outputs), found,
+        strict=False):
+      if {f.name: (f.dtype, f.shape) for f in wanted} != got:
+        raise self._error(
+            signature.file, f"has other {what} than the manifest: "
+            f"{_listed(got)}")
+    needed = found[2]
+    for name, shape in needed.items():
+      if name not in parameters or shape != _described(
+          {name: parameters[name]})[name]:
+        raise self._error(
+            manifest_lib.PARAMETERS, f"has no array {name} as "
+            f"{signature.file} takes it, {_listed({name: shape})}")
+
+  def _error(self, name: str, what: str) -> manifest_lib.ArtefactError:
+    return manifest_lib.ArtefactError(f"{self._folder}, {name}: {what}.")
+
+
+def _described(arrays: Mapping[str, Any]) -> dict[str, tuple[str, tuple]]:
+  """Dtype and shape of arrays by name; sizes that are open as their names."""
+  return {name: (str(array.dtype), tuple(
+      size if isinstance(size, int) else str(size) for size in array.shape))
+          for name, array in arrays.items()}
+
+
+def _listed(described: Mapping[str, tuple[str, tuple]]) -> str:
+  return ", ".join(
+      f"{name} {dtype}[{', '.join(map(str, shape))}]"
+      for name, (dtype, shape) in sorted(described.items()))
