@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from collections.abc import Mapping
 import datetime
+import functools
+import json
 import pathlib
 import time
 from typing import Any
+from typing import NamedTuple
 from typing import TypeVar
 
 import jax
@@ -13,11 +16,26 @@ from jax import export
 import numpy as np
 
 from harmonrank_jax.data import files as files_lib
+from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import buckets as buckets_lib
 from harmonrank_jax.serving import golden as golden_lib
 from harmonrank_jax.serving import manifest as manifest_lib
+from harmonrank_jax.serving import requests as requests_lib
 
 ResultT = TypeVar("ResultT")
+
+
+class Page(NamedTuple):
+  """Pages of B requests of N candidates; of one request without the B."""
+
+  indices: np.ndarray  # [B, K] int32, candidates; -1 in empty slots.
+  gains: np.ndarray  # [B, K] float32, what they were selected by; 0 if empty.
+  # [B, N] float32, by which candidates were compared: the `ranking_score`, or
+  # what was given. NaN of those that are never shown.
+  scores: np.ndarray
+  # [B, N, M] float32, probabilities of the predictor, of which M = 0 if there
+  # is none; NaN likewise.
+  objective_scores: np.ndarray
 
 
 def load(
@@ -66,7 +84,8 @@ class Bundle:
             files_lib.arrays_from_bytes(content)), contents)
     parameters = jax.device_put(self._use(
         manifest_lib.PARAMETERS, files_lib.arrays_from_bytes, contents))
-    self._functions = {}
+    self._functions: dict[str, buckets_lib.Buckets] = {}
+    self._encoders: dict[str, requests_lib.Encoder] = {}
     for name, signature in contents.functions.items():
       exported = self._use(
           signature.file, lambda content: export.deserialize(
@@ -74,6 +93,9 @@ class Bundle:
       self._check_function(signature, exported, parameters)
       self._functions[name] = buckets_lib.Buckets(
           signature, exported, parameters)
+      self._encoders[name] = self._use(
+          manifest_lib.VOCABULARIES, functools.partial(
+              _encoder, signature, self.manifest), contents)
     if self._golden.keys() != self._functions.keys():
       raise self._error(
           manifest_lib.GOLDEN, f"has rows of {sorted(self._golden)}, and the "
@@ -118,18 +140,100 @@ class Bundle:
       RequestError: if the artefact has no such function, or an array does not
         fit it.
     """
-    if name not in self._functions:
-      raise buckets_lib.RequestError(
-          f"this artefact has no function {name}; it holds "
-          f"{', '.join(self.stages)}, with {', '.join(self._functions)}.")
+    self._check_has(name)
     return self._functions[name](inputs)
+
+  def score(
+      self, columns: Mapping[str, Any], *,
+      objective_weights: Any | None = None,
+  ) -> dict[str, np.ndarray]:
+    """Scores rows of raw columns.
+
+    Args:
+      columns: arrays by the names of the log, of any shape `[...]`: numbers,
+        booleans, texts or dates. None and NaN are missing; what the models do
+        not read is ignored.
+      objective_weights: `[M]`, what each AUC is worth, of an aligned ensemble;
+        by default those of its run.
+
+    Returns:
+      `ranking_score` of an ensemble and `score_<objective>` of a predictor,
+      `[...]` float32; NaN where the row has a score that is no probability and
+      should be one.
+
+    Raises:
+      RequestError: if a column is missing or of another kind, or shapes do not
+        fit.
+    """
+    inputs = self._inputs(
+        "score", columns, {"objective_weights": objective_weights})
+    outputs = self.run("score", inputs.arrays)
+    result = {}
+    if "ranking_score" in outputs:
+      result["ranking_score"] = outputs["ranking_score"]
+    if "objective_scores" in outputs:
+      names = next(stage["objectives"] for stage in self.manifest["stages"]
+                   if stage["name"] == "predictor")
+      result |= {f"{schema_lib.SCORE_PREFIX}{name}":
+                     outputs["objective_scores"][:, m]
+                 for m, name in enumerate(names)}
+    return {name: np.where(inputs.is_served, array.reshape(inputs.shape),
+                           np.float32(np.nan))
+            for name, array in result.items()}
+
+  def select(
+      self, columns: Mapping[str, Any], *, where: Any | None = None,
+      objective_weights: Any | None = None, theta: Any | None = None,
+      quotas: Any | None = None, shown: Any | None = None,
+      day: Mapping[str, Any] | None = None,
+  ) -> Page:
+    """Selects the pages of requests.
+
+    Arguments but `columns` and `where` are one value, or one per request; by
+    default they are those of the run.
+
+    Args:
+      columns: raw arrays by name, `[B, N, ...]` of candidates and `[B]` of what
+        the manifest says a request has once; or without the B, of one request.
+      where: `[B, N]` bool, True = may be shown; by default all.
+      objective_weights: `[M]`, what each AUC is worth, of an aligned ensemble.
+      theta: in [0, 1), weight of relevance against diversity.
+      quotas: `[C]` at most so many items of each category, or a dict by name.
+      shown: `[S, D]` features of items that were shown before, newest last.
+      day: what else a policy is told of the user's day, by name of the input.
+
+    Returns:
+      The `Page`. Candidates whose scores cannot be used are never shown.
+
+    Raises:
+      RequestError: if a column or argument is missing or does not fit, or there
+        are more candidates than the artefact takes.
+    """
+    arguments = {
+        **(day or {}), "where": where, "objective_weights": objective_weights,
+        "theta": theta, "quotas": quotas, "shown": shown}
+    inputs = self._inputs("select", columns, arguments)
+    outputs = self.run("select", inputs.arrays)
+    lead = inputs.shape[:-1]
+    scores = outputs.get("ranking_score", inputs.arrays.get("scores"))
+    if scores is None:
+      scores = np.full(inputs.shape, np.nan, np.float32)
+    objectives = outputs.get(
+        "objective_scores", np.zeros((*inputs.shape, 0), np.float32))
+    objectives = objectives.reshape(*inputs.shape, objectives.shape[-1])
+    nan = np.float32(np.nan)
+    return Page(
+        outputs["indices"].reshape(*lead, outputs["indices"].shape[-1]),
+        outputs["gains"].reshape(*lead, outputs["gains"].shape[-1]),
+        np.where(inputs.is_served, scores.reshape(inputs.shape), nan),
+        np.where(inputs.is_served[..., None], objectives, nan))
 
   def replay(self) -> None:
     """Raises an ArtefactError if golden rows have other outputs here."""
     for name, rows in self._golden.items():
-      inputs = rows.inputs
       try:
-        found = self.run(name, inputs)
+        inputs = self._inputs(name, rows.columns, rows.arguments)
+        found = self.run(name, inputs.arrays)
       except Exception as error:
         raise self._error(
             manifest_lib.GOLDEN, f"rows of {name} cannot be answered "
@@ -142,6 +246,26 @@ class Bundle:
         raise self._error(
             manifest_lib.GOLDEN, f"{name} answers otherwise than where it was "
             f"made: {differs}")
+
+  def _check_has(self, name: str) -> None:
+    if name not in self._functions:
+      raise buckets_lib.RequestError(
+          f"this artefact has no function {name}; it holds "
+          f"{', '.join(self.stages)}, with {', '.join(self._functions)}.")
+
+  def _inputs(
+      self, name: str, columns: Mapping[str, Any],
+      arguments: Mapping[str, Any],
+  ) -> requests_lib.Inputs:
+    self._check_has(name)
+    encoder = self._encoders[name]
+    encode = encoder.rows if name == "score" else encoder.candidates
+    try:
+      return encode(columns, arguments)
+    except buckets_lib.RequestError:
+      raise
+    except schema_lib.DataError as error:
+      raise buckets_lib.RequestError(str(error)) from None
 
   def _use(
       self, name: str, read: Callable[[bytes], ResultT],
@@ -192,6 +316,13 @@ class Bundle:
 
   def _error(self, name: str, what: str) -> manifest_lib.ArtefactError:
     return manifest_lib.ArtefactError(f"{self._folder}, {name}: {what}.")
+
+
+def _encoder(
+    signature: manifest_lib.Signature, manifest: Mapping[str, Any],
+    vocabularies: bytes,
+) -> requests_lib.Encoder:
+  return requests_lib.Encoder(signature, manifest, json.loads(vocabularies))
 
 
 def _described(arrays: Mapping[str, Any]) -> dict[str, tuple[str, tuple]]:

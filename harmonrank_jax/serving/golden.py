@@ -7,35 +7,50 @@ import numpy as np
 
 
 class Golden(NamedTuple):
-  """What one function is given and must answer."""
+  """What one function is asked and must answer."""
 
-  inputs: dict[str, np.ndarray]
-  outputs: dict[str, np.ndarray]
+  # Raw columns and further arguments, as `Bundle.score` and `Bundle.select`
+  # take them; texts that are missing are None.
+  columns: dict[str, np.ndarray]
+  arguments: dict[str, np.ndarray]
+  outputs: dict[str, np.ndarray]  # Of the exported function.
 
 
 def to_arrays(golden: Mapping[str, Golden]) -> dict[str, np.ndarray]:
-  """Golden rows of functions by flat names.
+  """Golden rows of functions by flat names, without arrays of objects.
 
-  >>> rows = Golden({"a": np.zeros(1)}, {"b": np.ones(1)})
+  >>> rows = Golden({"age": np.array(["18-24", None])}, {}, {})
   >>> list(to_arrays({"score": rows}))
-  ['score/inputs/a', 'score/outputs/b']
-  >>> from_arrays(to_arrays({"score": rows})) == {"score": rows}
-  True
+  ['score/missing/age', 'score/columns/age']
+  >>> from_arrays(to_arrays({"score": rows}))["score"].columns["age"]
+  array(['18-24', None], dtype=object)
   """
-  return {f"{name}/{kind}/{key}": array for name, rows in golden.items()
-          for kind, arrays in rows._asdict().items()
-          for key, array in arrays.items()}
+  result = {}
+  for name, rows in golden.items():
+    for kind, arrays in rows._asdict().items():
+      for key, array in arrays.items():
+        if array.dtype.kind == "O":
+          missing = np.vectorize(lambda x: x is None, otypes=[bool])(array)
+          result[f"{name}/missing/{key}"] = missing
+          array = np.where(missing, "", array).astype(str)
+        result[f"{name}/{kind}/{key}"] = array
+  return result
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Golden]:
   """The inverse of `to_arrays`; ValueError if the names are others."""
   result: dict[str, Golden] = {}
-  for path, array in arrays.items():
+  for path in sorted(arrays):  # Columns before what is missing in them.
     name, kind, key = path.split("/", 2)
-    rows = result.setdefault(name, Golden({}, {}))
-    if kind not in Golden._fields:
+    rows = result.setdefault(name, Golden({}, {}, {}))
+    if kind == "missing":
+      column = rows.columns[key].astype(object)
+      column[arrays[path]] = None
+      rows.columns[key] = column
+    elif kind in Golden._fields:
+      getattr(rows, kind)[key] = arrays[path]
+    else:
       raise ValueError(f"unknown array {path}")
-    getattr(rows, kind)[key] = array
   return result
 
 

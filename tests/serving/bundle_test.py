@@ -1,10 +1,13 @@
 """Bundles of toys answer as their functions do, at any size."""
 
+from concurrent import futures
+
 import numpy as np
 import pytest
 
 from harmonrank_jax.serving import buckets as buckets_lib
 from harmonrank_jax.serving import bundle as bundle_lib
+from harmonrank_jax.serving import requests as requests_lib
 from tests.serving import toys
 
 
@@ -77,3 +80,83 @@ def test_arrays_that_do_not_fit_are_one_error(bundle, change, message):
 def test_an_unknown_function_is_one_error(bundle):
   with pytest.raises(buckets_lib.RequestError, match="no function rank"):
     bundle.run("rank", {})
+
+
+def test_raw_rows_of_any_shape_are_scored_and_refused_ones_are_nan(bundle):
+  columns = toys.raw("score", (6,), seed=1)
+  wanted = toys.called("score", toys.encoded("score", columns))
+  columns["score_click"][[2, 3]] = [1.5, np.inf]
+  found = bundle.score(
+      {name: array.reshape(2, 3) for name, array in columns.items()} | {
+          "other": 1})["ranking_score"]
+  assert found.shape == (2, 3) and found.dtype == np.float32
+  wanted = wanted["ranking_score"].copy()
+  wanted[[2, 3]] = np.nan
+  np.testing.assert_allclose(found.ravel(), wanted, rtol=1e-6)
+  weighted = bundle.score(columns, objective_weights=[2, 4])["ranking_score"]
+  assert (np.abs(weighted - wanted) > 0.01)[[0, 1, 4, 5]].all()
+
+
+def test_one_request_is_one_of_several_and_odd_candidates_are_not_shown(bundle):
+  columns = toys.raw("select", (2, 9), seed=2)
+  wanted = toys.called("select", toys.encoded("select", columns))
+  page = bundle.select(columns)
+  np.testing.assert_array_equal(page.indices, wanted["indices"])
+  one = bundle.select({name: array[1] for name, array in columns.items()})
+  np.testing.assert_array_equal(one.indices, page.indices[1])
+  np.testing.assert_allclose(one.gains, page.gains[1], rtol=1e-6)
+  assert one.scores.shape == (9,) and one.objective_scores.shape == (9, 0)
+  columns["score"][0, page.indices[0, 0]] = np.inf
+  where = np.ones((2, 9), bool)
+  where[1, page.indices[1, 0]] = False
+  again = bundle.select(columns, where=where)
+  assert page.indices[0, 0] not in again.indices[0]
+  assert page.indices[1, 0] not in again.indices[1]
+  assert np.isnan(again.scores).sum() == 2
+
+
+def test_requests_of_different_sizes_are_stacked(bundle):
+  requests = [toys.raw("select", (size,), seed=size) for size in (2, 7, 5)]
+  columns, where = requests_lib.stack(requests)
+  page = bundle.select(columns, where=where)
+  for place, request in enumerate(requests):
+    one = bundle.select(request)
+    np.testing.assert_array_equal(page.indices[place], one.indices)
+
+
+@pytest.mark.parametrize("change, options, message", [
+    ({}, {"theta": 1.0}, r"theta must be in \[0, 1\), got 1.0"),
+    ({}, {"theta": [0.5, 0.5, 0.5]}, r"theta must be of shape .*got \(3,\)"),
+    ({}, {"theta": "x"}, "theta must hold numbers, got <U1"),
+    ({}, {"where": np.ones((2, 4), bool)}, r"shapes.*where \(2, 4\)"),
+    ({}, {"where": np.ones((2, 5), int)}, "where must hold booleans"),
+    ({}, {"quotas": [1]}, "takes no quotas"),
+    ({}, {"shown": [[1, 2, 3]]}, "takes no shown"),
+    ({"score": None}, {}, "no column 'score'"),
+    ({"features": np.ones((2, 5, 2))}, {}, "features"),
+    ({"category": np.ones((2, 5))}, {}, "category.*float.*text"),
+])
+def test_requests_that_cannot_be_served_are_one_error(
+    bundle, change, options, message):
+  columns = toys.raw("select", (2, 5)) | change
+  columns = {name: x for name, x in columns.items() if x is not None}
+  with pytest.raises(buckets_lib.RequestError, match=message) as error:
+    bundle.select(columns, **options)
+  assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("weights", [
+    [-1, 1], [0, 0], [np.nan, 1], [np.inf, 1], [1, 1, 1]])
+def test_weights_out_of_range_are_one_error(bundle, weights):
+  with pytest.raises(buckets_lib.RequestError, match="objective_weights must"):
+    bundle.score(toys.raw("score", (2,)), objective_weights=weights)
+
+
+def test_threads_get_the_answers_of_one(bundle):
+  rows = [toys.raw("score", (3 + seed % 7,), seed) for seed in range(40)]
+  wanted = [bundle.score(columns)["ranking_score"] for columns in rows]
+  with futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(
+        lambda columns: bundle.score(columns)["ranking_score"], rows))
+  for one, other in zip(found, wanted, strict=True):
+    np.testing.assert_array_equal(one, other)

@@ -1,13 +1,16 @@
 """Small artefacts of functions that are easy to follow."""
 
 import datetime
+import json
 
 import jax
 from jax import export
 import jax.numpy as jnp
 import numpy as np
 
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import files as files_lib
+from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import golden as golden_lib
 from harmonrank_jax.serving import manifest as manifest_lib
 from harmonrank_jax.serving import publishing
@@ -102,21 +105,69 @@ def called(name, inputs):
           jnp.asarray, inputs)))
 
 
+def raw(name, shape, seed=0):
+  """Random raw columns of rows `[...]` or candidates `[..., N]`."""
+  rng = np.random.default_rng(seed)
+  if name == "score":
+    tabs = np.array(["a", "b", "new", None], object)
+    columns = {
+        "tab": tabs[rng.integers(0, 4, shape)],
+        "age": rng.normal(size=shape),
+        **{f"score_{o}": rng.random(shape) for o in ("click", "like")}}
+    for column in ("age", "score_like"):
+      columns[column] = np.where(
+          rng.random(shape) < 0.2, np.nan, columns[column])
+    return columns
+  return {"score": rng.random(shape), "features": rng.random((*shape, D)),
+          "category": np.array(["x", "y"], object)[rng.integers(0, 2, shape)]}
+
+
+def encoded(name, columns):
+  """What the toys see of raw columns, by hand."""
+  shape = columns["score" if name == "select" else "age"].shape
+  if name == "select":
+    return {"where": np.ones(shape, bool),
+            "category_ids": np.where(columns["category"] == "x", 0, -1).astype(
+                np.int32),
+            "features": columns["features"].astype(np.float32),
+            "theta": np.full(shape[:1], 0.5, np.float32),
+            "scores": columns["score"].astype(np.float32)}
+  scores = np.stack([columns["score_click"], columns["score_like"]], -1)
+  places = {"a": 1, "b": 2}
+  age = np.clip(np.nan_to_num(columns["age"]), -1, 1)
+  return {
+      "ensemble.categorical": np.array(
+          [places.get(tab, 0) for tab in columns["tab"]], np.int32)[:, None],
+      "ensemble.numeric": age.astype(np.float32)[:, None],
+      "ensemble.scores": np.nan_to_num(scores, nan=0.5).astype(np.float32),
+      "ensemble.has_score": ~np.isnan(scores),
+      "objective_weights": np.array([1, 2], np.float32)}
+
+
 def contents():
   """Files and manifest of the toy, for `publish`."""
   golden = {}
-  for name in FIELDS:
-    inputs = drawn(name, {"b": 3, "n": 6})
-    golden[name] = golden_lib.Golden(inputs, called(name, inputs))
+  for name, shape in {"score": (5,), "select": (3, 6)}.items():
+    columns = raw(name, shape)
+    golden[name] = golden_lib.Golden(
+        columns, {}, called(name, encoded(name, columns)))
   files = {f"{name}.stablehlo": exported(name) for name in FIELDS}
+  features = encoding.Features(
+      {"tab": ["a", "b"]}, {"age": [-1.0, 0.0, 1.0]},
+      {"click": None, "like": None})
+  schema = schema_lib.Schema(
+      (schema_lib.Objective("click", "click", "score_click"),
+       schema_lib.Objective("like", "like", "score_like")),
+      categorical=("tab",), numeric=("age",))
   files |= {
       "parameters.npz": files_lib.arrays_to_bytes(PARAMETERS),
       "golden.npz": files_lib.arrays_to_bytes(golden_lib.to_arrays(golden)),
-      "vocabularies.json": b"{}"}
+      "vocabularies.json": json.dumps(
+          {"ensemble": features.to_json()}).encode()}
   manifest = {
       "platforms": list(PLATFORMS),
       "stages": [{"name": "ensemble", "objectives": ["click", "like"],
-                  "schema": {}}, {"name": "slates"}],
+                  "schema": schema.to_json()}, {"name": "slates"}],
       "functions": {
           name: {"file": f"{name}.stablehlo",
                  "inputs": [f.to_json() for f in fields(name)[0]],
@@ -124,7 +175,9 @@ def contents():
                  "buckets": {axis: list(sizes) for axis, sizes
                              in BUCKETS[name].items()}}
           for name in FIELDS},
-      "request": {}, "golden": {"relative": 1e-5, "absolute": 1e-6}}
+      "request": {"categories": ["x"], "theta": 0.5,
+                  "objective_weights": [1, 2]},
+      "golden": {"relative": 1e-5, "absolute": 1e-6}}
   return files, manifest
 
 
