@@ -1,6 +1,9 @@
 """Bundles of toys answer as their functions do, at any size."""
 
 from concurrent import futures
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -160,3 +163,23 @@ def test_threads_get_the_answers_of_one(bundle):
         lambda columns: bundle.score(columns)["ranking_score"], rows))
   for one, other in zip(found, wanted, strict=True):
     np.testing.assert_array_equal(one, other)
+
+
+def test_what_serves_needs_nothing_of_what_trains(folder):
+  # SciPy comes with JAX, which imports it to compile.
+  program = (
+      "import datetime, sys\n"
+      "import numpy as np\n"
+      "from harmonrank_jax import serving\n"
+      "bundle = serving.load(sys.argv[1], warm=False,\n"
+      "                      today=datetime.date.fromisoformat(sys.argv[2]))\n"
+      "bundle.score({name: np.zeros(2) for name in\n"
+      "              ('age', 'score_click', 'score_like')}\n"
+      "             | {'tab': ['a', 'b']})\n"
+      "print(*{name.split('.')[0] for name in sys.modules} & {\n"
+      "    'absl', 'flax', 'matplotlib', 'optax', 'orbax', 'pyarrow'})\n")
+  result = subprocess.run(
+      [sys.executable, "-c", program, folder, str(toys.TODAY)],
+      capture_output=True, text=True, check=True,
+      cwd=pathlib.Path(__file__).parents[2])
+  assert not result.stdout.strip()
