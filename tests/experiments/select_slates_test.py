@@ -43,7 +43,7 @@ def test_a_workdir_holds_everything(finished):
   workdir, summary, _ = finished
   assert {p.name for p in workdir.iterdir()} == {
       "config.json", "slates.parquet", "slates.html", "report.html",
-      "summary.json"}
+      "summary.json", "model.json", "parameters.npz"}
   assert json.loads((workdir / "summary.json").read_text()) == summary
   assert len(pq.read_table(workdir / "slates.parquet")) == summary["num_slots"]
   for values in summary["methods"].values():
