@@ -9,6 +9,7 @@ N x N is formed, and none of size N x K without a window.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -124,9 +125,14 @@ def pick(
   return problem_lib.Selection(*_greedy(*problem, settings=settings))
 
 
+def _num_rows(problem: Sequence[Any]) -> int:
+  """B; it may be open, in a function to be exported, and compare with none."""
+  return jnp.broadcast_shapes(*(x.shape[:1] for x in problem))[0]
+
+
 def _results(*problem: Any, **_):
   p = problem_lib.Problem(*problem)
-  shape = (max(x.shape[0] for x in problem), p.limits.shape[1])
+  shape = (_num_rows(problem), p.limits.shape[1])
   slots = (*shape, p.slot_bias.shape[1])
   return [(slots, jnp.int32), (slots, p.relevance.dtype), (shape, jnp.int32)]
 
@@ -142,7 +148,7 @@ def _attributes(*, settings: Settings):
     "greedy", layout=native.rows(_results), attributes=_attributes)
 def _greedy(*problem: jax.Array, settings: Settings):
   """`_loop`, with its native form."""
-  count = max(x.shape[0] for x in problem)
+  count = _num_rows(problem)
   p = problem_lib.Problem(*(
       jnp.broadcast_to(x, (count, *x.shape[1:])) if x.shape[0] == 1 else x
       for x in problem))

@@ -123,7 +123,8 @@ def select_slates(
     features: jax.Array, relevance: jax.Array | arrays.Relative,
     category_ids: jax.Array, *,
     method: str, rules: Rules, theta: jax.Array | float,
-    where: jax.Array | None = None,
+    where: jax.Array | None = None, quotas: jax.Array | None = None,
+    shown_features: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """Selects the slates of B requests of N candidates, padded to one size.
 
@@ -136,6 +137,9 @@ def select_slates(
     theta: a scalar or `[B]`, as in the function of the method; below 1 with a
       pool.
     where: `[B, N]` bool, True = valid.
+    quotas: `[B, C]` or `[C]` integers, in the place of those of the rules.
+    shown_features: `[B, S, D]`, features of items shown before, as in
+      `greedy_dpp`; top-K does not use them.
 
   Returns:
     Indices `[B, K]` int32 of candidates, -1 in empty slots, and gains
@@ -147,24 +151,29 @@ def select_slates(
   relevance = arrays.relative(relevance, "relevance", where)
   pool = None
   if rules.pool_quotas is not None:
+    pool_size = int(rules.pool_quotas.sum())
+    num_items = relevance.below.shape[-1]
+    # A number that is open, in a function to be exported, compares with none.
+    if isinstance(num_items, int):
+      pool_size = min(num_items, pool_size)
     pool = pooling.flow_pool(
         features, relevance, category_ids, jnp.asarray(rules.pool_quotas),
-        theta=theta, where=where,
-        pool_size=min(relevance.below.shape[-1],
-                      int(rules.pool_quotas.sum())))
+        theta=theta, where=where, pool_size=pool_size)
     where = pool.indices >= 0
     features, below, category_ids = (
         _members(array, pool.indices)
         for array in (features, relevance.below, category_ids))
     relevance = relevance._replace(below=below)
   rest: dict[str, Any] = {"num_selected": rules.num_selected, "where": where}
-  if rules.quotas is not None:
-    rest |= {"category_ids": category_ids,
-             "quotas": jnp.asarray(rules.quotas)}
+  if quotas is None and rules.quotas is not None:
+    quotas = jnp.asarray(rules.quotas)
+  if quotas is not None:
+    rest |= {"category_ids": category_ids, "quotas": quotas}
   if method == "top_k":
     slate = greedy.greedy_top_k(relevance, **rest)
   else:
-    rest |= {"theta": theta, "window": rules.window}
+    rest |= {"theta": theta, "window": rules.window,
+             "shown_features": shown_features}
     if method == "dpp":
       rest |= {"ridge": rules.ridge, "fill": rules.fill}
     slate = _GREEDY[method](features, relevance, **rest)
