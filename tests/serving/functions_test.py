@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import items
 from harmonrank_jax.data import schema as schema_lib
@@ -36,7 +37,7 @@ def schema_of(num_objectives, *, scores=True, categorical=CATEGORICAL):
 
 
 def features_of(num_objectives, scale=None):
-  return features_lib.Features(
+  return encoding.Features(
       {name: list(range(size - 1))
        for name, size in zip(CATEGORICAL, SIZES, strict=True)},
       {name: [0.0, 1.0] for name in NUMERIC},
@@ -159,7 +160,8 @@ def score_inputs(rows, weights=None):
 
 
 @pytest.mark.parametrize("num_objectives, head", [
-    (1, "aligned"), (3, "score"), (16, "aligned")])
+    (1, "aligned"), (3, "score"),
+    pytest.param(16, "aligned", marks=pytest.mark.slow)])
 def test_exported_scores_are_those_of_the_ensemble(num_objectives, head):
   trained = ensemble_of(num_objectives, head)
   weights = trained.model.objective_weights
