@@ -11,7 +11,7 @@ from harmonrank_jax.reranker import simulator as simulator_lib
 
 CONSTRAINTS = ("fixed", "ascent", "pi", "pid")
 # Calibrations by name; each is also a policy without corrections.
-CALIBRATIONS: dict[str, score_calibration.Calibration] = {
+CALIBRATIONS: dict[str, score_calibration.CalibrationFn] = {
     "uncalibrated": score_calibration.uncalibrated,
     "intercepts": score_calibration.intercepts,
     "platt": score_calibration.platt,

@@ -152,7 +152,7 @@ def make_limit(
                else probe.threshold(config.diversity_quantile))
   limit = Limit(probe, threshold, config.base, np.nan, np.nan)
   base = world_lib.calibrated(
-      fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
+      fitted.params, fitted.calibrations[config.base])
   theta = thetas.at_budget(base, limit.target)
   return limit._replace(theta=theta, price=thetas.price(base, theta))
 

@@ -65,8 +65,8 @@ def make_contenders(
   """Everything that is compared, in the order of the table."""
   page = dataclasses.replace(fitted.simulator, layout="category")
   as_predicted = fitted.judge_params
-  params = {name: world_lib.calibrated(as_predicted, fitted.log, calibrate)
-            for name, calibrate in config_lib.CALIBRATIONS.items()}
+  params = {name: world_lib.calibrated(as_predicted, calibration)
+            for name, calibration in fitted.calibrations.items()}
   best = world_lib.at_theta(params[config.base], limit.theta)
   start = training.starting_params(config, fitted, limit)
   return {

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from experiments.reranker import config as config_lib
 from experiments.reranker import day as day_lib
 from experiments.reranker import judging
 from experiments.reranker import limits
@@ -22,6 +21,7 @@ from experiments.reranker import world as world_lib
 from experiments.runs import claims
 from experiments.runs import metrics
 from harmonrank_jax.reranker import fidelity as fidelity_lib
+from harmonrank_jax.reranker import score_calibration
 
 # Bins of a calibration curve; fewer if one had fewer exposures than this.
 _BINS, _MIN_OF_BIN = 10, 50
@@ -184,15 +184,14 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 
 def _calibration(fitted: world_lib.FittedLog, base: str) -> Calibration:
-  """Fits the calibration to the first days and applies it to the later."""
+  """The calibration of the first days, on the later ones."""
   num_categories = len(fitted.log.category_names)
-  later = pools.exposures(fitted.held_out)
-  scores = jax.jit(functools.partial(
-      config_lib.CALIBRATIONS[base], num_categories=num_categories))(
-          pools.exposures(fitted.log), later.log_odds, later.categories)
-  later = jax.tree.map(np.asarray, later)
+  calibration = fitted.calibrations[base]
+  later = jax.tree.map(np.asarray, pools.exposures(fitted.held_out))
   window = np.clip(later.time.astype(int), 0, pools.NUM_WINDOWS - 1)
-  after = np.asarray(scores.base) + np.asarray(scores.shift)[
+  scores = jax.jit(score_calibration.calibrated_log_odds)(
+      calibration, later.log_odds, later.categories)
+  after = np.asarray(scores) + np.asarray(calibration.shift)[
       window[:, None], later.categories]
   bins = functools.partial(
       bins_by_category, clicks=later.clicks[later.where],

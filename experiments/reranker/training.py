@@ -199,7 +199,7 @@ def starting_params(
 ) -> simulator_lib.Params:
   """The world of the fit: the base's scores, at the limit's theta."""
   params = world_lib.calibrated(
-      fitted.params, fitted.log, config_lib.CALIBRATIONS[config.base])
+      fitted.params, fitted.calibrations[config.base])
   return world_lib.at_theta(params, limit.theta)
 
 

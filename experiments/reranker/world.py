@@ -63,6 +63,8 @@ class FittedLog(NamedTuple):
   # By name of the world that policies are judged in, the static one last.
   responses: dict[str, response_lib.ResponseModel]
   floors: list[float]  # `[C]`, least shares of the slots
+  # By name, fitted to the first days.
+  calibrations: dict[str, score_calibration.Calibration]
 
 
 def read_log(
@@ -124,7 +126,7 @@ def fit_log(
                for name, change in WORLDS.items()}
   return FittedLog(
       first, last, fit, fidelity, _make_simulator(config, len(names)), params,
-      judge_params, responses, floors)
+      judge_params, responses, floors, fit_calibrations(first))
 
 
 def _check(
@@ -196,17 +198,24 @@ def _make_params(
       theta=jnp.float32(config.theta), values=jnp.asarray(values, jnp.float32))
 
 
+def fit_calibrations(
+    log: slate_logs.SlateLog,
+) -> dict[str, score_calibration.Calibration]:
+  """All calibrations, by name, of the scores of a log."""
+  exposures = pools.exposures(log)
+  return {name: jax.jit(functools.partial(
+      fit, num_categories=len(log.category_names)))(exposures)
+          for name, fit in config_lib.CALIBRATIONS.items()}
+
+
 def calibrated(
-    params: simulator_lib.Params, log: slate_logs.SlateLog,
-    calibrate: score_calibration.Calibration,
+    params: simulator_lib.Params, calibration: score_calibration.Calibration
 ) -> simulator_lib.Params:
-  """A world whose home page ranks by scores calibrated on a log."""
-  num_categories = params.shift.shape[1]
+  """A world whose home page ranks by calibrated scores."""
   categories = params.pool.item_categories[params.pool.items]
-  scores = jax.jit(functools.partial(
-      calibrate, num_categories=num_categories))(
-          pools.exposures(log), params.pool.log_odds, categories)
-  return params._replace(base=scores.base, shift=scores.shift)
+  base = jax.jit(score_calibration.calibrated_log_odds)(
+      calibration, params.pool.log_odds, categories)
+  return params._replace(base=base, shift=calibration.shift)
 
 
 def at_theta(

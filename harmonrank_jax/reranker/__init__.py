@@ -25,8 +25,9 @@ from harmonrank_jax.reranker.response_fit import fit_response
 from harmonrank_jax.reranker.rollout import Outcome
 from harmonrank_jax.reranker.rollout import no_action
 from harmonrank_jax.reranker.rollout import simulate_days
-from harmonrank_jax.reranker.score_calibration import Calibrated
 from harmonrank_jax.reranker.score_calibration import Calibration
+from harmonrank_jax.reranker.score_calibration import CalibrationFn
+from harmonrank_jax.reranker.score_calibration import calibrated_log_odds
 from harmonrank_jax.reranker.score_calibration import intercepts
 from harmonrank_jax.reranker.score_calibration import isotonic_by_category
 from harmonrank_jax.reranker.score_calibration import platt
@@ -40,8 +41,8 @@ from harmonrank_jax.reranker.simulator import Simulator
 from harmonrank_jax.reranker.synthetic import synthetic_world
 
 __all__ = [
-    "Calibrated",
     "Calibration",
+    "CalibrationFn",
     "Controller",
     "Curve",
     "Diagnostics",
@@ -64,6 +65,7 @@ __all__ = [
     "Spread",
     "StepResult",
     "augment_world",
+    "calibrated_log_odds",
     "check_finite",
     "cross_entropy_search",
     "fit_response",

@@ -1,8 +1,8 @@
 """Static calibrations of scores, the baselines that a policy has to beat.
 
 All are fitted to logged clicks by category, without a simulator, and ignore
-the user's day. They make scores `base + shift[window, category]`, log-odds of
-a click.
+the user's day. What is fitted is a `Calibration`, arrays of one form for all
+of them; `calibrated_log_odds` applies it to any scores.
 """
 
 from collections.abc import Callable
@@ -23,58 +23,87 @@ _BINS = 50
 _PRIOR_SPREAD = 1.0
 
 
-class Calibrated(NamedTuple):
-  """Log-odds of a click.
+class Calibration(NamedTuple):
+  """Calibrated log-odds of a click, from predicted ones.
 
-  Attributes:
-    base: `[...]`, of the items to calibrate.
-    shift: `[W, C]`, added by window and category.
+  Those of an item of category c with predicted log-odds x, in window w, are
+
+    slope[c] x + curve_c(x) + shift[w, c],
+
+  where curve_c is linear between its P knots and constant beyond them.
   """
 
-  base: jax.Array
-  shift: jax.Array
+  slope: jax.Array  # [C]
+  knots: jax.Array  # [C, P], not decreasing.
+  values: jax.Array  # [C, P], of the curve at its knots.
+  shift: jax.Array  # [W, C], added by window and category.
 
 
-# From a log of exposures to the calibrated scores of other items.
-Calibration = Callable[..., Calibrated]
+# From a log of exposures to what is fitted to it.
+CalibrationFn = Callable[..., Calibration]
+
+
+def calibrated_log_odds(
+    calibration: Calibration, log_odds: jax.Array, categories: jax.Array
+) -> jax.Array:
+  """Calibrated log-odds without the shift of the window.
+
+  Args:
+    calibration: what was fitted.
+    log_odds: `[...]`, predicted, of the items to calibrate.
+    categories: `[...]` int in [0, C); items of others keep their predictions.
+
+  Returns:
+    `[...]`.
+  """
+  num_categories, num_knots = calibration.knots.shape
+  is_known = (categories >= 0) & (categories < num_categories)
+  categories = jnp.where(is_known, categories, 0)
+  passed = jnp.sum(
+      calibration.knots[categories] <= log_odds[..., None], axis=-1)
+  # Both are the nearest knot beyond the ends.
+  below, above = jnp.maximum(passed - 1, 0), jnp.minimum(passed, num_knots - 1)
+  at = lambda array, place: array[categories, place]
+  start, width = at(calibration.knots, below), (
+      at(calibration.knots, above) - at(calibration.knots, below))
+  low, high = at(calibration.values, below), at(calibration.values, above)
+  curve = jnp.where(
+      width > 0,
+      low + (log_odds - start) / jnp.where(width > 0, width, 1) * (high - low),
+      low)
+  return jnp.where(
+      is_known, calibration.slope[categories] * log_odds + curve, log_odds)
 
 
 def uncalibrated(
-    exposures: response_lib.Exposures, log_odds: jax.Array,
-    categories: jax.Array, *, num_categories: int,
-) -> Calibrated:
+    exposures: response_lib.Exposures, *, num_categories: int
+) -> Calibration:
   """The predicted log-odds as they are.
 
   Args:
     exposures: unused.
-    log_odds: `[...]`, predicted, of the items to calibrate.
-    categories: `[...]` int in [0, C).
     num_categories: C.
 
   Returns:
-    `Calibrated`.
+    The `Calibration`.
   """
-  del exposures, categories
-  return Calibrated(
-      jnp.asarray(log_odds), jnp.zeros((NUM_WINDOWS, num_categories)))
+  del exposures
+  return _straight(jnp.ones(num_categories), jnp.zeros(num_categories))
 
 
 def intercepts(
-    exposures: response_lib.Exposures, log_odds: jax.Array,
-    categories: jax.Array, *, num_categories: int,
-) -> Calibrated:
+    exposures: response_lib.Exposures, *, num_categories: int
+) -> Calibration:
   """An offset for each category; arguments are those of `uncalibrated`."""
   rows = _rows(exposures)
   offsets = _fit_log_odds(
       jax.nn.one_hot(rows.categories, num_categories), rows)
-  return Calibrated(log_odds + offsets[categories],
-                    jnp.zeros((NUM_WINDOWS, num_categories)))
+  return _straight(jnp.ones(num_categories), offsets)
 
 
 def platt(
-    exposures: response_lib.Exposures, log_odds: jax.Array,
-    categories: jax.Array, *, num_categories: int,
-) -> Calibrated:
+    exposures: response_lib.Exposures, *, num_categories: int
+) -> Calibration:
   """Slope and offset for each category; arguments as in `uncalibrated`.
 
   References:
@@ -82,15 +111,14 @@ def platt(
     targets.
   """
   rows = _rows(exposures)
-  fitted = _fit_log_odds(_platt_design(rows, num_categories), rows)
-  return Calibrated(_platt_base(fitted, log_odds, categories, num_categories),
-                    jnp.zeros((NUM_WINDOWS, num_categories)))
+  slopes, offsets = _fit_log_odds(
+      _platt_design(rows, num_categories), rows).reshape(2, num_categories)
+  return _straight(1 + slopes, offsets)
 
 
 def platt_by_hour(
-    exposures: response_lib.Exposures, log_odds: jax.Array,
-    categories: jax.Array, *, num_categories: int,
-) -> Calibrated:
+    exposures: response_lib.Exposures, *, num_categories: int
+) -> Calibration:
   """`platt` with offsets by the hour; arguments as in `uncalibrated`.
 
   Three harmonics of the day for each category: the most that a score can
@@ -103,17 +131,16 @@ def platt_by_hour(
       len(waves), -1)
   design = jnp.concatenate(
       [_platt_design(rows, num_categories), by_hour], axis=1)
-  fitted = _fit_log_odds(design, rows)
-  amplitudes = fitted[2 * num_categories:].reshape(num_categories, -1)
+  slopes, offsets, *amplitudes = jnp.split(
+      _fit_log_odds(design, rows), [num_categories, 2 * num_categories])
   windows = response_lib.harmonics(jnp.arange(NUM_WINDOWS) + 0.5)
-  return Calibrated(_platt_base(fitted, log_odds, categories, num_categories),
-                    windows @ amplitudes.T)
+  return _straight(1 + slopes, offsets)._replace(
+      shift=windows @ amplitudes[0].reshape(num_categories, -1).T)
 
 
 def isotonic_by_category(
-    exposures: response_lib.Exposures, log_odds: jax.Array,
-    categories: jax.Array, *, num_categories: int,
-) -> Calibrated:
+    exposures: response_lib.Exposures, *, num_categories: int
+) -> Calibration:
   """The best non-decreasing function; arguments as in `uncalibrated`.
 
   Isotonic regression of click rates in 50 quantile bins a category, linear
@@ -125,14 +152,17 @@ def isotonic_by_category(
     multiclass probability estimates".
   """
   rows = _rows(exposures)
-  base = jnp.asarray(log_odds)
+  slopes, knots, values = [], [], []
   for category in range(num_categories):
     chosen = rows.where & (rows.categories == category)
-    knots, curve = _isotonic_curve(rows, chosen)
-    mapped = jnp.interp(log_odds, knots, curve)
-    base = jnp.where(
-        (categories == category) & jnp.any(chosen), mapped, base)
-  return Calibrated(base, jnp.zeros((NUM_WINDOWS, num_categories)))
+    is_seen = jnp.any(chosen)
+    places, curve = _isotonic_curve(rows, chosen)
+    slopes.append(jnp.where(is_seen, 0.0, 1.0))
+    knots.append(places)
+    values.append(jnp.where(is_seen, curve, 0))
+  return Calibration(
+      jnp.stack(slopes), jnp.stack(knots), jnp.stack(values),
+      jnp.zeros((NUM_WINDOWS, num_categories)))
 
 
 class _Rows(NamedTuple):
@@ -161,13 +191,11 @@ def _platt_design(rows: _Rows, num_categories: int) -> jax.Array:
       [rows.log_odds[:, None] * is_category, is_category], axis=1)
 
 
-def _platt_base(
-    fitted: jax.Array, log_odds: jax.Array, categories: jax.Array,
-    num_categories: int
-) -> jax.Array:
-  scale = 1 + fitted[:num_categories]
-  shift = fitted[num_categories:2 * num_categories]
-  return scale[categories] * log_odds + shift[categories]
+def _straight(slopes: jax.Array, offsets: jax.Array) -> Calibration:
+  """Slope and offset for each category, the same in all windows."""
+  return Calibration(
+      slopes, jnp.zeros((len(slopes), 1)), offsets[:, None],
+      jnp.zeros((NUM_WINDOWS, len(slopes))))
 
 
 def _isotonic_curve(

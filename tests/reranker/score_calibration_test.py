@@ -1,6 +1,7 @@
 """Calibrations against known truths, and against scikit-like oracles."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,11 +17,12 @@ SLATES, SLOTS, CATEGORIES, WINDOWS = 6000, 6, 4, calibration.NUM_WINDOWS
 UNSEEN = CATEGORIES - 1
 SLOPES = np.array([0.6, 1.4, 1.0])
 OFFSETS = np.array([0.5, -0.8, 0.0])
-METHODS = {
+FITS = {
     name: jax.jit(functools.partial(
         getattr(calibration, name), num_categories=CATEGORIES))
     for name in ("uncalibrated", "intercepts", "platt", "platt_by_hour",
                  "isotonic_by_category")}
+APPLY = jax.jit(calibration.calibrated_log_odds)
 
 
 @functools.cache
@@ -63,26 +65,32 @@ ASKED = np.tile(GRID, (CATEGORIES, 1))
 ASKED_KINDS = np.repeat(np.arange(CATEGORIES), len(GRID))
 
 
-def calibrations(method, exposures):
-  """Scores of the grid, and of the log's own rows with the hour."""
-  append = lambda values, asked: np.concatenate(
-      [np.where(exposures.where, values, 0).reshape(-1), asked.reshape(-1)])
-  result = jax.tree.map(np.asarray, METHODS[method](
-      exposures, append(exposures.log_odds, ASKED).astype(np.float32),
-      append(exposures.categories, ASKED_KINDS)))
-  own, grid = np.split(result.base, [exposures.where.size])
-  windows = exposures.time.astype(int)[:, None]
-  kinds = np.where(exposures.where, exposures.categories, 0)
-  return (result._replace(base=grid.reshape(ASKED.shape)),
-          own.reshape(exposures.where.shape) + result.shift[windows, kinds])
+class Scores(NamedTuple):
+  base: np.ndarray  # of the grid
+  shift: np.ndarray
+
+
+def fitted(method, exposures):
+  return jax.tree.map(np.asarray, FITS[method](exposures))
+
+
+def apply(fit, log_odds, kinds):
+  return np.asarray(APPLY(fit, log_odds.astype(np.float32), kinds))
 
 
 def calibrated(method, exposures):
-  return calibrations(method, exposures)[0]
+  fit = fitted(method, exposures)
+  return Scores(apply(fit, ASKED, ASKED_KINDS.reshape(ASKED.shape)), fit.shift)
 
 
 def of_rows(method, exposures):
-  return calibrations(method, exposures)[1]
+  """Scores of the log's own rows, with the hour."""
+  fit = fitted(method, exposures)
+  windows = exposures.time.astype(int)[:, None]
+  clear = lambda values: np.where(exposures.where, values, 0)
+  kinds = clear(exposures.categories)
+  return apply(fit, clear(exposures.log_odds), kinds) + fit.shift[
+      windows, kinds]
 
 
 def log_loss(odds, exposures):
@@ -227,7 +235,7 @@ def test_every_cause_that_is_modelled_lowers_the_loss():
   assert abs(losses[-1] - log_loss(truth, exposures)) < 0.002
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FITS)
 def test_garbage_where_nothing_was_shown_changes_nothing(method):
   exposures, _ = log("hour")
   nowhere = np.arange(SLATES) % 50 == 7
@@ -245,10 +253,25 @@ def test_garbage_where_nothing_was_shown_changes_nothing(method):
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", FITS)
 def test_without_a_log_predictions_stay_what_they_were(method):
   exposures, _ = log("hour")
   nothing = exposures._replace(where=np.zeros_like(exposures.where))
   result = calibrated(method, nothing)
   np.testing.assert_allclose(result.base, ASKED, atol=1e-5)
   assert np.abs(result.shift).max() < 1e-5
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_the_curve_is_linear_between_its_knots_and_constant_beyond(method):
+  fit = fitted(method, log("bent")[0])
+  asked = np.linspace(-9, 9, 301)
+  for kind in range(CATEGORIES):
+    np.testing.assert_allclose(
+        apply(fit, asked, np.full(len(asked), kind)),
+        fit.slope[kind] * asked + np.interp(
+            asked, fit.knots[kind], fit.values[kind]), atol=1e-4)
+  # Of a category that is none of them nothing is known.
+  for kind in (-1, CATEGORIES):
+    np.testing.assert_array_equal(
+        apply(fit, GRID, np.full(len(GRID), kind)), GRID)

@@ -99,7 +99,8 @@ def fitted_log(rng, categories, page):
       first, last, fit,
       make_fidelity(rng, num_categories, num_slots), page, params, params,
       {"held_out": response, "tiring": response, "static": response},
-      [0.01 * (num_categories == 3)] * num_categories)
+      [0.01 * (num_categories == 3)] * num_categories,
+      world_lib.fit_calibrations(first))
 
 
 def make_days(rng, num_seeds, num_categories, rate, cost):
