@@ -88,7 +88,7 @@ def _action(
   if not count:
     return Action(None, float("nan"))
   corrections, theta = simulator.corrections(
-      jnp.asarray(total / count, jnp.float32), params)
+      jnp.asarray(total / count, jnp.float32), params.theta)
   return Action(np.asarray(corrections), float(theta))
 
 

@@ -1,5 +1,6 @@
 """A user's day: requests, what the page remembers, and what a policy sees."""
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,31 @@ class Memory(NamedTuple):
   disliked: jax.Array
 
 
+# Shares that are left a window later, field by field.
+_LEFT = Memory._make((
+    _FAST, _SLOW, 1.0, _FAST, _SLOW, 1.0, _SLOW, _MOOD, _MOOD))
+
+
+class History(NamedTuple):
+  """What a user has been shown earlier in the day; S items, in any order."""
+
+  categories: jax.Array  # [S] int32 in [0, C), or -1 for none of them.
+  age: jax.Array  # [S] float32, windows since the item was shown.
+  log_odds: jax.Array  # [S] float32, predicted, of a click.
+  clicks: jax.Array  # [S] bool
+  dismissed: jax.Array  # [S] bool
+  where: jax.Array  # [S] bool, True = an item was shown.
+
+
+class Moment(NamedTuple):
+  """When a policy acts; `[]` each, as in `State`."""
+
+  window: jax.Array
+  num_requests: jax.Array
+  requests_today: jax.Array
+  since_last: jax.Array
+
+
 class State(NamedTuple):
   """Where a user's day stands."""
 
@@ -42,6 +68,12 @@ class State(NamedTuple):
   memory: Memory
   requests_today: jax.Array  # [] float32, before this window.
   since_last: jax.Array  # [] float32, windows since the last request.
+
+  @property
+  def moment(self) -> Moment:
+    """What an observation shows of it beside the memory."""
+    return Moment(self.window, self.num_requests, self.requests_today,
+                  self.since_last)
 
 
 def observation_size(num_categories: int) -> int:
@@ -86,15 +118,18 @@ def remember(
 ) -> tuple[jax.Array, Memory]:
   """Fatigue `[C]` and memory after a page and the response to it."""
   is_category = jax.nn.one_hot(page.categories, len(fatigue))
-  shown, clicks, dismissed, expected = (
-      jnp.stack([page.where, page.clicks, page.dismissed,
-                 page.where * jax.nn.sigmoid(page.log_odds)])
-      .astype(jnp.float32) @ is_category)
-  new = Memory(
-      shown_fast=shown, shown_slow=shown, shown_today=shown,
-      clicks_fast=clicks, clicks_slow=clicks, clicks_today=clicks,
-      expected_slow=expected, liked=clicks, disliked=dismissed)
-  return fatigue + shown, jax.tree.map(jnp.add, memory, new)
+  counts = _impressions(page) @ is_category
+  return fatigue + counts[0], jax.tree.map(
+      jnp.add, memory, _as_memory(counts))
+
+
+def remembered(history: History, *, num_categories: int) -> Memory:
+  """The memory that `remember` and the time since have made of the day."""
+  is_category = jax.nn.one_hot(history.categories, num_categories)
+  impressions = _as_memory(_impressions(history))
+  return jax.tree.map(
+      lambda made, left: (made * left ** history.age) @ is_category,
+      impressions, _LEFT)
 
 
 def next_window(
@@ -124,10 +159,15 @@ def next_window(
 
 
 def observe(
-    state: State, candidates: page_lib.Candidates, *, num_slots: int
+    memory: Memory, moment: Moment, candidates: page_lib.Candidates, *,
+    num_slots: int, num_candidates: int,
 ) -> jax.Array:
-  """The observation, `[O]` float32: candidates and memory, nothing hidden."""
-  memory, slates = state.memory, float(num_slots)
+  """The observation, `[O]` float32: candidates and memory, nothing hidden.
+
+  Shares of the candidates are those of `num_candidates`, or of all there are
+  if these are more.
+  """
+  slates = float(num_slots)
   num_categories = len(memory.liked)
   is_category = jax.nn.one_hot(
       candidates.categories, num_categories) * candidates.where[:, None]
@@ -136,26 +176,38 @@ def observe(
   best = jnp.max(jnp.where(
       is_category > 0, candidates.log_odds[:, None], -6.0), axis=0)
   by_category = jnp.stack([
-      share / len(candidates.items), mean / 4, best / 4,
+      share / jnp.maximum(jnp.sum(candidates.where), num_candidates),
+      mean / 4, best / 4,
       memory.shown_fast / slates, memory.shown_slow / slates,
       memory.shown_today / (10 * slates), memory.clicks_fast / slates,
       memory.clicks_slow / slates, memory.clicks_today / (10 * slates),
       memory.expected_slow / slates, jnp.tanh(memory.liked),
       jnp.tanh(memory.disliked)])
-  angle = 2 * jnp.pi * state.window / NUM_WINDOWS * jnp.array([1.0, 2.0])
+  angle = 2 * jnp.pi * moment.window / NUM_WINDOWS * jnp.array([1.0, 2.0])
   day = jnp.concatenate([
       jnp.cos(angle), jnp.sin(angle), jnp.stack([
-          state.window / NUM_WINDOWS, state.requests_today / 10,
-          jnp.log1p(state.since_last) / 4,
-          state.num_requests.astype(jnp.float32)])])
+          moment.window / NUM_WINDOWS, moment.requests_today / 10,
+          jnp.log1p(moment.since_last) / 4,
+          moment.num_requests.astype(jnp.float32)])])
   return jnp.concatenate([by_category.reshape(-1), day])
 
 
 def _fade(memory: Memory) -> Memory:
   """The memory a window later."""
+  return jax.tree.map(operator.mul, memory, _LEFT)
+
+
+def _impressions(shown: page_lib.Page | History) -> jax.Array:
+  """`[4, ...]` float32: exposures, clicks, dismissals, predicted clicks."""
+  return jnp.stack([
+      shown.where, shown.clicks, shown.dismissed,
+      shown.where * jax.nn.sigmoid(shown.log_odds)]).astype(jnp.float32)
+
+
+def _as_memory(impressions: jax.Array) -> Memory:
+  """Impressions `[4, ...]` by what remembers them, fresh: `[...]` each."""
+  shown, clicks, dismissed, expected = impressions
   return Memory(
-      memory.shown_fast * _FAST, memory.shown_slow * _SLOW,
-      memory.shown_today, memory.clicks_fast * _FAST,
-      memory.clicks_slow * _SLOW, memory.clicks_today,
-      memory.expected_slow * _SLOW, memory.liked * _MOOD,
-      memory.disliked * _MOOD)
+      shown_fast=shown, shown_slow=shown, shown_today=shown,
+      clicks_fast=clicks, clicks_slow=clicks, clicks_today=clicks,
+      expected_slow=expected, liked=clicks, disliked=dismissed)

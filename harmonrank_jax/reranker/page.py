@@ -23,7 +23,7 @@ class Candidates(NamedTuple):
   """The items that a request may show; N items."""
 
   items: jax.Array  # [N] int32
-  categories: jax.Array  # [N] int32 in [0, C)
+  categories: jax.Array  # [N] int32 in [0, C), or -1 for none of them.
   features: jax.Array  # [N, D] float32
   log_odds: jax.Array  # [N] float32, predicted, of a click.
   relevance: jax.Array  # [N] float32, log of the expected value.
@@ -35,6 +35,7 @@ class Selection(NamedTuple):
 
   indices: jax.Array  # [K] int32 of the candidates, 0 where none is selected.
   picked: jax.Array  # [K] bool, True = an item was selected.
+  gains: jax.Array  # [K], as those of `greedy_dpp`.
   diversity: jax.Array  # [], log det S_Y / K.
 
 
@@ -58,28 +59,29 @@ def select(
     theta: jax.Array,
     *,
     above: jax.Array | None = None,
+    quotas: jax.Array | None = None,
 ) -> Selection:
   """Selects a slate by the greedy DPP; theta in (0, 1) weighs relevance.
 
   `bias` `[K, C]` is added to relevance by slot and category. The slate also
-  has to differ from the items of features `above`, `[S, D]`.
+  has to differ from the items of features `above`, `[S, D]`, and has at most
+  `quotas` `[C]` items of a category.
   """
   slate = greedy.greedy_dpp(
       candidates.features, candidates.relevance, num_selected=len(bias),
       theta=theta, where=candidates.where, category_ids=candidates.categories,
-      slot_bias=bias, shown_features=above, fill="none")
+      quotas=quotas, slot_bias=bias, shown_features=above, fill="none")
   picked = slate.indices >= 0
   indices = jnp.maximum(slate.indices, 0)
   # A gain is the weighted relevance plus log s2; these sum to log det S_Y.
   weight = theta / (1 - theta)
-  slots = jnp.arange(len(bias))
   log_volume = jnp.where(
       picked, slate.gains - weight * (
           candidates.relevance[indices]
-          + bias[slots, candidates.categories[indices]]),
+          + jax.vmap(of_category)(bias, candidates.categories[indices])),
       _LEAST_LOG_VOLUME)
   diversity = jnp.mean(jnp.maximum(log_volume, _LEAST_LOG_VOLUME))
-  return Selection(indices, picked, diversity)
+  return Selection(indices, picked, slate.gains, diversity)
 
 
 def arrange(
@@ -98,7 +100,7 @@ def arrange(
   slots = jnp.arange(len(categories))
   order = slots
   if feedback_rule:
-    push = feedback_rule * jnp.tanh(mood)[categories]
+    push = feedback_rule * of_category(jnp.tanh(mood), categories)
     # The half slot lets a pushed item pass one that is not pushed.
     places = jnp.where(picked, slots + 1.5 * push, jnp.inf)
     order = jnp.argsort(places, stable=True)
@@ -158,6 +160,12 @@ def respond(
       dismissed=dismissed)
 
 
+def of_category(values: jax.Array, categories: jax.Array) -> jax.Array:
+  """Values `[C]` by category, of items `[...]`; 0 for those in none."""
+  is_known = (categories >= 0) & (categories < len(values))
+  return jnp.where(is_known, values[jnp.where(is_known, categories, 0)], 0)
+
+
 def _similarity_above(features: jax.Array) -> jax.Array:
   """Cosine to the most similar row above, `[K]`; 0 at the first."""
   norms = jnp.linalg.norm(features, axis=1, keepdims=True)
@@ -173,7 +181,8 @@ def _spread(
   """The order, changed so that no category has more than `most` in a row.
 
   Each slot gets the first remaining item whose category is allowed; if there
-  is none, the first remaining item. Empty slots stay last.
+  is none, the first remaining item. Items in no category, -1, are allowed.
+  Empty slots stay last.
   """
   kinds, valid = categories[order], picked[order]
   count = len(order)
@@ -181,7 +190,7 @@ def _spread(
   last, run = jnp.int32(-1), jnp.int32(0)
   chosen = []
   for _ in range(count):
-    may = valid & ((kinds != last) | (run < most))
+    may = valid & ((kinds != last) | (run < most) | (kinds < 0))
     # The first of the best class: 2 if it is allowed, 1 if there is an item.
     place = jnp.argmax(jnp.where(
         left, may.astype(jnp.int32) + valid.astype(jnp.int32), -1))

@@ -206,14 +206,14 @@ class Simulator:
     return after, _result(self, after, params, reward, cost, counted), pages
 
   def corrections(
-      self, action: jax.Array, params: Params
+      self, action: jax.Array, theta: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """What an action `[A]` does, read from its layout.
 
-    Corrections `[K, C]` of log pCTR, of mean 0 over categories, and the theta
-    `[]` of the world, moved by the knob.
+    Corrections `[K, C]` of log pCTR, of mean 0 over categories, and theta
+    `[]`, moved by the knob.
     """
-    numbers, theta = action, params.theta
+    numbers = action
     if self.knob:
       numbers = action[:-1]
       theta = jnp.clip(
@@ -286,7 +286,7 @@ def _show(
     dice: jax.Array, params: Params,
 ) -> tuple[day_lib.State, page_lib.Page]:
   """Shows the slates of a window in turn; `Page` is `[max_requests, K]`."""
-  bias, theta = simulator.corrections(action, params)
+  bias, theta = simulator.corrections(action, params.theta)
   is_joint = simulator.scope == "window" and simulator.max_requests > 1
   pages, fatigue, memory, above = [], state.fatigue, state.memory, None
   for request in range(simulator.max_requests):
@@ -340,7 +340,9 @@ def _result(
   candidates = _candidates(simulator, state, 0, params)
   return environment.StepResult(
       observation=day_lib.observe(
-          state, candidates, num_slots=simulator.num_slots),
+          state.memory, state.moment, candidates,
+          num_slots=simulator.num_slots,
+          num_candidates=simulator.num_candidates),
       reward=reward, cost=cost, counted=counted, where=state.num_requests > 0,
       terminated=state.window >= NUM_WINDOWS,
       truncated=jnp.zeros((), bool))
