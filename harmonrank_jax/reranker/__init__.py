@@ -3,6 +3,7 @@
 from harmonrank_jax.reranker.augmentation import Spread
 from harmonrank_jax.reranker.augmentation import augment_world
 from harmonrank_jax.reranker.constraints import Controller
+from harmonrank_jax.reranker.day import History
 from harmonrank_jax.reranker.environment import Environment
 from harmonrank_jax.reranker.environment import Paired
 from harmonrank_jax.reranker.environment import StepResult
@@ -18,6 +19,10 @@ from harmonrank_jax.reranker.ppo import mean_action
 from harmonrank_jax.reranker.ppo_config import PpoConfig
 from harmonrank_jax.reranker.ppo_config import Settings
 from harmonrank_jax.reranker.ppo_fit import Diagnostics
+from harmonrank_jax.reranker.request import Answer
+from harmonrank_jax.reranker.request import Deployed
+from harmonrank_jax.reranker.request import Request
+from harmonrank_jax.reranker.request import answer
 from harmonrank_jax.reranker.response import Exposures
 from harmonrank_jax.reranker.response import ResponseModel
 from harmonrank_jax.reranker.response_fit import ResponseFit
@@ -41,13 +46,16 @@ from harmonrank_jax.reranker.simulator import Simulator
 from harmonrank_jax.reranker.synthetic import synthetic_world
 
 __all__ = [
+    "Answer",
     "Calibration",
     "CalibrationFn",
     "Controller",
     "Curve",
+    "Deployed",
     "Diagnostics",
     "Environment",
     "Exposures",
+    "History",
     "Learner",
     "Outcome",
     "Paired",
@@ -56,6 +64,7 @@ __all__ = [
     "Pool",
     "Ppo",
     "PpoConfig",
+    "Request",
     "ResponseFidelity",
     "ResponseFit",
     "ResponseModel",
@@ -64,6 +73,7 @@ __all__ = [
     "Simulator",
     "Spread",
     "StepResult",
+    "answer",
     "augment_world",
     "calibrated_log_odds",
     "check_finite",
