@@ -24,7 +24,7 @@ ARROWS = {
     "reranker": {"arrays", "diversity", "logistic", "ordering", "sharding"},
     "serving": {
         "arrays", "data", "diversity", "ensemble", "lazy", "native",
-        "predictor", "version"},
+        "predictor", "reranker", "version"},
 }
 # What the binaries may import of the packages of experiments beside `runs`.
 BINARIES = {

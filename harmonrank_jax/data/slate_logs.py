@@ -24,7 +24,7 @@ _HELD_OUT, _LEAST_SHARE = 0.25, 0.05
 # The similarities of so many slates are computed at a time.
 _CHUNK = 1024
 # Predicted clicks are clipped to this distance from 0 and 1.
-_MIN_PROBABILITY = 1e-4
+MIN_PROBABILITY = 1e-4
 _MIN_JOINT_PROBABILITY = 1e-7
 
 
@@ -159,7 +159,7 @@ def _by_slot(rows: slate_rows.Rows, values: np.ndarray) -> np.ndarray:
 
 def _log_odds(rows: slate_rows.Rows) -> np.ndarray:
   """`[N]` float32, of the predicted click."""
-  probability = np.clip(rows.score, _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
+  probability = np.clip(rows.score, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
   return special.logit(probability).astype(np.float32)
 
 
@@ -168,7 +168,7 @@ def _log_value(rows: slate_rows.Rows) -> np.ndarray:
   if rows.value_score is None:
     return np.zeros(len(rows.item), np.float32)
   joint = np.log(np.clip(rows.value_score, _MIN_JOINT_PROBABILITY, 1))
-  click = np.log(np.clip(rows.score, _MIN_PROBABILITY, 1))
+  click = np.log(np.clip(rows.score, MIN_PROBABILITY, 1))
   return (joint - click).astype(np.float32)
 
 

@@ -25,6 +25,7 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import network
 from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.predictor import pepnet
+from harmonrank_jax.serving import policy as policy_lib
 from harmonrank_jax.serving import selector
 
 MODEL, PARAMETERS = "model.json", "parameters.npz"
@@ -136,7 +137,8 @@ class Slates:
 
 
 KINDS: dict[str, type[Model]] = {
-    kind.KIND: kind for kind in (Predictor, Ensemble, Slates)}
+    kind.KIND: kind for kind in (
+        Predictor, Ensemble, Slates, policy_lib.Policy)}
 
 
 class Trained(NamedTuple):
