@@ -16,7 +16,8 @@ cascade), with its uncertainty and a report on the days held out. Policies are
 trained in many worlds that the log could have come from, and all of them,
 beside calibrations and other baselines, are judged on the same fresh days of
 other worlds. In the workdir, summary.json holds every figure, report.html
-shows them, ppo/ the training of the policy.
+shows them, ppo/ the training of the policy; model.json and parameters.npz are
+the best of its seeds, for requests outside the simulator.
 
 --preset=paper is PPO exactly as in the paper; its result stands in the table
 either way.
@@ -28,6 +29,7 @@ from typing import Any
 
 from experiments.reranker import config as config_lib
 from experiments.reranker import day as day_lib
+from experiments.reranker import delivery
 from experiments.reranker import judging
 from experiments.reranker import limits
 from experiments.reranker import policies
@@ -38,6 +40,7 @@ from experiments.reranker import world as world_lib
 from experiments.reranker.config import Config
 from experiments.runs import flags
 from experiments.runs import workdir as workdir_lib
+from harmonrank_jax.serving import models
 
 
 @workdir_lib.alone
@@ -53,6 +56,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   trained = training.train_all(config, workdir, fitted, limit)
   contenders = policies.make_contenders(config, fitted, limit, trained)
   results = judging.judge(config, fitted, limit, contenders, trained)
+  models.write_model(workdir, *delivery.make_model(
+      config, fitted, limit, trained["ppo"]))
   return publish(config, workdir, fitted, limit, results)
 
 

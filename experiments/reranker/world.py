@@ -67,14 +67,21 @@ class FittedLog(NamedTuple):
   calibrations: dict[str, score_calibration.Calibration]
 
 
+def columns_of(config: config_lib.Config) -> slate_rows.SlateColumns:
+  """The names of the log's columns."""
+  if config.data is None:
+    return slate_rows.SlateColumns(
+        dismissed="dismissed", value_score="score_buy")
+  return slate_rows.SlateColumns._make(
+      getattr(config, f"{name}_column")
+      for name in slate_rows.SlateColumns._fields)
+
+
 def read_log(
     config: config_lib.Config, workdir: pathlib.Path
 ) -> slate_logs.SlateLog:
   """Reads the log, or generates the embedded one in the workdir."""
   data, items = config.data, config.items
-  names = slate_rows.SlateColumns._fields
-  columns = slate_rows.SlateColumns._make(
-      getattr(config, f"{name}_column") for name in names)
   if data is None:
     embedded = generator.LogConfig(
         config.num_exposures, config.log_seed, "regulars")
@@ -82,10 +89,9 @@ def read_log(
         workdir / "prepared", embedded, name="log.parquet",
         items_name="items.parquet"))
     items = str(workdir / "prepared" / "items.parquet")
-    columns = slate_rows.SlateColumns(
-        dismissed="dismissed", value_score="score_buy")
   log = slate_logs.read_slate_log(
-      data, items, columns, utc_offset_hours=config.utc_offset_hours)
+      data, items, columns_of(config),
+      utc_offset_hours=config.utc_offset_hours)
   workdir_lib.say(workdir, log.notes)
   return log
 

@@ -15,6 +15,7 @@ from experiments.reranker import limits
 from experiments.reranker import training
 from experiments.reranker import world as world_lib
 from experiments.runs import errors
+from harmonrank_jax.serving import models
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,9 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys, changes):
     assert f"{line}\n" in out
   if "diversity" in changes:
     assert summary["complaints"][0].startswith("ppo does not keep to what")
+  model, parameters = models.read_model(tmp_path / "run")
+  assert model.columns.value_score == "score_buy"
+  assert parameters["actor/mean/bias"].shape == (model.simulator.action_size,)
   for name in summary["delivered"]:
     assert len(summary["delivered"][name]["update"]) == config.scale.num_seeds
 
