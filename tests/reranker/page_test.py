@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
+from harmonrank_jax.reranker import page as page_lib
 from tests.diversity import reference
 from tests.reranker import rows
 from tests.reranker import worlds
@@ -261,3 +262,18 @@ def test_feedback_moves_a_category():
   felt = felt.astype(np.float32)
   assert mean_place(places(nothing._replace(disliked=felt))) > calm + 0.4
   assert mean_place(places(nothing._replace(liked=felt))) < calm - 0.4
+
+
+@pytest.mark.parametrize("kinds, expected", [
+    ([-1, -1, 2, 2, 0], [0, 1, 2, 4, 3]),
+    ([2, 2, -1, -1, -1], [0, 2, 1, 3, 4])])
+def test_rules_know_nothing_of_items_in_no_category(kinds, expected):
+  order = page_lib.arrange(
+      jnp.array(kinds), jnp.ones(5, bool), jnp.zeros(3), feedback_rule=2.0,
+      spread=1)
+  np.testing.assert_array_equal(order, expected)
+  # A dismissal of the last category does not push them.
+  order = page_lib.arrange(
+      jnp.array([-1, 0, -1]), jnp.ones(3, bool), jnp.array([0.0, 0, 9]),
+      feedback_rule=2.0, spread=None)
+  np.testing.assert_array_equal(order, range(3))

@@ -199,7 +199,8 @@ def test_items_in_none_of_the_categories_are_shown_by_their_predictions():
       jnp.ones(SLOTS, kind) for kind in (
           jnp.int32, jnp.float32, jnp.float32, bool, bool, bool)))
 
-  def answer(kinds, quotas):
+  @functools.partial(jax.jit, static_argnames="page")
+  def answer(kinds, quotas, page=page):
     return request_lib.answer(
         page, config, deployed, request_lib.Request(
             categories=kinds, features=jnp.eye(CANDIDATES), log_odds=scores,
@@ -208,7 +209,6 @@ def test_items_in_none_of_the_categories_are_shown_by_their_predictions():
             requests_today=jnp.float32(1), since_last=jnp.float32(1)),
         theta=THETA, quotas=quotas)
 
-  answer = jax.jit(answer)
   none, open_quotas = jnp.full(CANDIDATES, -1), jnp.full(CATEGORIES, SLOTS)
   unknown = answer(none, open_quotas)
   # Neither corrections nor rules: the order is that of the predictions.
@@ -223,7 +223,15 @@ def test_items_in_none_of_the_categories_are_shown_by_their_predictions():
   assert (counts <= quotas).all() and counts.sum() == SLOTS
   assert (np.bincount(kinds[answer(kinds, open_quotas).indices],
                       minlength=CATEGORIES) > quotas).any()
-  # A policy sees of them nothing at all.
+  # Rules move items, and their gains with them.
+  plain = dataclasses.replace(page, spread=None, feedback_rule=0.0)
+  as_selected = answer(kinds, open_quotas, page=plain)
+  arranged = answer(kinds, open_quotas)
+  assert (as_selected.indices != arranged.indices).any()
+  gains_of = lambda one: dict(zip(
+      one.indices.tolist(), one.gains.tolist(), strict=True))
+  assert gains_of(as_selected) == pytest.approx(gains_of(arranged))
+  # A policy sees of items in no category nothing at all.
   np.testing.assert_array_equal(
       unknown.observation.reshape(-1)[:2 * CATEGORIES], 0)
 
