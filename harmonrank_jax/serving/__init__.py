@@ -17,6 +17,7 @@ if TYPE_CHECKING:
   from harmonrank_jax.serving.models import Trained
   from harmonrank_jax.serving.models import read_model
   from harmonrank_jax.serving.models import write_model
+  from harmonrank_jax.serving.policy import Policy
   from harmonrank_jax.serving.publishing import publish
   from harmonrank_jax.serving.requests import stack
   from harmonrank_jax.serving.scorer import Scorer
@@ -33,6 +34,7 @@ else:
       "models": (
           "Ensemble", "Predictor", "Slates", "Trained", "read_model",
           "write_model"),
+      "policy": ("Policy",),
       "publishing": ("publish",),
       "requests": ("stack",),
       "scorer": ("Scorer",),
@@ -46,6 +48,7 @@ __all__ = [
     "Golden",
     "Page",
     "Picks",
+    "Policy",
     "Predictor",
     "RequestError",
     "Rules",

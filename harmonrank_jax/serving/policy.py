@@ -165,6 +165,24 @@ def select(
           "diversity": answers.diversity}
 
 
+def value_of(ranking_score: jax.Array, scores: jax.Array) -> jax.Array:
+  """The `log_value` of candidates that another model ranks.
+
+  Relevance is then the log of its score, plus what the calibration adds to the
+  log of the predicted click.
+
+  Args:
+    ranking_score: `[b, n]`, above 0; what rounds to 0 is least relevant.
+    scores: `[b, n]`, predicted probability of a click.
+
+  Returns:
+    `[b, n]`.
+  """
+  least = jnp.finfo(ranking_score.dtype).tiny
+  return jnp.log(jnp.maximum(ranking_score, least)) - jax.nn.log_sigmoid(
+      _log_odds(scores))
+
+
 def _requests(inputs: Mapping[str, jax.Array]) -> request_lib.Request:
   scores: Any = inputs["scores"]
   shown = inputs["shown_scores"]

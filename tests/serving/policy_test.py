@@ -130,6 +130,16 @@ def test_what_is_described_is_what_is_exported(tmp_path):
     assert set(results) == {name for name, *_ in serving.outputs_of(model)}
 
 
+def test_a_ranking_score_takes_the_place_of_the_predicted_click():
+  scores = np.array([0.0, 0.2, 0.9], np.float32)
+  ranking = np.array([0.3, 0.6, 0.0], np.float32)
+  value = np.asarray(serving.value_of(ranking, scores))
+  click = np.log(np.clip(scores, 1e-4, 1 - 1e-4))
+  np.testing.assert_allclose(
+      (value + click)[:2], np.log(ranking[:2]), rtol=1e-4)
+  assert -100 < value[2] < -80
+
+
 def test_no_candidate_is_shown_whose_score_is_no_probability():
   inputs = make_inputs()
   inputs["where"][:, :4] = True
