@@ -152,10 +152,11 @@ def select(
         "ones; train one with --max_requests=1.")
   config = ppo_config.PpoConfig(
       policy.network, normalise_observations=policy.normalise_observations)
-  deployed = request_lib.Deployed(
+  # Arrays of NumPy take no index that is traced.
+  deployed = jax.tree.map(jnp.asarray, request_lib.Deployed(
       parameters["actor"],
       trajectory.Statistics(**parameters["statistics"]),
-      score_calibration.Calibration(**parameters["calibration"]))
+      score_calibration.Calibration(**parameters["calibration"])))
   answers = jax.vmap(
       lambda request, theta, quotas: request_lib.answer(
           policy.simulator, config, deployed, request, theta=theta,
