@@ -22,6 +22,7 @@ from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.predictor import training
 from harmonrank_jax.serving import models
+from harmonrank_jax.serving import policy as policy_lib
 from harmonrank_jax.serving import selector
 
 # The axes of any size: rows or requests, and candidates of a request.
@@ -59,9 +60,10 @@ def check(stages: Iterable[models.Trained]) -> None:
       raise schema_lib.DataError(
           f"there are two models of the kind {kind}; take one of each.")
     by_kind[kind] = trained.model
-  predictor, ensemble, slates = (
+  predictor, ensemble, slates, policy = (
       by_kind.get(kind.KIND)
-      for kind in (models.Predictor, models.Ensemble, models.Slates))
+      for kind in (models.Predictor, models.Ensemble, models.Slates,
+                   policy_lib.Policy))
   if predictor and ensemble:
     _check_scores(predictor, ensemble)
   if slates and predictor and not ensemble:
@@ -73,6 +75,11 @@ def check(stages: Iterable[models.Trained]) -> None:
     raise schema_lib.DataError(
         "the scores of an ensemble of --head=score may be below 0, and have "
         "no logarithm; select slates with --relevance=raw.")
+  if policy and slates:
+    raise schema_lib.DataError(
+        "slates and a policy both select; take one of them.")
+  if policy and (predictor or ensemble):
+    _check_policy(policy, predictor, ensemble)
 
 
 def score_function(stages: Sequence[models.Trained]) -> Function | None:
@@ -111,10 +118,13 @@ def select_function(
   """
   check(stages)
   slates = _model(stages, models.Slates)
-  if slates is None:
+  policy = _model(stages, policy_lib.Policy)
+  if slates is None and policy is None:
     return None
   front = _Front.of(stages, tuple(request_columns))
   _check_columns(front, request_columns)
+  if policy is not None:
+    return _policy_function(policy, front, stages, max_shown)
   lead = (ROWS, CANDIDATES)
   num_features, num_categories = slates.num_features, len(slates.categories)
   inputs = front.inputs(lead) if front else (Field(
@@ -157,6 +167,35 @@ def select_function(
                 "by which they were selected, 0 in empty slots")))
 
 
+def _policy_function(
+    policy: policy_lib.Policy, front: "_Front | None",
+    stages: Sequence[models.Trained], max_shown: int,
+) -> Function:
+  """Slates by a policy, of scores that a request brings or that are made."""
+  lead = (ROWS, CANDIDATES)
+  made = ("scores", "log_value") if front else ()
+
+  def call(parameters, inputs):
+    trees, scores = models.nested(parameters), {}
+    if front:
+      scores = front.scores(trees, inputs)
+      clicks = front.probability(policy.columns.score, scores, inputs)
+      # Without an ensemble a click is all that counts.
+      value = jnp.zeros_like(clicks) if front.ensemble is None else (
+          policy_lib.value_of(scores["ranking_score"], clicks))
+      inputs = {**inputs, "scores": clicks, "log_value": value}
+    return scores | policy_lib.select(policy, trees[policy.KIND], inputs)
+
+  return Function(
+      "select", call,
+      _parameters(stages, (*(front.kinds if front else ()), policy.KIND)), (
+          *(front.inputs(lead) if front else ()),
+          *(Field(*each) for each in policy_lib.inputs_of(policy, max_shown)
+            if each[0] not in made)), (
+          *(front.outputs(lead) if front else ()),
+          *(Field(*each) for each in policy_lib.outputs_of(policy))))
+
+
 def defaults(stages: Sequence[models.Trained]) -> dict[str, Any]:
   """What the runs used of what a request may choose, by the names of inputs.
 
@@ -172,6 +211,10 @@ def defaults(stages: Sequence[models.Trained]) -> dict[str, Any]:
     quotas = rules.quotas if rules.quotas is not None else (
         np.full(len(slates.categories), rules.num_selected))
     result |= {"theta": slates.theta, "quotas": quotas.tolist()}
+  policy = _model(stages, policy_lib.Policy)
+  if policy is not None:
+    result |= {"theta": policy.theta, "quotas": [
+        policy.simulator.num_slots] * len(policy.categories)}
   return result
 
 
@@ -277,6 +320,19 @@ class _Front:
         ranker_lib.Rows(None, scores, present, categorical, numeric), weights)
     return outputs
 
+  def probability(
+      self, column: str, outputs: Mapping[str, jax.Array],
+      inputs: Mapping[str, jax.Array],
+  ) -> jax.Array:
+    """The scores of a column, NaN where there is none."""
+    if self.predictor is not None:
+      place = _names_of_scores(self.predictor).index(column)
+      return outputs["objective_scores"][..., place]
+    assert self.ensemble is not None
+    place = [o.score for o in self.ensemble.schema.objectives].index(column)
+    return jnp.where(inputs["ensemble.has_score"][..., place],
+                     inputs["ensemble.scores"][..., place], jnp.nan)
+
   def _joined(
       self, probabilities: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
@@ -339,6 +395,31 @@ def _check_scores(
   if not columns:
     raise schema_lib.DataError(
         "the ensemble reads no score, so it does not go with a predictor.")
+
+
+def _check_policy(
+    policy: policy_lib.Policy, predictor: models.Predictor | None,
+    ensemble: models.Ensemble | None,
+) -> None:
+  """Raises if what is in front of a policy does not make what it reads."""
+  if ensemble is None and policy.relevance != "pctr":
+    raise schema_lib.DataError(
+        f"a policy of --relevance={policy.relevance} corrects more than a "
+        "predicted click; add the run of an ensemble.")
+  if ensemble and ensemble.config.head == "score":
+    raise schema_lib.DataError(
+        "the scores of an ensemble of --head=score may be below 0, and have "
+        "no logarithm for a policy to correct; train one of --head=aligned.")
+  known = []
+  if predictor:
+    known = _names_of_scores(predictor)
+  elif ensemble:
+    known = [o.score for o in ensemble.schema.objectives
+             if o.score and ensemble.features.score_scales[o.name] is None]
+  if policy.columns.score not in known:
+    raise schema_lib.DataError(
+        f"the policy corrects the probability {policy.columns.score!r}, which "
+        f"is none of the scores before it: {', '.join(known) or 'none'}.")
 
 
 def _check_columns(
