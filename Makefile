@@ -20,7 +20,7 @@ test: $(VENV)/.installed-dev $(VENV)/.native
 	$(BIN)/mypy
 	$(PYTEST) $(PYTEST_FLAGS)
 
-test-slow: $(VENV)/.installed-dev $(VENV)/.native
+test-slow: $(VENV)/.installed-serving $(VENV)/.native
 	$(PYTEST) -m slow $(PYTEST_FLAGS)
 
 # The fast forms for the CPU, built beside their source; without a compiler
@@ -38,6 +38,11 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 $(VENV)/.installed-dev: requirements-dev.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@ $(VENV)/.installed
+
+# What slow tests of serving need beside, most of it Spark with its Java.
+$(VENV)/.installed-serving: requirements-serving.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --requirement requirements-serving.txt
+	touch $@ $(VENV)/.installed-dev $(VENV)/.installed
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
