@@ -43,7 +43,7 @@ def convert(
     function: Callable[[Mapping[str, Any], Mapping[str, Any]],
                        Mapping[str, jax.Array]],
     parameters: Mapping[str, Any],
-    inputs: Sequence[Mapping[str, Any]],
+    inputs: Sequence[Any],
 ) -> bytes:
   """The bytes of an ONNX model with the parameters inside.
 
@@ -52,8 +52,8 @@ def convert(
   Args:
     function: of parameters and inputs, both by name; gives outputs by name.
     parameters: arrays by name; constants of the model.
-    inputs: `name`, `dtype` and `shape` of each input; an entry "b" of a shape
-      is the number of rows, which stays open. One input at least has rows.
+    inputs: fields with `name`, `dtype` and `shape`; a size "b" is the number of
+      rows, which stays open. One input at least has rows.
 
   Raises:
     DataError: if the package onnx is not installed, or the function has an
@@ -67,9 +67,9 @@ def convert(
     ) from None
   (batch,) = export.symbolic_shape(_BATCH)
   shapes = {
-      entry["name"]: jax.ShapeDtypeStruct(
-          tuple(batch if size == _BATCH else size for size in entry["shape"]),
-          jnp.dtype(entry["dtype"])) for entry in inputs}
+      field.name: jax.ShapeDtypeStruct(
+          tuple(batch if size == _BATCH else size for size in field.shape),
+          jnp.dtype(field.dtype)) for field in inputs}
   closed, outputs = jax.make_jaxpr(function, return_shape=True)(
       parameters, shapes)
   graph = _Graph(onnx, batch)
@@ -213,6 +213,12 @@ class _Graph:
 
   def _concatenate(self, equation, *values):
     return self.node("Concat", *values, axis=equation.params["dimension"])
+
+  def _stack(self, equation, *values):
+    axis = equation.params["axis"]
+    place = np.asarray([axis], np.int64)
+    return self.node("Concat", *(
+        self.node("Unsqueeze", value, place) for value in values), axis=axis)
 
   def _transpose(self, equation, value):
     return self._permuted(value, equation.params["permutation"])

@@ -1,6 +1,7 @@
 """What onnxruntime computes from the models is what JAX does."""
 
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,17 @@ NUM_NUMERIC = 2
 SIZES = (1, 7, 512)
 
 
+class Field(NamedTuple):
+  """An input."""
+
+  name: str
+  dtype: str
+  shape: tuple
+
+
 def described(**arrays):
-  """Inputs as a manifest names them, from one row each."""
-  return [{"name": name, "dtype": array.dtype.name,
-           "shape": ["b", *array.shape[1:]]}
+  """Inputs with any number of rows."""
+  return [Field(name, array.dtype.name, ("b", *array.shape[1:]))
           for name, array in arrays.items()]
 
 
@@ -95,8 +103,7 @@ def test_rankers_score_alike(num_objectives, head, fusion):
   if head == "aligned":
     weights = {"objective_weights":
                rng.uniform(0.5, 2, num_objectives).astype(np.float32)}
-    inputs.append({"name": "objective_weights", "dtype": "float32",
-                   "shape": [num_objectives]})
+    inputs.append(Field("objective_weights", "float32", (num_objectives,)))
   model = onnx_lib.convert(function, parameters, inputs)
   assert model == onnx_lib.convert(function, parameters, inputs)
   run = session(model)
@@ -145,8 +152,9 @@ def test_predictors_score_alike(config):
     lambda x: jnp.where(jnp.isfinite(jnp.log(x)), jnp.sign(x), x),
     lambda x: x @ np.arange(24, dtype=np.float32).reshape(4, 6),
     lambda x: x[:, np.array([2, 0]), :],
+    lambda x: jnp.stack([x, -x], axis=1),
 ], ids=["einsum", "open", "clip", "softplus", "rows", "finite", "matrix",
-        "places"])
+        "places", "stack"])
 def test_operations_compute_alike(function):
   pytest.importorskip("onnx")
   x = np.random.default_rng(9).normal(size=(5, 3, 4)).astype(np.float32)
@@ -164,7 +172,7 @@ def test_operations_compute_alike(function):
 def test_what_has_no_onnx_is_named(function, said):
   pytest.importorskip("onnx")
   named = lambda _, inputs: {"y": function(inputs["x"])}
-  inputs = [{"name": "x", "dtype": "float32", "shape": ["b", 4, 4]}]
+  inputs = [Field("x", "float32", ("b", 4, 4))]
   with pytest.raises(schema.DataError, match=said):
     onnx_lib.convert(named, {}, inputs)
 
