@@ -6,6 +6,10 @@ relation-aware branch aligns, then ensembles: self-attention over the M
 tokens, then cross-attention in which the profile asks the aligned tokens.
 The relation-agnostic branch gates: the profile gives every objective a
 weight. The sum of both is the result, in logits.
+
+Inside, rows are the last axis: `[M, N]` scores, `[P, N]` profiles, `[D, M, N]`
+tokens. A row is a handful of small numbers, so it is across rows that a
+processor finds equal work side by side.
 """
 
 import dataclasses
@@ -16,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy import special
 
+from harmonrank_jax.ensemble import attention
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import items
 
@@ -198,13 +203,17 @@ class HarmonRank(nn.Module):
     if where is not None:
       _check_fits("where", where, objective_scores)
       present = jnp.broadcast_to(where, objective_scores.shape)
-    logits, prior, base_rate = self._calibrate(objective_scores, present)
+    present = _rows_last(present)
+    logits, prior, base_rate = self._calibrate(
+        _rows_last(objective_scores), present)
     pair_share = jax.lax.stop_gradient(self.param(
         "pair_share", nn.initializers.ones, (objectives,)))
     # Lift over the base rate: of unit scale for rare and common objectives.
     lift = logits - prior
-    constant = jnp.ones((*profile.shape[:-1], 1), jnp.float32)
-    profile = jnp.concatenate([profile.astype(jnp.float32), constant], -1)
+    lead = profile.shape[:-1]
+    constant = jnp.ones((*lead, 1), jnp.float32)
+    profile = _rows_last(
+        jnp.concatenate([profile.astype(jnp.float32), constant], -1))
     branches: list[nn.Module] = []
     if config.fusion == "mixture_of_experts":
       branches.append(MixtureOfExperts(config, name="mixture_of_experts"))
@@ -215,21 +224,21 @@ class HarmonRank(nn.Module):
     first, *others = (fn(lift, profile, present) for fn in branches)
     result = sum(others, first)
     if config.head == "score":
-      return result
+      return result.reshape(lead)
     gain = self.param(GAIN, nn.initializers.zeros, (objectives,))
-    return logits + result, jnp.exp(gain) / pair_share, base_rate
+    logits = jnp.moveaxis(logits + result, 0, -1).reshape(*lead, objectives)
+    return logits, jnp.exp(gain) / pair_share, base_rate
 
   def _calibrate(self, objective_scores, present):
-    """Calibrated log-odds `[..., M]` (the prior where missing), and priors."""
+    """Calibrated log-odds `[M, N]` (the prior where missing), and priors."""
     objectives = self.config.num_objectives
-    rows = lambda x: items.with_axes(x, objective_scores.ndim)
     scale = self.param("scale", nn.initializers.ones, (objectives,))
     shift = self.param("shift", nn.initializers.zeros, (objectives,))
     base_rate = jax.lax.stop_gradient(self.param(
         "base_rate", nn.initializers.constant(0.5), (objectives,)))
-    prior = rows(special.logit(base_rate))
-    logits = rows(scale) * calibration.log_odds(
-        jnp.where(present, objective_scores, 0.5)) + rows(shift)
+    prior = special.logit(base_rate)[:, None]
+    logits = scale[:, None] * calibration.log_odds(
+        jnp.where(present, objective_scores, 0.5)) + shift[:, None]
     return jnp.where(present, logits, prior), prior, base_rate
 
 
@@ -242,29 +251,28 @@ class RelationAware(nn.Module):
   def __call__(
       self, lift: jax.Array, profile: jax.Array, present: jax.Array
   ) -> jax.Array:
-    """`[...]` for the scalar head, else corrections `[..., M]`."""
+    """`[N]` for the scalar head, else corrections `[M, N]`."""
     config = self.config
     size = config.token_size
     tokens = _Tokens(config, name="tokens")(lift)
-    keys = present[..., None, None, :]
     if config.self_attention:
-      tokens += nn.MultiHeadDotProductAttention(
-          config.num_heads, attention_fn=_attention, name="self_attention")(
-              tokens, mask=keys)
-    tokens = nn.LayerNorm(name="norm")(tokens)
-    query = nn.Dense(size, name="query")(profile)[..., None, :]
-    context = query + nn.MultiHeadDotProductAttention(
-        config.num_heads, attention_fn=_attention, name="cross_attention")(
-            query, tokens, mask=keys)
+      tokens += _Attention(config, name="self_attention")(
+          tokens, tokens, present)
+    tokens = nn.LayerNorm(
+        reduction_axes=0, feature_axes=0, name="norm")(tokens)
+    query = _Dense((size,), name="query")(profile)
+    context = query + _Attention(config, name="cross_attention")(
+        query[:, None], tokens, present)[:, 0]
     if config.head == "score":
-      hidden = nn.relu(nn.Dense(size, name="head_in")(context[..., 0, :]))
-      return nn.Dense(1, name="head_out")(hidden)[..., 0]
+      hidden = nn.relu(_Dense((size,), name="head_in")(context))
+      return _Dense((1,), name="head_out")(hidden)[0]
     # Each objective reads its aligned token beside what the profile attends to.
-    hidden = nn.relu(nn.Dense(size, name="head_token")(tokens)
-                     + nn.Dense(size, name="head_context")(context))
+    hidden = nn.relu(
+        _Dense((size,), name="head_token")(tokens)
+        + _Dense((size,), name="head_context")(context)[:, None])
     weight = self.param(
         "head_out", nn.initializers.zeros, (config.num_objectives, size))
-    return jnp.einsum("...md,md->...m", hidden, weight)
+    return jnp.sum(hidden * weight.T[..., None], axis=0)
 
 
 class RelationAgnostic(nn.Module):
@@ -276,21 +284,18 @@ class RelationAgnostic(nn.Module):
   def __call__(
       self, lift: jax.Array, profile: jax.Array, present: jax.Array
   ) -> jax.Array:
-    """`[...]` for the scalar head, else corrections `[..., M]`."""
+    """`[N]` for the scalar head, else corrections `[M, N]`."""
     config = self.config
-    hidden = nn.relu(nn.Dense(config.token_size, name="gate_in")(profile))
-    gate = nn.Dense(
-        config.num_objectives, kernel_init=nn.initializers.zeros,
-        name="gate_out")(hidden)
+    objectives = (config.num_objectives,)
+    hidden = nn.relu(_Dense((config.token_size,), name="gate_in")(profile))
+    gate = _Dense(objectives, nn.initializers.zeros, name="gate_out")(hidden)
     if config.head == "score":
       # Positive weights that start at one. Not by an exponential: a rank loss
       # does not change with the scale of the score, so nothing holds it.
       weight = jax.nn.softplus(gate + math.log(math.e - 1))
       weighted = weight * lift / config.num_objectives
-      return jnp.sum(jnp.where(present, weighted, 0), axis=-1)
-    offset = nn.Dense(
-        config.num_objectives, kernel_init=nn.initializers.zeros,
-        name="offset")(hidden)
+      return jnp.sum(jnp.where(present, weighted, 0), axis=0)
+    offset = _Dense(objectives, nn.initializers.zeros, name="offset")(hidden)
     return jnp.expm1(gate) * jnp.where(present, lift, 0) + offset
 
 
@@ -308,20 +313,21 @@ class MixtureOfExperts(nn.Module):
   def __call__(
       self, lift: jax.Array, profile: jax.Array, present: jax.Array
   ) -> jax.Array:
-    """`[...]` for the scalar head, else corrections `[..., M]`."""
+    """`[N]` for the scalar head, else corrections `[M, N]`."""
     config = self.config
     inputs = jnp.concatenate(
-        [jnp.where(present, lift, 0), present.astype(lift.dtype), profile], -1)
-    hidden = nn.relu(nn.Dense(
-        self.num_experts * 2 * config.token_size, name="experts")(inputs))
-    hidden = hidden.reshape(*lift.shape[:-1], self.num_experts, -1)
-    gate = nn.softmax(nn.Dense(self.num_experts, name="gate")(profile))
-    mixed = jnp.einsum("...e,...ed->...d", gate, hidden)
+        [jnp.where(present, lift, 0), present.astype(lift.dtype), profile])
+    size = 2 * config.token_size
+    hidden = nn.relu(
+        _Dense((self.num_experts * size,), name="experts")(inputs))
+    hidden = hidden.reshape(self.num_experts, size, -1)
+    gate = nn.softmax(
+        _Dense((self.num_experts,), name="gate")(profile), axis=0)
+    mixed = jnp.sum(gate[:, None] * hidden, axis=0)
     if config.head == "score":
-      return nn.Dense(1, name="head_out")(mixed)[..., 0]
-    return nn.Dense(
-        config.num_objectives, kernel_init=nn.initializers.zeros,
-        name="head_out")(mixed)
+      return _Dense((1,), name="head_out")(mixed)[0]
+    return _Dense((config.num_objectives,), nn.initializers.zeros,
+                  name="head_out")(mixed)
 
 
 class _Tokens(nn.Module):
@@ -331,14 +337,56 @@ class _Tokens(nn.Module):
 
   @nn.compact
   def __call__(self, lift: jax.Array) -> jax.Array:
-    """`[..., M]` to `[..., M, D]`."""
+    """`[M, N]` to `[D, M, N]`."""
     shape = (self.config.num_objectives, self.config.token_size)
     slope = self.param("slope", nn.initializers.normal(1.0), shape)
     bend = self.param("bend", nn.initializers.normal(1.0), shape)
     name = self.param("name_embedding", nn.initializers.normal(0.1), shape)
-    rows = lambda x: items.with_axes(x, lift.ndim + 1)
-    curve = nn.relu(lift[..., None] * rows(slope) + rows(bend))
-    return nn.Dense(shape[1], name="curve_out")(curve) + rows(name)
+    curve = nn.relu(lift[None] * slope.T[..., None] + bend.T[..., None])
+    return _Dense(shape[1:], name="curve_out")(curve) + name.T[..., None]
+
+
+class _Dense(nn.Module):
+  """`nn.Dense` with features as the first axis, or as the first axes."""
+
+  features: tuple[int, ...]
+  kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+  # Axes that are contracted.
+  inputs: int = 1
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """`[*inputs, ...]` to `[*features, ...]`."""
+    shape = (*x.shape[:self.inputs], *self.features)
+    flat = math.prod(x.shape[:self.inputs]), math.prod(self.features)
+    # One draw whatever the axes are called, by the number of all inputs.
+    kernel = self.param("kernel", lambda key: self.kernel_init(
+        key, flat).reshape(shape))
+    bias = self.param("bias", nn.initializers.zeros, self.features)
+    rest = x.shape[self.inputs:]
+    result = jnp.einsum(
+        "io,in->on", kernel.reshape(flat), x.reshape(flat[0], -1))
+    return (result.reshape(*self.features, *rest)
+            + bias.reshape(*self.features, *(1 for _ in rest)))
+
+
+class _Attention(nn.Module):
+  """Multi-head attention; parameters of Flax's module of this name."""
+
+  config: HarmonRankConfig
+
+  @nn.compact
+  def __call__(
+      self, asking: jax.Array, tokens: jax.Array, present: jax.Array
+  ) -> jax.Array:
+    """`[D, Q, N]` queries and `[D, M, N]` tokens to `[D, Q, N]`."""
+    heads = self.config.num_heads
+    depth = self.config.token_size // heads
+    query = _Dense((heads, depth), name="query")(asking) / math.sqrt(depth)
+    key = _Dense((heads, depth), name="key")(tokens)
+    value = _Dense((heads, depth), name="value")(tokens)
+    result = attention.attend(query, key, value, present)
+    return _Dense(asking.shape[:1], inputs=2, name="out")(result)
 
 
 def _check_fits(name: str, array: jax.Array, scores: jax.Array) -> None:
@@ -349,23 +397,9 @@ def _check_fits(name: str, array: jax.Array, scores: jax.Array) -> None:
         f"{scores.shape} need {scores.shape[-1:]} or {scores.shape}.")
 
 
-def _attention(query, key, value, *, mask=None, **_):
-  """Dot-product attention with batch and heads merged into one axis.
-
-  Flax's default has a batch axis for each, on which the CPU compiler spends
-  most of a step when tokens are as few as objectives.
-  """
-  heads, depth = query.shape[-2:]
-  merge = lambda x: jnp.swapaxes(x, -3, -2).reshape(-1, x.shape[-3], depth)
-  logits = jnp.einsum("bqd,bkd->bqk", merge(query), merge(key))
-  logits /= jnp.sqrt(depth).astype(logits.dtype)
-  lead = query.shape[:-3]
-  shape = (*lead, heads, query.shape[-3], key.shape[-3])
-  mask = jnp.broadcast_to(mask, shape).reshape(logits.shape)
-  weights = jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1)
-  result = jnp.einsum("bqk,bkd->bqd", weights, merge(value))
-  result = result.reshape(*lead, heads, query.shape[-3], depth)
-  return jnp.swapaxes(result, -3, -2)
+def _rows_last(x: jax.Array) -> jax.Array:
+  """`[..., K]` to `[K, N]`."""
+  return jnp.moveaxis(x, -1, 0).reshape(x.shape[-1], -1)
 
 
 def with_platt(params: dict, platt: calibration.Calibration) -> dict:
