@@ -10,8 +10,8 @@ class UserError(Exception):
 class StoppedError(Exception):
   """A signal of this number stopped the loop, after a checkpoint."""
 
-  def __init__(self, signal: int, step: int):
-    super().__init__(f"stopped at step {step}")
+  def __init__(self, signal: int, step: int, *, unit: str = "step"):
+    super().__init__(f"stopped at {unit} {step}")
     self.signal, self.step = signal, step
 
 

@@ -15,15 +15,19 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
   """A bar on a terminal, a plain line now and then elsewhere."""
 
-  def __init__(self, total: int, start: int, *, examples_per_step: int):
+  def __init__(
+      self, total: int, start: int, *, examples_per_step: int,
+      unit: str = "step", examples: str = "examples",
+  ):
     self._total, self._start = total, start
-    self._examples = examples_per_step
+    self._examples_per_step = examples_per_step
+    self._unit, self._examples = unit, examples
     self._began: float | None = None  # The first step compiles.
     self._last_line = time.perf_counter()
     self._bar = None
     if sys.stdout.isatty():
       self._bar = rich_progress.Progress(
-          rich_progress.TextColumn("step"),
+          rich_progress.TextColumn(unit),
           rich_progress.MofNCompleteColumn(), rich_progress.BarColumn(),
           rich_progress.TimeRemainingColumn(), transient=True)
       self._task = self._bar.add_task("", total=total, completed=start)
@@ -39,11 +43,11 @@ class Progress:
       return
     if step > self._start and now - self._last_line >= _SECONDS_BETWEEN_LINES:
       self._last_line = now
-      rate = (step - self._start) * self._examples / max(
+      rate = (step - self._start) * self._examples_per_step / max(
           now - self._began, 1e-9)
-      left = (self._total - step) * self._examples / max(rate, 1e-9)
-      print(f"step {step}/{self._total}, {rate:,.0f} examples/s, "
-            f"{left:.0f} s left", flush=True)
+      left = (self._total - step) * self._examples_per_step / max(rate, 1e-9)
+      print(f"{self._unit} {step}/{self._total}, {rate:,.0f} "
+            f"{self._examples}/s, {left:.0f} s left", flush=True)
 
   def close(self) -> None:
     if self._bar is not None:

@@ -51,30 +51,32 @@ def alone(
       **kwargs: OptionsT.kwargs,
   ) -> ResultT:
     path = pathlib.Path(workdir)
-    with _locked(path):
+    with locked(path):
       return run(config, path, *args, **kwargs)
 
   return run_alone
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-  """Makes a workdir and holds its lock."""
+def locked(
+    path: pathlib.Path, *, name: str = LOCK, flag: str = "workdir"
+) -> Iterator[None]:
+  """Makes a folder that a flag named, and holds a lock in it."""
   try:
     path.mkdir(parents=True, exist_ok=True)
-    lock = _try_lock(path / LOCK)
+    lock = _try_lock(path / name)
   except BlockingIOError:
     raise errors.UserError(
-        f"workdir {path} is in use by another run; wait for its end, or name "
-        "another --workdir.") from None
+        f"{flag} {path} is in use by another run; wait for its end, or name "
+        f"another --{flag}.") from None
   except OSError as error:
     raise errors.UserError(
-        f"workdir {path} cannot be written to ({error.strerror}).") from None
+        f"{flag} {path} cannot be written to ({error.strerror}).") from None
   try:
     yield
   finally:
     # While it is held, so that nobody else's is removed.
-    (path / LOCK).unlink(missing_ok=True)
+    (path / name).unlink(missing_ok=True)
     os.close(lock)
 
 

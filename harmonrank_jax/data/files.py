@@ -125,7 +125,9 @@ def _is_hidden(relative: pathlib.Path) -> bool:
 
 
 @contextlib.contextmanager
-def atomic(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+def atomic(
+    path: str | pathlib.Path, *, temporary_name: str | None = None
+) -> Iterator[pathlib.Path]:
   """A file is written under a temporary name and renamed when it is whole.
 
   Yields the temporary name to write to, beside `path`; if nothing is written
@@ -135,7 +137,7 @@ def atomic(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".writing")
+  temporary = path.with_name(temporary_name or f"{path.name}.writing")
   try:
     yield temporary
     if temporary.exists():

@@ -69,6 +69,8 @@ class ParquetLog:
   Attributes:
     path: what was named.
     files: paths, sorted.
+    metadata: what each file says of itself.
+    partitions: by number of a file with rows, what its folders name.
     arrow_schema: names and types of the columns of all files.
     irregular: of columns that some file lacks, or has in a type that does not
       go with the others, what is wrong.
@@ -103,23 +105,23 @@ class ParquetLog:
           f"{'file is' if len(skipped) == 1 else 'files are'} skipped, as "
           f"{skipped[0].relative_to(path)}.")
     self.row_groups: list[RowGroup] = []
-    self._metadata: list[pq.FileMetaData] = []
+    self.metadata: list[pq.FileMetaData] = []
     schemas: dict[int, pa.Schema] = {}  # Of the files with rows.
     for number, file in enumerate(self.files):
-      parquet = _open(file)
+      parquet = open_file(file)
       arrow_schema, metadata = parquet.schema_arrow, parquet.metadata
       parquet.close()
       for name in arrow_schema.names:
         if arrow_schema.names.count(name) > 1:
           raise schema_lib.DataError(f"{file}: column {name!r} appears twice.")
-      self._metadata.append(metadata)
+      self.metadata.append(metadata)
       if metadata.num_rows:
         schemas[number] = arrow_schema
         self.row_groups += _row_groups(number, metadata, group_rows)
     self.num_rows = sum(group.num_rows for group in self.row_groups)
     if not self.num_rows:
       raise schema_lib.DataError(f"{path}: the log has no rows.")
-    self._partitions = self._read_partitions(path, schemas)
+    self.partitions = self._read_partitions(path, schemas)
     self.irregular: dict[str, str] = {}
     self.arrow_schema = self._join_schemas(schemas)
     self._read_as = {
@@ -127,9 +129,9 @@ class ParquetLog:
     self.meanings: dict[
         str, Callable[[pa.ChunkedArray], pa.ChunkedArray]] = {}
     self.times: np.ndarray | None = None
-    names, known = self.files, self._metadata
+    names, known = self.files, self.metadata
     self._opened = functools.lru_cache(_OPEN_FILES)(
-        lambda number: _open(names[number], known[number]))
+        lambda number: open_file(names[number], known[number]))
 
   def read(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
     """The rows of a row group; raises a DataError if it cannot be read."""
@@ -147,7 +149,7 @@ class ParquetLog:
     """
     for number, groups in itertools.groupby(
         self.row_groups, lambda group: group.file):
-      with _open(self.files[number], self._metadata[number],
+      with open_file(self.files[number], self.metadata[number],
                  buffer_size=1 << 20) as file:
         for group in groups:
           place = self.place(group)
@@ -218,13 +220,13 @@ class ParquetLog:
       if column in self.irregular:
         raise schema_lib.DataError(self.irregular[column])
     return [column for column in columns
-            if column not in self._partitions[group.file]]
+            if column not in self.partitions[group.file]]
 
   def _as_read(
       self, group: RowGroup, columns: Sequence[str], table: pa.Table
   ) -> pa.Table:
     """Rows of a row group as all files have them, with their partition."""
-    result, partition = {}, self._partitions[group.file]
+    result, partition = {}, self.partitions[group.file]
     for name in columns:
       if name in partition:
         column = pa.chunked_array([pa.repeat(partition[name], table.num_rows)])
@@ -261,7 +263,7 @@ class ParquetLog:
     for number, schema in schemas.items():
       for name, kind in [
           *zip(schema.names, schema.types, strict=True),
-          *((n, v.type) for n, v in self._partitions[number].items())]:
+          *((n, v.type) for n, v in self.partitions[number].items())]:
         types.setdefault(name, {})[number] = kind
     fields = []
     for name, by_file in types.items():
@@ -544,9 +546,10 @@ def joined(parts: list):
       else np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
 
-def _open(
+def open_file(
     file: pathlib.Path, metadata: pq.FileMetaData | None = None, **options: Any
 ) -> pq.ParquetFile:
+  """Opens a file; raises a DataError if it is no Parquet or cut off."""
   with reading(file, "not a Parquet file, or cut off"):
     return pq.ParquetFile(
         file, metadata=metadata, page_checksum_verification=True, **options)
