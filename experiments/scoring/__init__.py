@@ -1,0 +1,1 @@
+"""Scores of files of any size, beside the library's of record batches."""
