@@ -74,7 +74,13 @@ def _run(
   progress = progress_lib.Progress(
       sum(task.span.num_rows for task in tasks), 0, examples_per_step=1,
       unit="row", examples="rows")
-  scored = workers.run(job, tasks, config.processes)
+  if config.engine == "spark":
+    from experiments.scoring import spark  # Imports what few have installed.
+
+    scored = spark.run(
+        job, tasks, config.spark_master or f"local[{config.processes}]")
+  else:
+    scored = workers.run(job, tasks, config.processes)
   with progress_lib.stop_on_signal() as received:
     try:
       for done in scored:

@@ -4,6 +4,7 @@ They are spawned: JAX and fork do not go together. Each takes a span at a time,
 so that a slow one does not hold up the others.
 """
 
+from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Sequence
 import itertools
@@ -14,6 +15,7 @@ import pathlib
 import signal
 import sys
 import threading
+from typing import Any
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -23,8 +25,6 @@ from experiments.scoring import files
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import batches
 
-# What a process sets before XLA counts the cores.
-ONE_THREAD = {"PJRT_NPROC": "1", "NPROC": "1"}
 # Seconds between two looks at whether the run was asked to stop.
 _PATIENCE = 0.5
 
@@ -128,21 +128,38 @@ def _work(connection: connections.Connection, job: Job) -> None:
   while True:
     task = connection.recv()
     try:
-      files.score_span(task, job.out, job.scorer, strict=job.strict,
-                       say=connection.send)
-    except (schema_lib.DataError, errors.UserError) as error:
-      connection.send(str(error))
-    except OSError as error:
-      connection.send(f"{job.out / task.file}: {error.strerror or error}.")
-    else:
+      score(job, task, connection.send)
       connection.send(None)
+    except errors.UserError as error:
+      connection.send(str(error))
 
 
-def prepare() -> None:
-  """Makes this process compute with one thread, before JAX has begun."""
-  os.environ.update(ONE_THREAD)
-  pa.set_cpu_count(1)
-  pa.set_io_thread_count(1)
+def score(
+    job: Job, task: files.Task,
+    say: Callable[[files.Done], Any] = lambda done: None,
+) -> files.Done:
+  """Scores a span in this process, as `files.score_span`.
+
+  Raises:
+    UserError: if it cannot be read, scored or written.
+  """
+  try:
+    return files.score_span(
+        task, job.out, job.scorer, strict=job.strict, say=say)
+  except schema_lib.DataError as error:
+    raise errors.UserError(str(error)) from None
+  except OSError as error:
+    raise errors.UserError(
+        f"{job.out / task.file}: {error.strerror or error}.") from None
+
+
+def prepare(num_threads: int = 1) -> None:
+  """Says how many threads compute in this process, before JAX has begun."""
+  # XLA takes one for each core of the machine without.
+  os.environ.update({"PJRT_NPROC": str(num_threads),
+                     "NPROC": str(num_threads)})
+  pa.set_cpu_count(num_threads)
+  pa.set_io_thread_count(num_threads)
 
 
 def _follow_parent() -> None:

@@ -50,10 +50,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-  """Spans and batches of few rows."""
-  monkeypatch.setattr(files, "SPAN_ROWS", 100)
-  monkeypatch.setattr(files, "BATCH_ROWS", 64)
+def small(request, monkeypatch):
+  """Spans and batches of few rows, in tests of this process."""
+  if not request.node.get_closest_marker("slow"):
+    monkeypatch.setattr(files, "SPAN_ROWS", 100)
+    monkeypatch.setattr(files, "BATCH_ROWS", 64)
 
 
 def config(artefact, data, out, **changes):
