@@ -60,9 +60,10 @@ def publish(out, *, table=TABLE):
       "ensemble.numeric": encoded.numeric, "ensemble.scores": encoded.scores,
       "ensemble.has_score": encoded.has_score,
       "objective_weights": np.ones(2, np.float32)}
-  golden = golden_lib.Golden(inputs, {
-      name: np.asarray(array)
-      for name, array in formula({"table": table}, inputs).items()})
+  golden = golden_lib.Golden(
+      columns, {"objective_weights": inputs["objective_weights"]},
+      {name: np.asarray(array)
+       for name, array in formula({"table": table}, inputs).items()})
   fields = [manifest_lib.Field(*each, "of a row").to_json() for each in INPUTS]
   return publishing.publish(out, {
       "score.stablehlo": bytes(exported.serialize()),
