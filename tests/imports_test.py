@@ -29,9 +29,10 @@ ARROWS = {
 # What the binaries may import of the packages of experiments beside `runs`.
 BINARIES = {
     "train_predictor": {"predictor"},
-    "train_auc": {"ranker"},
+    "train_auc": {"artefacts", "ranker"},
     "select_slates": {"slates"},
     "train_reranker": {"reranker"},
+    "export": {"artefacts"},
     "score": {"scoring"},
     "compare": {"comparison", "ranker"},
     "sweep_tradeoff": {"ranker", "tradeoff"},
@@ -44,6 +45,7 @@ PACKAGES = {
     "ranker": set(),
     "slates": set(),
     "reranker": set(),
+    "artefacts": set(),
     "scoring": set(),
     "comparison": {"ranker"},
     "tradeoff": {"ranker"},

@@ -21,6 +21,7 @@ import numpy as np
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.predictor import training
+from harmonrank_jax.serving import manifest
 from harmonrank_jax.serving import models
 from harmonrank_jax.serving import policy as policy_lib
 from harmonrank_jax.serving import selector
@@ -31,15 +32,6 @@ ROWS, CANDIDATES = "b", "n"
 _LEAST_PROBABILITY = 1e-7
 
 
-class Field(NamedTuple):
-  """An array that goes in or comes out."""
-
-  name: str
-  dtype: str
-  shape: tuple[int | str, ...]  # Sizes, or the axes of any size.
-  meaning: str
-
-
 class Function(NamedTuple):
   """A pure function of arrays by name, and what describes it."""
 
@@ -47,8 +39,8 @@ class Function(NamedTuple):
   call: Callable[
       [Mapping[str, Any], Mapping[str, Any]], dict[str, jax.Array]]
   parameters: dict[str, np.ndarray]  # What `call` takes first.
-  inputs: tuple[Field, ...]  # What `call` takes second.
-  outputs: tuple[Field, ...]
+  inputs: tuple[manifest.Field, ...]  # What `call` takes second.
+  outputs: tuple[manifest.Field, ...]
 
 
 def check(stages: Iterable[models.Trained]) -> None:
@@ -127,7 +119,7 @@ def select_function(
     return _policy_function(policy, front, stages, max_shown)
   lead = (ROWS, CANDIDATES)
   num_features, num_categories = slates.num_features, len(slates.categories)
-  inputs = front.inputs(lead) if front else (Field(
+  inputs = front.inputs(lead) if front else (manifest.Field(
       "scores", "float32", lead, "of the candidates, higher is better"),)
   outputs = front.outputs(lead) if front else ()
 
@@ -149,22 +141,24 @@ def select_function(
   return Function(
       "select", call, _parameters(stages, front.kinds if front else ()), (
           *inputs,
-          Field("where", "bool", lead, "True = there is a candidate"),
-          Field("category_ids", "int32", lead,
-                "place of the category, -1 for none of the known"),
-          Field("features", "float32", (*lead, num_features),
-                "of the items, of any length; 0 for none"),
-          Field("theta", "float32", (ROWS,),
-                "weight of relevance against diversity, from 0 to 1"),
-          Field("quotas", "int32", (ROWS, num_categories),
-                "at most so many items of each category"),
-          Field("shown_features", "float32", (ROWS, max_shown, num_features),
-                "of items shown before, the newest last; 0 for none")), (
+          manifest.Field("where", "bool", lead, "True = there is a candidate"),
+          manifest.Field("category_ids", "int32", lead,
+                         "place of the category, -1 for none of the known"),
+          manifest.Field("features", "float32", (*lead, num_features),
+                         "of the items, of any length; 0 for none"),
+          manifest.Field("theta", "float32", (ROWS,),
+                         "weight of relevance against diversity, from 0 to 1"),
+          manifest.Field("quotas", "int32", (ROWS, num_categories),
+                         "at most so many items of each category"),
+          manifest.Field(
+              "shown_features", "float32", (ROWS, max_shown, num_features),
+              "of items shown before, the newest last; 0 for none")), (
           *outputs,
-          Field("indices", "int32", slots,
-                "candidates from the first slot on, -1 in empty slots"),
-          Field("gains", "float32", slots,
-                "by which they were selected, 0 in empty slots")))
+          manifest.Field(
+              "indices", "int32", slots,
+              "candidates from the first slot on, -1 in empty slots"),
+          manifest.Field("gains", "float32", slots,
+                         "by which they were selected, 0 in empty slots")))
 
 
 def _policy_function(
@@ -190,10 +184,11 @@ def _policy_function(
       "select", call,
       _parameters(stages, (*(front.kinds if front else ()), policy.KIND)), (
           *(front.inputs(lead) if front else ()),
-          *(Field(*each) for each in policy_lib.inputs_of(policy, max_shown)
+          *(manifest.Field(*each)
+            for each in policy_lib.inputs_of(policy, max_shown)
             if each[0] not in made)), (
           *(front.outputs(lead) if front else ()),
-          *(Field(*each) for each in policy_lib.outputs_of(policy))))
+          *(manifest.Field(*each) for each in policy_lib.outputs_of(policy))))
 
 
 def defaults(stages: Sequence[models.Trained]) -> dict[str, Any]:
@@ -214,7 +209,10 @@ def defaults(stages: Sequence[models.Trained]) -> dict[str, Any]:
   policy = _model(stages, policy_lib.Policy)
   if policy is not None:
     result |= {"theta": policy.theta, "quotas": [
-        policy.simulator.num_slots] * len(policy.categories)}
+        policy.simulator.num_slots] * len(policy.categories),
+               "requests_today": 0.0, "since_last": 0.0}
+    if policy.relevance == "pctr":
+      result["log_value"] = 0.0
   return result
 
 
@@ -248,7 +246,7 @@ class _Front:
     """Of the stages."""
     return tuple(stage.KIND for stage in self.stages)
 
-  def inputs(self, lead: tuple[str, ...]) -> tuple[Field, ...]:
+  def inputs(self, lead: tuple[str, ...]) -> tuple[manifest.Field, ...]:
     """Arrays with these leading axes; of requests, columns given once, too."""
     fields = []
     for stage in self.stages:
@@ -272,26 +270,26 @@ class _Front:
     names = self.ensemble.schema.names
     if self.predictor is None:
       fields += [
-          Field("ensemble.scores", "float32", (*lead, len(names)),
+          manifest.Field("ensemble.scores", "float32", (*lead, len(names)),
                 f"probabilities of {', '.join(names)}"),
-          Field("ensemble.has_score", "bool", (*lead, len(names)),
-                "False = the score is missing")]
+          manifest.Field("ensemble.has_score", "bool", (*lead, len(names)),
+                         "False = the score is missing")]
     if self.ensemble.config.head == "aligned":
-      fields.append(Field(
+      fields.append(manifest.Field(
           "objective_weights", "float32", (*lead[:-1], len(names)),
           f"what the AUCs of {', '.join(names)} are worth"))
     return tuple(fields)
 
-  def outputs(self, lead: tuple[str, ...]) -> tuple[Field, ...]:
+  def outputs(self, lead: tuple[str, ...]) -> tuple[manifest.Field, ...]:
     """Arrays with these leading axes."""
     fields = []
     if self.predictor is not None:
       names = self.predictor.schema.names
-      fields.append(Field(
+      fields.append(manifest.Field(
           "objective_scores", "float32", (*lead, len(names)),
           f"probabilities of {', '.join(names)}"))
     if self.ensemble is not None:
-      fields.append(Field(
+      fields.append(manifest.Field(
           "ranking_score", "float32", lead, "higher is better"))
     return tuple(fields)
 
@@ -445,8 +443,8 @@ def _names_of_scores(predictor: models.Predictor) -> list[str]:
 def _columns_field(
     name: str, dtype: str, lead: tuple[str, ...], columns: Sequence[str],
     meaning: str,
-) -> Field:
-  return Field(name, dtype, (*lead, len(columns)),
+) -> manifest.Field:
+  return manifest.Field(name, dtype, (*lead, len(columns)),
                f"{', '.join(columns) or 'no column'}: {meaning}")
 
 

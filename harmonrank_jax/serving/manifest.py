@@ -74,9 +74,11 @@ class Contents(NamedTuple):
 
 
 def to_bytes(manifest: Mapping[str, Any]) -> bytes:
-  """The manifest as it is written: equal contents are equal bytes."""
-  return (json.dumps(manifest, indent=2, sort_keys=True, allow_nan=False)
-          + "\n").encode()
+  """The manifest as it is written, in the order it is in.
+
+  The order of objectives is that of arrays.
+  """
+  return (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode()
 
 
 def checksum_line(manifest: bytes) -> bytes:
@@ -242,6 +244,9 @@ def _check_request(request: dict[str, Any]) -> None:
   for key in ("category_column", "score_column", "features_column"):
     if (name := request.get(key)) is not None:
       _need(type(name) is str, f"request.{key}", "the name of a column", name)
+  for key in ("log_value", "requests_today", "since_last"):
+    if (value := request.get(key)) is not None:
+      _need(_is_number(value), f"request.{key}", "a number", value)
   for key in ("objective_weights", "quotas"):
     if (values := request.get(key)) is not None:
       _need(type(values) is list and all(_is_number(v) for v in values),
@@ -255,26 +260,28 @@ def _functions(manifest: dict[str, Any]) -> dict[str, Signature]:
   functions = _get(manifest, "functions", dict)
   _need(functions and set(functions) <= set(AXES), "functions",
         f"some of {', '.join(AXES)}", sorted(functions))
-  result = {}
-  for name, entry in functions.items():
-    where = f"functions.{name}."
-    _need(type(entry) is dict, f"functions.{name}", "an object", entry)
-    axes = AXES[name]
-    buckets = _get(entry, "buckets", dict, where)
-    _need(tuple(sorted(buckets)) == axes, f"{where}buckets",
-          f"sizes of {' and '.join(axes)}", sorted(buckets))
-    for axis, sizes in buckets.items():
-      _need(type(sizes) is list and sizes
-            and all(type(size) is int and 0 < size <= _MAX_SIZE
-                    for size in sizes)
-            and sizes == sorted(set(sizes)), f"{where}buckets.{axis}",
-            "increasing whole numbers above 0", sizes)
-    result[name] = Signature(
-        name, _get(entry, "file", str, where),
-        _fields(_get(entry, "inputs", list, where), f"{where}inputs", axes),
-        _fields(_get(entry, "outputs", list, where), f"{where}outputs", axes),
-        {axis: tuple(buckets[axis]) for axis in axes})
-  return result
+  return {name: signature(name, entry) for name, entry in functions.items()}
+
+
+def signature(name: str, entry: Any) -> Signature:
+  """The function of a name, from its entry in a manifest, checked."""
+  where = f"functions.{name}."
+  _need(type(entry) is dict, f"functions.{name}", "an object", entry)
+  axes = AXES[name]
+  buckets = _get(entry, "buckets", dict, where)
+  _need(tuple(sorted(buckets)) == axes, f"{where}buckets",
+        f"sizes of {' and '.join(axes)}", sorted(buckets))
+  for axis, sizes in buckets.items():
+    _need(type(sizes) is list and sizes
+          and all(type(size) is int and 0 < size <= _MAX_SIZE
+                  for size in sizes)
+          and sizes == sorted(set(sizes)), f"{where}buckets.{axis}",
+          "increasing whole numbers above 0", sizes)
+  return Signature(
+      name, _get(entry, "file", str, where),
+      _fields(_get(entry, "inputs", list, where), f"{where}inputs", axes),
+      _fields(_get(entry, "outputs", list, where), f"{where}outputs", axes),
+      {axis: tuple(buckets[axis]) for axis in axes})
 
 
 def _fields(

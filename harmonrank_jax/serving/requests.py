@@ -122,15 +122,18 @@ class Encoder:
       served &= np.isfinite(scores)
       arrays["scores"] = np.broadcast_to(
           np.nan_to_num(scores, posinf=0, neginf=0), shape).reshape(batch)
+    if "log_value" in self._fields:
+      value = columns.get("log_value", self._request.get("log_value"))
+      if value is None:
+        self._column(columns, "log_value")
+      arrays["log_value"] = np.broadcast_to(
+          self._converted("log_value", value, np.float32), shape).reshape(batch)
     if features is not None:
       arrays["features"] = np.broadcast_to(
           features, (*shape, features.shape[-1])).reshape(*batch, -1)
     if "category_ids" in self._fields:
-      known = encoding.Features({category: self._names}, {}, {})
-      values = given[category]
       arrays["category_ids"] = np.broadcast_to(
-          known.entries(category, values.ravel().tolist()).reshape(
-              values.shape) - 1, shape).reshape(batch)
+          self._places(given[category]), shape).reshape(batch)
     arrays["where"] = served.reshape(batch)
     self._argue(arrays, arguments, batch[0])
     self._check_whole(arrays)
@@ -167,25 +170,34 @@ class Encoder:
       value = arguments.get(key)
       if value is None:
         value = self._request.get(name)
-      if value is None and name == "shown_features":
-        value = np.zeros(field.shape[1:], np.float32)
+      if value is None and name.startswith("shown_"):
+        value = np.zeros((0, *field.shape[2:]), field.dtype)
       if value is None:
         raise buckets.RequestError(
             f"{self._name}: {key} must be given; the artefact has no default.")
       if name == "quotas":
         value = self._quotas(value)
+      if name == "shown_categories":
+        value = self._places(value)
       array = self._converted(key, value, np.dtype(field.dtype))
       self._check_range(key, array)
       shape = tuple(num_requests if isinstance(size, str) else size
                     for size in field.shape)
-      if name == "shown_features":
-        array = _filled(array, field)
+      if name.startswith("shown_"):
+        array = _filled(key, array, field)
       try:
         arrays[name] = np.broadcast_to(array, shape)
       except ValueError:
         raise buckets.RequestError(
             f"{key} must be of shape {shape[1:]} or {shape}, got "
             f"{array.shape}.") from None
+
+  def _places(self, names: Any) -> np.ndarray:
+    """Places of categories by their names, -1 for none of the known."""
+    names = np.asarray(names)
+    known = encoding.Features({"category": self._names}, {}, {})
+    return known.entries("category", names.ravel().tolist()).reshape(
+        names.shape) - 1
 
   def _quotas(self, value: Any) -> Any:
     """Quotas by the names of categories as `[C]`; others are the default."""
@@ -320,14 +332,20 @@ def _common(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
         f"shapes do not fit each other: {shapes}.") from None
 
 
-def _filled(array: np.ndarray, field: manifest_lib.Field) -> np.ndarray:
-  """Items shown before, with zeros for those that were not."""
-  size, width = field.shape[1:]
-  if array.ndim not in (2, 3) or array.shape[-1] != width or (
-      array.shape[-2] > int(size)):
+def _filled(
+    name: str, array: np.ndarray, field: manifest_lib.Field
+) -> np.ndarray:
+  """What is said of items shown before, with zeros for those that were not."""
+  _, size, *rest = field.shape
+  axis = array.ndim - len(rest) - 1
+  if axis not in (0, 1) or array.shape[axis + 1:] != tuple(rest) or (
+      array.shape[axis] > int(size)):
+    wanted = ", ".join(map(str, ("S", *rest)))
     raise buckets.RequestError(
-        f"shown must be of shape (S, {width}) or (B, S, {width}) with S at "
-        f"most {size}, got {array.shape}.")
-  array = np.where(np.isfinite(array), array, 0)
-  missing = int(size) - array.shape[-2]
-  return np.pad(array, [(0, 0)] * (array.ndim - 2) + [(missing, 0), (0, 0)])
+        f"{name} must be of shape ({wanted}) or (B, {wanted}) with S at most "
+        f"{size}, got {array.shape}.")
+  if field.name == "shown_features":
+    array = np.where(np.isfinite(array), array, 0)
+  missing = [(0, 0)] * array.ndim
+  missing[axis] = int(size) - array.shape[axis], 0
+  return np.pad(array, missing)

@@ -1,0 +1,1 @@
+"""What `export` makes of the workdirs of runs."""

@@ -1,0 +1,174 @@
+"""An artefact of stages: its functions, golden rows, manifest and files."""
+
+from collections.abc import Sequence
+import json
+import pathlib
+from typing import Any
+from typing import NamedTuple
+
+import jax
+from jax import export
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.artefacts import config as config_lib
+from experiments.artefacts import rows as rows_lib
+from experiments.artefacts import stages as stages_lib
+from harmonrank_jax.data import files as files_lib
+from harmonrank_jax.data import schema as schema_lib
+import harmonrank_jax.native as native
+from harmonrank_jax.serving import functions
+from harmonrank_jax.serving import golden as golden_lib
+from harmonrank_jax.serving import manifest as manifest_lib
+from harmonrank_jax.serving import models
+from harmonrank_jax.serving import onnx
+from harmonrank_jax.serving import policy
+from harmonrank_jax.serving import requests
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# Golden rows, or golden candidates of each of a few golden requests.
+_NUM_ROWS, _NUM_REQUESTS, _NUM_CANDIDATES = 64, 4, 48
+# How near a function comes to them on a machine of another kind.
+_TOLERANCE = {"relative": 1e-4, "absolute": 1e-5}
+
+
+class Artefact(NamedTuple):
+  """What `serving.publish` takes."""
+
+  files: dict[str, bytes]
+  manifest: dict[str, Any]
+
+
+def make(
+    stages: Sequence[stages_lib.Stage], *, sizes: config_lib.Sizes,
+    request_columns: Sequence[str] = (), to: str = "stablehlo",
+) -> Artefact:
+  """Exports the functions of stages and writes down what they are.
+
+  Args:
+    stages: what is inside, in the order of a request.
+    sizes: what the functions will be compiled for.
+    request_columns: columns that a request gives once.
+    to: "onnx" for a model in ONNX beside the functions.
+
+  Raises:
+    DataError: if stages do not join, a column is unknown, or something cannot
+      be exported.
+  """
+  trained = [stage.trained for stage in stages]
+  made = [function for function in (
+      functions.score_function(trained),
+      functions.select_function(
+          trained, request_columns=request_columns,
+          max_shown=sizes.max_shown)) if function is not None]
+  if to == "onnx" and made[0].name != "score":
+    raise schema_lib.DataError(
+        "ONNX is for the scores of a predictor or an ensemble; there is "
+        "neither.")
+  buckets = {
+      "score": {functions.ROWS: list(sizes.batch_sizes)},
+      "select": {functions.ROWS: list(sizes.request_sizes),
+                 functions.CANDIDATES: list(sizes.candidate_sizes)}}
+  manifest = {
+      "platforms": list(PLATFORMS),
+      "stages": [stage.facts for stage in stages],
+      "functions": {function.name: {
+          "file": f"{function.name}.stablehlo",
+          "inputs": [field.to_json() for field in function.inputs],
+          "outputs": [field.to_json() for field in function.outputs],
+          "buckets": buckets[function.name]} for function in made},
+      "request": _request(trained, request_columns),
+      "golden": _TOLERANCE}
+  vocabularies = {
+      each.model.KIND: each.model.features.to_json() for each in trained
+      if isinstance(each.model, (models.Predictor, models.Ensemble))}
+  golden = {function.name: _golden(function, trained, manifest, vocabularies)
+            for function in made}
+  parameters = {name: array for function in made
+                for name, array in function.parameters.items()}
+  files = {
+      **{f"{function.name}.stablehlo": exported(function)
+         for function in made},
+      manifest_lib.PARAMETERS: files_lib.arrays_to_bytes(parameters),
+      manifest_lib.VOCABULARIES: manifest_lib.to_bytes(vocabularies),
+      manifest_lib.GOLDEN: files_lib.arrays_to_bytes(
+          golden_lib.to_arrays(golden))}
+  if to == "onnx":
+    files["score.onnx"] = onnx.convert(
+        made[0].call, made[0].parameters, made[0].inputs)
+  # As it will be read: tuples are lists, whole numbers of NumPy are numbers.
+  return Artefact(files, json.loads(manifest_lib.to_bytes(manifest)))
+
+
+def exported(function: functions.Function) -> bytes:
+  """A function in StableHLO, for any number of rows and of candidates.
+
+  Products are those of float32 on every platform, so that scores are, too.
+  """
+  rows, candidates = export.symbolic_shape(
+      f"{functions.ROWS}, {functions.CANDIDATES}")
+  axes = {functions.ROWS: rows, functions.CANDIDATES: candidates}
+  inputs = {field.name: jax.ShapeDtypeStruct(
+      tuple(axes[size] if isinstance(size, str) else size
+            for size in field.shape), jnp.dtype(field.dtype))
+            for field in function.inputs}
+  parameters = {name: jax.ShapeDtypeStruct(array.shape, array.dtype)
+                for name, array in function.parameters.items()}
+  with jax.default_matmul_precision("highest"):
+    return bytes(export.export(jax.jit(function.call), platforms=PLATFORMS)(
+        parameters, inputs).serialize())
+
+
+def say(folder: pathlib.Path, artefact: Artefact, seconds: float) -> None:
+  """Prints what a version holds."""
+  manifest = artefact.manifest
+  print(f"stages: {', '.join(stage['name'] for stage in manifest['stages'])}")
+  for name, entry in manifest["functions"].items():
+    outputs = ", ".join(field["name"] for field in entry["outputs"])
+    buckets = "; ".join(
+        f"{axis} = {', '.join(map(str, sizes))}"
+        for axis, sizes in entry["buckets"].items())
+    print(f"{name}: {outputs} (compiled for {buckets})")
+  size = sum(map(len, artefact.files.values()))
+  print(f"{len(artefact.files)} files, {size / 2**20:.1f} MiB, in "
+        f"{seconds:.1f} s\n{folder}", flush=True)
+
+
+def _request(
+    trained: Sequence[models.Trained], request_columns: Sequence[str]
+) -> dict[str, Any]:
+  """What a request brings, and what it need not bring."""
+  result: dict[str, Any] = {
+      "columns": list(request_columns), **functions.defaults(trained)}
+  for each in trained:
+    if isinstance(each.model, (models.Slates, policy.Policy)):
+      columns = each.model.columns
+      result |= {"categories": list(each.model.categories),
+                 "category_column": columns.category,
+                 "score_column": columns.score,
+                 "features_column": columns.features or "features"}
+  return result
+
+
+def _golden(
+    function: functions.Function, trained: Sequence[models.Trained],
+    manifest: dict[str, Any], vocabularies: dict[str, Any],
+) -> golden_lib.Golden:
+  """Rows or requests, drawn, and what the trained models make of them."""
+  rng = np.random.default_rng(0)
+  signature = manifest_lib.signature(
+      function.name, manifest["functions"][function.name])
+  encoder = requests.Encoder(signature, manifest, vocabularies)
+  if function.name == "score":
+    columns = rows_lib.draw_rows(rng, trained, (_NUM_ROWS,))
+    arguments: dict[str, np.ndarray] = {}
+    inputs = encoder.rows(columns, arguments)
+  else:
+    columns, arguments = rows_lib.draw_requests(
+        rng, trained, manifest["request"], signature,
+        (_NUM_REQUESTS, _NUM_CANDIDATES))
+    inputs = encoder.candidates(columns, arguments)
+  with native.disabled():
+    outputs = jax.jit(function.call)(function.parameters, inputs.arrays)
+  return golden_lib.Golden(
+      columns, arguments, jax.tree.map(np.asarray, outputs))
