@@ -84,7 +84,9 @@ def test_a_policy_corrects_what_the_stages_before_it_make(front):
 
 def test_a_request_may_choose_what_the_run_did():
   assert functions.defaults([policy_of()]) == {
-      "theta": 0.7, "quotas": [policy_test.SLOTS] * policy_test.CATEGORIES}
+      "theta": 0.7, "quotas": [policy_test.SLOTS] * policy_test.CATEGORIES,
+      "log_value": 0.0, "requests_today": 0.0, "since_last": 0.0}
+  assert "log_value" not in functions.defaults([policy_of(relevance="pctcvr")])
 
 
 @pytest.mark.parametrize("front, changes, said", [

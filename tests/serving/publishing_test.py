@@ -117,7 +117,7 @@ def rewritten(folder, change):
   change(content)
   if content.get("version") == before and type(content.get("made")) is str:
     content["version"] = manifest_lib.version_of(content)
-  encoded = json.dumps(content, indent=2, sort_keys=True).encode()
+  encoded = json.dumps(content, indent=2).encode()
   (folder / "manifest.json").write_bytes(encoded)
   (folder / "manifest.sha256").write_text(
       f"{hashlib.sha256(encoded).hexdigest()}  manifest.json\n")
