@@ -20,14 +20,12 @@ nor a checkpoint is read.
 """
 
 import pathlib
-import time
 
 from experiments.artefacts import config as config_lib
 from experiments.artefacts import making
 from experiments.artefacts import stages as stages_lib
 from experiments.artefacts.config import Config
 from experiments.runs import flags
-from harmonrank_jax.serving import publishing
 
 
 def export(config: Config) -> pathlib.Path:
@@ -37,16 +35,8 @@ def export(config: Config) -> pathlib.Path:
   """
   config_lib.check(config)
   assert config.run and config.out
-  began = time.perf_counter()
-  stages = stages_lib.read_stages(config.run)
-  artefact = making.make(
-      stages, sizes=config, request_columns=config.request_columns or (),
-      to=config.to)
-  version = publishing.publish(
-      config.out, artefact.files, artefact.manifest, days=config.expires_days)
-  folder = pathlib.Path(config.out) / version
-  making.say(folder, artefact, time.perf_counter() - began)
-  return folder
+  return making.publish(
+      stages_lib.read_stages(config.run), config.out, config)
 
 
 def main(config: Config) -> None:

@@ -16,6 +16,8 @@ import dataclasses
 import pathlib
 from typing import Any
 
+from experiments.artefacts import making
+from experiments.artefacts import stages
 from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import objectives
 from experiments.ranker import results
@@ -33,16 +35,19 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
   Raises `UserError`, `DataError` or, after a checkpoint, `StoppedError`.
   """
-  with workdir_lib.claimed(workdir, dataclasses.asdict(config)):
+  with workdir_lib.claimed(workdir, config.settings):
     inputs = inputs_lib.read_inputs(config, workdir)
     test = inputs_lib.read_test(config, inputs, workdir)
   inputs_lib.check_same_data(workdir, inputs, test)
   task = make_task(config, inputs)
+  if config.export:
+    making.rehearse([stages.stage_of(models.Trained(
+        inputs.model, models.flat(task.init().best_params)))], config.export)
   fitted = loop.fit(
       task, workdir, num_steps=inputs.num_steps,
       examples_per_step=inputs.batch_size, remark=objectives.remark)
   content = publish(workdir, results.Run(
-      config=dataclasses.asdict(config), schema=inputs.model.schema,
+      config=config.settings, schema=inputs.model.schema,
       platt=task.platt, num_steps=inputs.num_steps,
       best_step=int(fitted.state.best_step),
       objective_weights=inputs.objective_weights,
@@ -51,6 +56,8 @@ def train(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       test=test.batch, truth=test.truth, slices=test.slices,
       examples_per_second=fitted.steps_per_second * inputs.batch_size))
   models.write_model(workdir, inputs.model, fitted.state.best_params)
+  if config.export:
+    making.publish(stages.read_stages([str(workdir)]), config.export)
   return content
 
 

@@ -9,8 +9,8 @@ FORMATS = ("stablehlo", "onnx")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sizes:
-  """The sizes that the exported functions are compiled for."""
+class Options:
+  """How stages are exported; each field is a flag of the same name."""
 
   batch_sizes: tuple[int, ...] = flags.field(
       (1, 8, 64, 512, 4096), "Rows that are scored at once. Fewer are padded, "
@@ -24,18 +24,6 @@ class Sizes:
   max_shown: int = flags.field(
       40, "Most items shown before that a request may name.", low=0,
       high=10_000)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(Sizes):
-  """The settings of an export; each field is a flag of the same name."""
-
-  run: tuple[str, ...] | None = flags.field(
-      None, "Workdir of a finished run; give the flag again for each stage of "
-      "one artefact: train_predictor, train_auc, and select_slates or "
-      "train_reranker.")
-  out: str | None = flags.field(
-      None, "Folder of the versions of the artefact.")
   to: str = flags.field(
       "stablehlo", "onnx writes score.onnx, too.", choices=FORMATS)
   request_columns: tuple[str, ...] | None = flags.field(
@@ -44,6 +32,18 @@ class Config(Sizes):
   expires_days: int = flags.field(
       180, "Days until the artefact is no longer loaded. Functions in "
       "StableHLO are promised to run for half a year.", low=1, high=180)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Options):
+  """The settings of an export; each field is a flag of the same name."""
+
+  run: tuple[str, ...] | None = flags.field(
+      None, "Workdir of a finished run; give the flag again for each stage of "
+      "one artefact: train_predictor, train_auc, and select_slates or "
+      "train_reranker.")
+  out: str | None = flags.field(
+      None, "Folder of the versions of the artefact.")
 
 
 def check(config: Config) -> None:

@@ -3,17 +3,20 @@
 from collections.abc import Sequence
 import json
 import pathlib
+import tempfile
+import time
 from typing import Any
 from typing import NamedTuple
 
 import jax
-from jax import export
+from jax import export as export_lib
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.artefacts import config as config_lib
 from experiments.artefacts import rows as rows_lib
 from experiments.artefacts import stages as stages_lib
+from experiments.runs import errors
 from harmonrank_jax.data import files as files_lib
 from harmonrank_jax.data import schema as schema_lib
 import harmonrank_jax.native as native
@@ -23,8 +26,10 @@ from harmonrank_jax.serving import manifest as manifest_lib
 from harmonrank_jax.serving import models
 from harmonrank_jax.serving import onnx
 from harmonrank_jax.serving import policy
+from harmonrank_jax.serving import publishing
 from harmonrank_jax.serving import requests
 
+_DEFAULTS = config_lib.Options()
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Golden rows, or golden candidates of each of a few golden requests.
 _NUM_ROWS, _NUM_REQUESTS, _NUM_CANDIDATES = 64, 4, 48
@@ -39,17 +44,48 @@ class Artefact(NamedTuple):
   manifest: dict[str, Any]
 
 
+def publish(
+    stages: Sequence[stages_lib.Stage], out: str | pathlib.Path,
+    options: config_lib.Options = _DEFAULTS,
+) -> pathlib.Path:
+  """Publishes a version of an artefact and says what is in it; its folder.
+
+  Raises `DataError`; nothing is then published.
+  """
+  began = time.perf_counter()
+  artefact = make(stages, options)
+  version = publishing.publish(
+      out, artefact.files, artefact.manifest, days=options.expires_days)
+  _say(artefact, time.perf_counter() - began)
+  folder = pathlib.Path(out) / version
+  print(folder, flush=True)
+  return folder
+
+
+def rehearse(stages: Sequence[stages_lib.Stage], out: str) -> None:
+  """Makes what `publish` would, and sees whether it could be written.
+
+  Raises `DataError`, or `UserError` for a folder that cannot be written to.
+  """
+  make(stages)
+  try:
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out):
+      pass
+  except OSError as error:
+    raise errors.UserError(
+        f"--export={out} cannot be written to ({error.strerror}).") from None
+
+
 def make(
-    stages: Sequence[stages_lib.Stage], *, sizes: config_lib.Sizes,
-    request_columns: Sequence[str] = (), to: str = "stablehlo",
+    stages: Sequence[stages_lib.Stage],
+    options: config_lib.Options = _DEFAULTS,
 ) -> Artefact:
   """Exports the functions of stages and writes down what they are.
 
   Args:
     stages: what is inside, in the order of a request.
-    sizes: what the functions will be compiled for.
-    request_columns: columns that a request gives once.
-    to: "onnx" for a model in ONNX beside the functions.
+    options: sizes, columns of a request, formats.
 
   Raises:
     DataError: if stages do not join, a column is unknown, or something cannot
@@ -59,16 +95,16 @@ def make(
   made = [function for function in (
       functions.score_function(trained),
       functions.select_function(
-          trained, request_columns=request_columns,
-          max_shown=sizes.max_shown)) if function is not None]
-  if to == "onnx" and made[0].name != "score":
+          trained, request_columns=options.request_columns or (),
+          max_shown=options.max_shown)) if function is not None]
+  if options.to == "onnx" and made[0].name != "score":
     raise schema_lib.DataError(
         "ONNX is for the scores of a predictor or an ensemble; there is "
         "neither.")
   buckets = {
-      "score": {functions.ROWS: list(sizes.batch_sizes)},
-      "select": {functions.ROWS: list(sizes.request_sizes),
-                 functions.CANDIDATES: list(sizes.candidate_sizes)}}
+      "score": {functions.ROWS: list(options.batch_sizes)},
+      "select": {functions.ROWS: list(options.request_sizes),
+                 functions.CANDIDATES: list(options.candidate_sizes)}}
   manifest = {
       "platforms": list(PLATFORMS),
       "stages": [stage.facts for stage in stages],
@@ -77,7 +113,7 @@ def make(
           "inputs": [field.to_json() for field in function.inputs],
           "outputs": [field.to_json() for field in function.outputs],
           "buckets": buckets[function.name]} for function in made},
-      "request": _request(trained, request_columns),
+      "request": _request(trained, options.request_columns or ()),
       "golden": _TOLERANCE}
   vocabularies = {
       each.model.KIND: each.model.features.to_json() for each in trained
@@ -93,7 +129,7 @@ def make(
       manifest_lib.VOCABULARIES: manifest_lib.to_bytes(vocabularies),
       manifest_lib.GOLDEN: files_lib.arrays_to_bytes(
           golden_lib.to_arrays(golden))}
-  if to == "onnx":
+  if options.to == "onnx":
     files["score.onnx"] = onnx.convert(
         made[0].call, made[0].parameters, made[0].inputs)
   # As it will be read: tuples are lists, whole numbers of NumPy are numbers.
@@ -105,7 +141,7 @@ def exported(function: functions.Function) -> bytes:
 
   Products are those of float32 on every platform, so that scores are, too.
   """
-  rows, candidates = export.symbolic_shape(
+  rows, candidates = export_lib.symbolic_shape(
       f"{functions.ROWS}, {functions.CANDIDATES}")
   axes = {functions.ROWS: rows, functions.CANDIDATES: candidates}
   inputs = {field.name: jax.ShapeDtypeStruct(
@@ -115,11 +151,11 @@ def exported(function: functions.Function) -> bytes:
   parameters = {name: jax.ShapeDtypeStruct(array.shape, array.dtype)
                 for name, array in function.parameters.items()}
   with jax.default_matmul_precision("highest"):
-    return bytes(export.export(jax.jit(function.call), platforms=PLATFORMS)(
+    return bytes(export_lib.export(jax.jit(function.call), platforms=PLATFORMS)(
         parameters, inputs).serialize())
 
 
-def say(folder: pathlib.Path, artefact: Artefact, seconds: float) -> None:
+def _say(artefact: Artefact, seconds: float) -> None:
   """Prints what a version holds."""
   manifest = artefact.manifest
   print(f"stages: {', '.join(stage['name'] for stage in manifest['stages'])}")
@@ -131,7 +167,7 @@ def say(folder: pathlib.Path, artefact: Artefact, seconds: float) -> None:
     print(f"{name}: {outputs} (compiled for {buckets})")
   size = sum(map(len, artefact.files.values()))
   print(f"{len(artefact.files)} files, {size / 2**20:.1f} MiB, in "
-        f"{seconds:.1f} s\n{folder}", flush=True)
+        f"{seconds:.1f} s")
 
 
 def _request(

@@ -1,5 +1,6 @@
 """What an artefact is made of: the models of runs, with their results."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
 import pathlib
@@ -57,22 +58,22 @@ def read_stages(runs: Sequence[str]) -> list[Stage]:
 def _read_stage(folder: pathlib.Path) -> Stage:
   trained = models.read_model(folder)
   summary = workdir_lib.read_json(folder / "summary.json")
-  return Stage(trained, facts_of(trained, summary))
+  return stage_of(trained, summary)
 
 
-def facts_of(
-    trained: models.Trained, summary: dict[str, Any]
-) -> dict[str, Any]:
-  """What the manifest says of a stage, beside the model itself."""
-  kind = trained.model.KIND
+def stage_of(
+    trained: models.Trained, summary: Mapping[str, Any] | None = None
+) -> Stage:
+  """A stage of what was trained, with the summary of its run if it has one."""
+  kind, summary = trained.model.KIND, summary or {}
   digest = hashlib.sha256(files.arrays_to_bytes(trained.parameters))
-  return {
+  return Stage(trained, {
       "name": kind, **_named(trained.model),
       "parameters_sha256": digest.hexdigest(),
       **{key: summary[key] for key in ("num_steps", "best_step", "config")
          if key in summary},
       "results": {key: summary[key] for key in _RESULTS[kind]
-                  if key in summary}}
+                  if key in summary}})
 
 
 def _named(model: Any) -> dict[str, Any]:

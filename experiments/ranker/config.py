@@ -1,6 +1,7 @@
 """What a ranker is trained with: the flags of `train_auc`."""
 
 import dataclasses
+from typing import Any
 
 from experiments.ranker import objectives
 from experiments.runs import configs
@@ -50,3 +51,13 @@ class Config(configs.LogConfig):
       True, "Ablation: self-attention over objectives.")
   slice_by: str | None = flags.field(
       None, "Profile column by whose values AUCs are shown, too.")
+  export: str | None = flags.field(
+      None, "Folder of an artefact that the run is exported to at its end, as "
+      "python -m experiments.export does; tried before the first step.")
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What the run depends on: all but where it goes."""
+    settings = dataclasses.asdict(self)
+    del settings["export"]
+    return settings

@@ -25,6 +25,7 @@ from harmonrank_jax.data import generator
 from harmonrank_jax.data import parquet
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import splits
+import harmonrank_jax.serving as serving
 from harmonrank_jax.serving import models
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -143,14 +144,25 @@ def test_the_score_is_the_mean_of_the_members(finished):
       task.score(params, rows), np.mean(each, axis=0), rtol=1e-5)
 
 
-def test_a_second_call_shows_the_same_again(finished, capsys):
+def test_a_second_call_shows_the_same_again_and_may_export_it(
+    finished, tmp_path, capsys):
   workdir, summary = finished
-  again = train_auc.train(
-      train_auc.Config(**SMALL, slice_by="age"), workdir)
+  again = train_auc.train(train_auc.Config(
+      **SMALL, slice_by="age", export=str(tmp_path / "exported")), workdir)
   assert again == summary
   out = capsys.readouterr().out
   assert "resuming from step 20" in out
   assert "harmonrank" in out and "closed_form" in out
+  stage, = serving.load(tmp_path / "exported", warm=False).manifest["stages"]
+  assert stage["results"]["auc_sum"] == summary["auc_sum"]
+
+
+def test_an_export_is_tried_before_the_first_step(tmp_path, capsys):
+  (tmp_path / "file").touch()
+  with pytest.raises(errors.UserError, match="cannot be written to"):
+    train_auc.train(train_auc.Config(
+        **SMALL, export=str(tmp_path / "file" / "out")), tmp_path / "run")
+  assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_rows_of_ones_own_to_test_on_need_no_truth(finished, tmp_path):
