@@ -135,12 +135,11 @@ class BatchScorer:
   ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Inputs of the function, and `[N]` bool of rows that are refused."""
     manifest, stages = _described(self._folder)
-    entry = manifest["functions"][_FUNCTION]
     # Of one size, so that a row's score does not depend on how many others are
     # in its batch.
-    size = entry["buckets"]["b"][-1]
-    missing = -batch.num_rows % size
-    wanted = {each["name"] for each in entry["inputs"]}
+    missing = -batch.num_rows % _loaded(self._folder).rows_at_once(_FUNCTION)
+    wanted = {each["name"]
+              for each in manifest["functions"][_FUNCTION]["inputs"]}
     table = pa.Table.from_batches([batch])
     inputs, refused = {}, np.zeros(batch.num_rows, bool)
     for stage in stages:

@@ -1,7 +1,8 @@
 """An exported function at a few sizes, each compiled once.
 
 Arrays of any size are padded to the smallest bucket that holds them, and rows
-beyond the largest are taken in pieces: nothing is compiled for another size.
+beyond the largest are taken in pieces: nothing is compiled for another size. On
+a CPU the pieces are small, and larger buckets are not used.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ import numpy as np
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import manifest as manifest_lib
 
+# Rows that a CPU computes at once, at most. What it keeps of more rows on the
+# way is beyond its cache, and beyond 32 MB the allocator of the C library gets
+# it anew from the system at every call.
+_CPU_ROWS = 1024
+
 
 class RequestError(schema_lib.DataError):
   """Arrays that an artefact cannot serve; one line."""
@@ -31,11 +37,26 @@ def smallest(buckets: Sequence[int], size: int) -> int | None:
   return next((bucket for bucket in buckets if bucket >= size), None)
 
 
+def used_on(backend: str, buckets: tuple[int, ...]) -> tuple[int, ...]:
+  """The buckets of rows that are used on a backend of JAX.
+
+  >>> used_on("tpu", (1, 512, 4096)), used_on("cpu", (1, 512, 4096))
+  ((1, 512, 4096), (1, 512))
+  """
+  if backend != "cpu":
+    return buckets
+  return tuple(b for b in buckets if b <= _CPU_ROWS) or buckets[:1]
+
+
 class Buckets:
   """An exported function with its parameters on the device.
 
-  May be called from several threads. `compiled` lists the sizes of the axes
-  in the order of compilation.
+  May be called from several threads.
+
+  Attributes:
+    signature: of the function.
+    sizes: axis to the buckets that are used here, which the rows decide.
+    compiled: sizes of the axes, in the order of compilation.
   """
 
   def __init__(
@@ -44,6 +65,8 @@ class Buckets:
   ):
     """Nothing is compiled before the first call or `warm_up`."""
     self.signature = signature
+    self.sizes = dict(signature.buckets) | {
+        "b": used_on(jax.default_backend(), signature.buckets["b"])}
     self.compiled: list[tuple[int, ...]] = []
     self._call = exported.call
     self._parameters = dict(parameters)
@@ -53,8 +76,8 @@ class Buckets:
 
   def warm_up(self) -> None:
     """Compiles and calls every bucket."""
-    axes = tuple(self.signature.buckets)
-    for sizes in itertools.product(*self.signature.buckets.values()):
+    axes = tuple(self.sizes)
+    for sizes in itertools.product(*self.sizes.values()):
       arrays = {
           name: np.zeros(_shape(field, dict(zip(axes, sizes, strict=True))),
                          field.dtype)
@@ -78,7 +101,7 @@ class Buckets:
         shape, or n is beyond the largest bucket.
     """
     sizes = self._sizes(inputs)
-    buckets = self.signature.buckets
+    buckets = self.sizes
     rest = tuple(
         self._bucket(axis, sizes[axis]) for axis in buckets if axis != "b")
     parts = []
@@ -126,7 +149,7 @@ class Buckets:
     return sizes
 
   def _bucket(self, axis: str, size: int) -> int:
-    buckets = self.signature.buckets[axis]
+    buckets = self.sizes[axis]
     bucket = smallest(buckets, size)
     if bucket is None:
       raise RequestError(

@@ -117,6 +117,11 @@ class Bundle:
     return {name: list(function.compiled)
             for name, function in self._functions.items()}
 
+  def rows_at_once(self, name: str) -> int:
+    """The most rows, or requests, that a function computes at once here."""
+    self._check_has(name)
+    return self._functions[name].sizes["b"][-1]
+
   def warm_up(self) -> None:
     """Compiles every bucket that is not; `warm_seconds` says how long."""
     start = time.perf_counter()

@@ -52,6 +52,16 @@ def test_every_bucket_is_compiled_once_and_no_other_size(bundle):
   assert bundle.warm_seconds > 0
 
 
+def test_a_cpu_computes_few_rows_at_once(folder, bundle, monkeypatch):
+  monkeypatch.setattr(buckets_lib, "_CPU_ROWS", 8)
+  small = bundle_lib.load(folder, warm=False, today=toys.TODAY)
+  assert (small.rows_at_once("score"), bundle.rows_at_once("score")) == (4, 16)
+  inputs = toys.drawn("score", {"b": 13})
+  same(small.run("score", inputs), toys.called("score", inputs))
+  assert set(small.compiled["score"]) == {(1,), (4,)}
+  assert buckets_lib.used_on("cpu", (16, 64)) == (16,)
+
+
 def test_no_candidates_are_a_page_of_empty_slots(bundle):
   found = bundle.run("select", toys.drawn("select", {"b": 2, "n": 0}))
   same(found, {"indices": np.full((2, toys.K), -1, np.int32),
