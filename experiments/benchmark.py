@@ -4,6 +4,8 @@
     python -m experiments.benchmark --suite=train_auc   # a step of training
     python -m experiments.benchmark --suite=slates      # slates by a DPP
     python -m experiments.benchmark --suite=policy      # simulated days, PPO
+    python -m experiments.benchmark --suite=scoring     # files of rows
+    python -m experiments.benchmark --suite=serving     # one request
 
 Methods take turns, so that a temporary load affects all of them. What they
 compute is compared before their times are. Peers are used where they are
@@ -17,6 +19,8 @@ import pathlib
 from typing import Any
 
 from experiments.benchmarks import policy
+from experiments.benchmarks import scoring
+from experiments.benchmarks import serving
 from experiments.benchmarks import slates
 from experiments.benchmarks import soft_rank
 from experiments.benchmarks import timing as timing_lib
@@ -29,7 +33,7 @@ from experiments.runs import workdir as workdir_lib
 
 SUITES: dict[str, timing_lib.Suite] = {
     "soft_rank": soft_rank, "train_auc": train_auc, "slates": slates,
-    "policy": policy}
+    "policy": policy, "scoring": scoring, "serving": serving}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class Config(configs.SeedConfig):
       None, "Sizes to measure: lists x items of each for soft_rank, as in "
       "1x1000,128x1000; batch sizes for train_auc; requests x candidates x "
       "picks for slates, as in 256x500x20; users of a simulated batch for "
-      "policy.")
+      "policy; rows of a file for scoring; candidates for serving.")
   repeats: int = flags.field(11, "Samples of each time.", low=3, high=100_000)
 
 

@@ -49,7 +49,8 @@ PACKAGES = {
     "scoring": set(),
     "comparison": {"ranker"},
     "tradeoff": {"ranker"},
-    "benchmarks": {"ranker", "reranker"},
+    "benchmarks": {
+        "artefacts", "predictor", "ranker", "reranker", "scoring"},
 }
 
 

@@ -1,6 +1,7 @@
 """The report of a benchmark."""
 
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Sequence
 import html
 import json
@@ -134,13 +135,17 @@ def _batch_figure(measured: Measured) -> mpl_figure.Figure:
   return figure
 
 
-def _selection_figure(measured: Measured) -> mpl_figure.Figure:
-  """A panel for each task, a line in it for each method."""
+def _tasks_figure(
+    measured: Measured, floors: Collection[str] = ()
+) -> mpl_figure.Figure:
+  """A panel for each task, a line in it for each method; floors are hollow."""
   names = list(dict.fromkeys(m["method"] for m in measured))
   tasks = list(dict.fromkeys(m["task"] for m in measured))
-  reading = {m["method"] for m in measured if "same_slots" not in m}
+  rivals = {name for name in names if not name.startswith("harmonrank")}
+  if rivals == set(names):  # All are of this library.
+    rivals = set()
   names.sort(key=lambda name: (
-      name in reading, not name.startswith("harmonrank")))
+      name in floors, not name.startswith("harmonrank")))
   columns = min(4, len(tasks))
   count = -(-len(tasks) // columns)
   figure = mpl_figure.Figure(figsize=(10, count * (0.9 + 0.22 * len(names))))
@@ -150,14 +155,14 @@ def _selection_figure(measured: Measured) -> mpl_figure.Figure:
     axes.set_visible(False)
   for task, axes in zip(tasks, grid.flat, strict=False):
     for place, name in zip(places, names, strict=True):
-      color = "#222222" if name in reading else (
-          html_lib.OURS if name.startswith("harmonrank") else html_lib.RIVAL)
+      color = "#222222" if name in floors else (
+          html_lib.RIVAL if name in rivals else html_lib.OURS)
       for m in measured:
         if (m["task"], m["method"]) == (task, name):
           low, high = 1e3 * np.asarray(m["quartiles_seconds"])
           axes.plot([low, high], [place, place], color=color)
           axes.plot(1e3 * m["median_seconds"], place, "o", ms=4, color=color,
-                    mfc="none" if name in reading else color)
+                    mfc="none" if name in floors else color)
     axes.set_xscale("log")
     # Limits are powers of ten, so that at least two ticks have labels.
     low, high = np.log10(axes.get_xlim())
@@ -226,5 +231,10 @@ def _rates_figure(measured: Measured) -> mpl_figure.Figure:
 _FIGURES: dict[str, Callable[[Measured], list[str]]] = {
     "soft_rank": _soft_rank_parts,
     "train_auc": lambda measured: [html_lib.svg(_throughput_figure(measured))],
-    "slates": lambda measured: [html_lib.svg(_selection_figure(measured))],
-    "policy": lambda measured: [html_lib.svg(_rates_figure(measured))]}
+    "slates": lambda measured: [html_lib.svg(_tasks_figure(
+        measured, {m["method"] for m in measured if "same_slots" not in m}))],
+    "policy": lambda measured: [html_lib.svg(_rates_figure(measured))],
+    "scoring": lambda measured: [html_lib.svg(_tasks_figure(
+        measured, {m["method"] for m in measured if m["times_plain"] == 1}))],
+    "serving": lambda measured: [html_lib.svg(_tasks_figure(
+        [m for m in measured if m["part"] == "whole"]))]}

@@ -5,18 +5,12 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
-import json
 import math
-import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 import time
 from typing import Any
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.benchmarks import slates_methods as methods_lib
@@ -61,25 +55,9 @@ def run(
   del workdir
   flow = None if sizes else FLOW
   sizes = sizes or SIZES
-  if (jax.default_backend() != "cpu" or timing_lib.num_cores() == 1
-      or not hasattr(os, "sched_setaffinity")):
-    return run_here(sizes, flow, repeats=repeats, seed=seed)
-  with tempfile.TemporaryDirectory() as folder:
-    path = pathlib.Path(folder) / "result.json"
-    # The last core, because the first ones serve interrupts. SIGINT ends the
-    # process silently: its parent reports the interruption.
-    code = ("import os, signal; "
-            "signal.signal(signal.SIGINT, signal.SIG_DFL); "
-            "os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); "
-            "from experiments.benchmarks import slates as b; "
-            "from experiments.runs import workdir; import pathlib; "
-            f"workdir.write_json(pathlib.Path({str(path)!r}), b.run_here("
-            f"{sizes!r}, {flow!r}, repeats={repeats}, seed={seed}))")
-    subprocess.run(
-        [sys.executable, "-c", code], check=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu",
-             "PYTHONPATH": os.pathsep.join(sys.path)})
-    return json.loads(path.read_text())
+  return timing_lib.on_one_core(
+      "experiments.benchmarks.slates", "run_here", sizes, flow,
+      repeats=repeats, seed=seed)
 
 
 def run_here(

@@ -6,11 +6,16 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import importlib
 from importlib import metadata
+import json
 import math
 import os
 import pathlib
 import platform
+import subprocess
+import sys
+import tempfile
 import time
 from typing import Any
 from typing import NamedTuple
@@ -160,6 +165,34 @@ def seconds_of(call: Callable[[], Any], count: int = 1) -> float:
   for _ in range(count):
     call()
   return (time.perf_counter() - began) / count
+
+
+def on_one_core(module: str, name: str, *args: Any, **kwargs: Any) -> Any:
+  """What a function of a module returns, of literals, in JSON.
+
+  On a CPU it has one core, in its own process: threads distort the ratios.
+  """
+  if (jax.default_backend() != "cpu" or num_cores() == 1
+      or not hasattr(os, "sched_setaffinity")):
+    return getattr(importlib.import_module(module), name)(*args, **kwargs)
+  given = ", ".join([*map(repr, args), *(
+      f"{key}={value!r}" for key, value in kwargs.items())])
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / "result.json"
+    # The last core, because the first ones serve interrupts. SIGINT ends the
+    # process silently: its parent reports the interruption.
+    code = ("import os, signal; "
+            "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+            "os.sched_setaffinity(0, {max(os.sched_getaffinity(0))}); "
+            f"import {module} as measured; "
+            "from experiments.runs import workdir; import pathlib; "
+            f"workdir.write_json(pathlib.Path({str(path)!r}), "
+            f"measured.{name}({given}))")
+    subprocess.run(
+        [sys.executable, "-c", code], check=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu",
+             "PYTHONPATH": os.pathsep.join(sys.path)})
+    return json.loads(path.read_text())
 
 
 def forms() -> Forms:

@@ -88,11 +88,18 @@ class Training(NamedTuple):
 
 def begin(config: config_lib.Config, inputs: inputs_lib.Inputs) -> Training:
   """The training of one network by `train_auc`, at its first step."""
-  task = auc_task.AucTask(auc_task.Recipe(**{
-      field.name: getattr(config, field.name)
-      for field in dataclasses.fields(auc_task.Recipe)}), inputs)
+  task = make_task(config, inputs)
   return Training(task.begin(jax.random.key(config.seed)), task.update_one,
                   task.platt)
+
+
+def make_task(
+    config: config_lib.Config, inputs: inputs_lib.Inputs
+) -> auc_task.AucTask:
+  """The training of all members by `train_auc`."""
+  return auc_task.AucTask(auc_task.Recipe(**{
+      field.name: getattr(config, field.name)
+      for field in dataclasses.fields(auc_task.Recipe)}), inputs)
 
 
 def make_rows(
