@@ -1,0 +1,55 @@
+"""Record batches of other engines are scored as those of files are."""
+
+import importlib.util
+import pathlib
+import pickle
+import sys
+import types
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from harmonrank_jax.serving import batches
+from tests.experiments.scoring import toy
+
+EXAMPLE = pathlib.Path(__file__).parents[2] / "examples/score_ray.py"
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("artefact")
+  toy.publish(folder)
+  # As an engine sends it to its processes.
+  return pickle.loads(pickle.dumps(batches.BatchScorer(folder)))
+
+
+@pytest.fixture
+def example(monkeypatch):
+  """The example for Ray, which is not installed."""
+  monkeypatch.setitem(sys.modules, "ray", types.ModuleType("ray"))
+  spec = importlib.util.spec_from_file_location("score_ray", EXAMPLE)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_tables_of_ray_are_scored_whatever_their_chunks(example, scorer):
+  parts = [toy.rows(70, 1), toy.rows(5, 2, odd=(3,))]
+  table = pa.concat_tables(parts).append_column("day", pa.array([2] * 75))
+  assert table["age"].num_chunks == 2
+  scored = example.score(table, scorer)
+  assert isinstance(scored, pa.Table)
+  assert scored.drop_columns(["ranking_score", "rejection"]).equals(table)
+  is_scored = np.arange(75) != 73
+  np.testing.assert_array_equal(scored["rejection"].is_null(), is_scored)
+  np.testing.assert_allclose(
+      scored["ranking_score"].to_numpy()[is_scored],
+      toy.expected(table, 2)[is_scored], atol=1e-6)
+
+
+def test_a_table_without_rows_has_the_columns(example, scorer):
+  table = toy.rows(4).append_column("day", pa.array([2] * 4))
+  scored = example.score(table.slice(4), scorer)
+  assert scored.schema == example.score(table, scorer).schema
+  assert not scored.num_rows
