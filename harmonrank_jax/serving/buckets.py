@@ -18,9 +18,9 @@ import numpy as np
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import manifest as manifest_lib
 
-# Rows that a CPU computes at once, at most. What it keeps of more rows on the
-# way is beyond its cache, and beyond 32 MB the allocator of the C library gets
-# it anew from the system at every call.
+# Rows that networks compute at once on a CPU, at most. What they keep of more
+# rows on the way is beyond its cache, and beyond 32 MB the allocator of the C
+# library gets it anew from the system at every call.
 _CPU_ROWS = 1024
 
 
@@ -37,26 +37,27 @@ def smallest(buckets: Sequence[int], size: int) -> int | None:
   return next((bucket for bucket in buckets if bucket >= size), None)
 
 
-def used_on(backend: str, buckets: tuple[int, ...]) -> tuple[int, ...]:
-  """The buckets of rows that are used on a backend of JAX.
+def used_on(
+    backend: str, buckets: tuple[int, ...], rows_each: int = 1
+) -> tuple[int, ...]:
+  """The buckets that are used on a backend of JAX.
 
   >>> used_on("tpu", (1, 512, 4096)), used_on("cpu", (1, 512, 4096))
   ((1, 512, 4096), (1, 512))
+  >>> used_on("cpu", (1, 8), rows_each=512)
+  (1,)
   """
   if backend != "cpu":
     return buckets
-  return tuple(b for b in buckets if b <= _CPU_ROWS) or buckets[:1]
+  return tuple(
+      b for b in buckets if b * rows_each <= _CPU_ROWS) or buckets[:1]
 
 
 class Buckets:
   """An exported function with its parameters on the device.
 
-  May be called from several threads.
-
-  Attributes:
-    signature: of the function.
-    sizes: axis to the buckets that are used here, which the rows decide.
-    compiled: sizes of the axes, in the order of compilation.
+  May be called from several threads. `compiled` lists the sizes of the axes
+  in the order of compilation.
   """
 
   def __init__(
@@ -65,8 +66,6 @@ class Buckets:
   ):
     """Nothing is compiled before the first call or `warm_up`."""
     self.signature = signature
-    self.sizes = dict(signature.buckets) | {
-        "b": used_on(jax.default_backend(), signature.buckets["b"])}
     self.compiled: list[tuple[int, ...]] = []
     self._call = exported.call
     self._parameters = dict(parameters)
@@ -76,13 +75,21 @@ class Buckets:
 
   def warm_up(self) -> None:
     """Compiles and calls every bucket."""
-    axes = tuple(self.sizes)
-    for sizes in itertools.product(*self.sizes.values()):
-      arrays = {
-          name: np.zeros(_shape(field, dict(zip(axes, sizes, strict=True))),
-                         field.dtype)
-          for name, field in self._fields.items()}
-      self._run_bucket(sizes, arrays)
+    buckets = self.signature.buckets
+    for rest in itertools.product(
+        *(buckets[axis] for axis in buckets if axis != "b")):
+      for size in self.batch_sizes(*rest):
+        sizes = dict(zip(buckets, (size, *rest), strict=True))
+        arrays = {name: np.zeros(_shape(field, sizes), field.dtype)
+                  for name, field in self._fields.items()}
+        self._run_bucket((size, *rest), arrays)
+
+  def batch_sizes(self, num_candidates: int = 1) -> tuple[int, ...]:
+    """The buckets of b that are used here, with a bucket of candidates."""
+    # Inputs of the networks in front are named after their stages.
+    has_network = any("." in name for name in self._fields)
+    return used_on(jax.default_backend(), self.signature.buckets["b"],
+                   num_candidates if has_network else 1)
 
   def __call__(
       self, inputs: Mapping[str, np.ndarray]
@@ -101,12 +108,13 @@ class Buckets:
         shape, or n is beyond the largest bucket.
     """
     sizes = self._sizes(inputs)
-    buckets = self.sizes
+    buckets = self.signature.buckets
     rest = tuple(
         self._bucket(axis, sizes[axis]) for axis in buckets if axis != "b")
+    batch_sizes = self.batch_sizes(*rest)
     parts = []
-    for start, stop in _pieces(sizes["b"], buckets["b"][-1]):
-      bucket = smallest(buckets["b"], stop - start)
+    for start, stop in _pieces(sizes["b"], batch_sizes[-1]):
+      bucket = smallest(batch_sizes, stop - start)
       assert bucket is not None
       padded_sizes = dict(zip(buckets, (bucket, *rest), strict=True))
       padded = {name: _padded(
@@ -149,7 +157,7 @@ class Buckets:
     return sizes
 
   def _bucket(self, axis: str, size: int) -> int:
-    buckets = self.sizes[axis]
+    buckets = self.signature.buckets[axis]
     bucket = smallest(buckets, size)
     if bucket is None:
       raise RequestError(

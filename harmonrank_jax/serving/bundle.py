@@ -118,9 +118,9 @@ class Bundle:
             for name, function in self._functions.items()}
 
   def rows_at_once(self, name: str) -> int:
-    """The most rows, or requests, that a function computes at once here."""
+    """The most rows that a function computes at once here."""
     self._check_has(name)
-    return self._functions[name].sizes["b"][-1]
+    return self._functions[name].batch_sizes()[-1]
 
   def warm_up(self) -> None:
     """Compiles every bucket that is not; `warm_seconds` says how long."""

@@ -4,12 +4,14 @@ from concurrent import futures
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 from harmonrank_jax.serving import buckets as buckets_lib
 from harmonrank_jax.serving import bundle as bundle_lib
+from harmonrank_jax.serving import manifest as manifest_lib
 from harmonrank_jax.serving import requests as requests_lib
 from tests.serving import toys
 
@@ -53,13 +55,31 @@ def test_every_bucket_is_compiled_once_and_no_other_size(bundle):
 
 
 def test_a_cpu_computes_few_rows_at_once(folder, bundle, monkeypatch):
+  assert bundle.rows_at_once("score") == 16
   monkeypatch.setattr(buckets_lib, "_CPU_ROWS", 8)
   small = bundle_lib.load(folder, warm=False, today=toys.TODAY)
-  assert (small.rows_at_once("score"), bundle.rows_at_once("score")) == (4, 16)
+  assert small.rows_at_once("score") == 4
   inputs = toys.drawn("score", {"b": 13})
   same(small.run("score", inputs), toys.called("score", inputs))
   assert set(small.compiled["score"]) == {(1,), (4,)}
   assert buckets_lib.used_on("cpu", (16, 64)) == (16,)
+
+
+@pytest.mark.parametrize("name, sizes", [("ensemble.x", (1,)), ("x", (1, 8))])
+def test_candidates_are_rows_where_a_network_scores_them(name, sizes):
+  signature = manifest_lib.Signature(
+      "select", "", (manifest_lib.Field(name, "float32", ("b", "n"), "x"),),
+      (manifest_lib.Field("y", "float32", ("b", "n"), "2 x"),),
+      {"b": (1, 8), "n": (64, 512)})
+  exported = types.SimpleNamespace(
+      call=lambda parameters, inputs: {"y": 2 * inputs[name]})
+  buckets = buckets_lib.Buckets(signature, exported, {})
+  buckets.warm_up()
+  assert sorted(buckets.compiled) == sorted(
+      [(1, 64), (8, 64), *((size, 512) for size in sizes)])
+  x = np.arange(900, dtype=np.float32).reshape(9, 100)
+  np.testing.assert_array_equal(buckets({name: x})["y"], 2 * x)
+  assert len(buckets.compiled) == 2 + len(sizes)
 
 
 def test_no_candidates_are_a_page_of_empty_slots(bundle):
