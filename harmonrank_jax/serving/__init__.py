@@ -11,6 +11,7 @@ if TYPE_CHECKING:
   from harmonrank_jax.serving.bundle import load
   from harmonrank_jax.serving.golden import Golden
   from harmonrank_jax.serving.manifest import ArtefactError
+  from harmonrank_jax.serving.manifest import current_version
   from harmonrank_jax.serving.models import Ensemble
   from harmonrank_jax.serving.models import Predictor
   from harmonrank_jax.serving.models import Slates
@@ -30,7 +31,7 @@ else:
       "buckets": ("RequestError",),
       "bundle": ("Bundle", "Page", "load"),
       "golden": ("Golden",),
-      "manifest": ("ArtefactError",),
+      "manifest": ("ArtefactError", "current_version"),
       "models": (
           "Ensemble", "Predictor", "Slates", "Trained", "read_model",
           "write_model"),
@@ -56,6 +57,7 @@ __all__ = [
     "Selector",
     "Slates",
     "Trained",
+    "current_version",
     "load",
     "publish",
     "read_model",

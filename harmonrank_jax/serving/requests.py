@@ -1,5 +1,6 @@
 """From the raw columns of rows or requests to the inputs of a function."""
 
+from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
@@ -82,6 +83,9 @@ class Encoder:
     features = scores = None
     if "features" in self._fields:
       features = self._numbers(columns, "features_column", "features")
+      if features.shape[-1:] == (0,):  # A list of no items has no width.
+        features = features.reshape(
+            *features.shape, int(self._fields["features"].shape[-1]))
       given["features"] = features[..., 0] if features.ndim else features
       features = np.where(np.isfinite(features), features, 0)
     if "scores" in self._fields:
@@ -130,7 +134,8 @@ class Encoder:
           self._converted("log_value", value, np.float32), shape).reshape(batch)
     if features is not None:
       arrays["features"] = np.broadcast_to(
-          features, (*shape, features.shape[-1])).reshape(*batch, -1)
+          features, (*shape, features.shape[-1])).reshape(
+              *batch, features.shape[-1])
     if "category_ids" in self._fields:
       arrays["category_ids"] = np.broadcast_to(
           self._places(given[category]), shape).reshape(batch)
@@ -230,6 +235,10 @@ class Encoder:
     array = np.asarray(value)
     dtype = np.dtype(dtype)
     kinds = {"b": "b", "i": "iu", "f": "iuf"}[dtype.kind]
+    if array.dtype == object and dtype.kind == "f" and all(
+        each is None or isinstance(each, (int, float, np.number))
+        for each in array.flat):
+      array = array.astype(np.float64)  # None becomes NaN.
     if array.dtype.kind not in kinds and array.size:
       raise buckets.RequestError(
           f"{name} must hold {'whole ' * (dtype.kind == 'i')}"
@@ -264,19 +273,21 @@ class Encoder:
 
 
 def stack(
-    requests: Sequence[Mapping[str, Any]]
+    requests: Sequence[Mapping[str, Any]], *, once: Collection[str] = (),
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """Requests of different numbers of candidates as arrays of one shape.
 
   Args:
-    requests: B requests of the same columns: `[N, ...]` of candidates, or a
-      single value of the request.
+    requests: B requests of the same columns: `[N, ...]` of candidates, or of
+      `once` a single value.
+    once: columns that a request has once.
 
   Returns:
     Columns `[B, N, ...]` or `[B]`, and `where` `[B, N]` bool, False in the
     padding.
 
-  >>> columns, where = stack([{"age": 18, "x": [1, 2]}, {"age": 9, "x": [3]}])
+  >>> columns, where = stack(
+  ...     [{"age": 18, "x": [1, 2]}, {"age": 9, "x": [3]}], once=["age"])
   >>> columns["x"].tolist(), where.tolist()
   ([[1, 2], [3, 0]], [[True, True], [True, False]])
   """
@@ -295,7 +306,11 @@ def stack(
           f"{[array.shape for array in arrays]!r:.80}.")
     if len({array.dtype.kind in "OU" for array in arrays}) > 1:
       arrays = [array.astype(object) for array in arrays]
-    if not arrays[0].ndim:
+    if (arrays[0].ndim == 0) != (name in once):
+      wanted = ("one value of the request" if name in once else
+                "a list, of a value for each candidate")
+      raise buckets.RequestError(f"column {name!r} must be {wanted}.")
+    if name in once:
       columns[name] = np.stack(arrays)
       continue
     sizes = np.array([len(array) for array in arrays])

@@ -86,6 +86,9 @@ def test_no_candidates_are_a_page_of_empty_slots(bundle):
   found = bundle.run("select", toys.drawn("select", {"b": 2, "n": 0}))
   same(found, {"indices": np.full((2, toys.K), -1, np.int32),
                "gains": np.zeros((2, toys.K), np.float32)})
+  page = bundle.select({name: [] for name in toys.raw("select", (0,))})
+  assert (page.indices == np.full(toys.K, -1)).all()
+  assert page.scores.shape == (0,)
 
 
 def test_too_many_candidates_are_one_error(bundle):
@@ -155,6 +158,27 @@ def test_requests_of_different_sizes_are_stacked(bundle):
   for place, request in enumerate(requests):
     one = bundle.select(request)
     np.testing.assert_array_equal(page.indices[place], one.indices)
+
+
+def test_a_value_for_all_candidates_is_not_one_for_each_request():
+  # Of two requests of two candidates, one would pass for the other.
+  requests = [{"age": 18, "x": [1, 2]}, {"age": 9, "x": [3, 4]}]
+  for once, said in [((), "'age' must be a list"),
+                     (("age", "x"), "'x' must be one value")]:
+    with pytest.raises(buckets_lib.RequestError, match=said):
+      requests_lib.stack(requests, once=once)
+
+
+def test_a_missing_score_is_none_or_nan(bundle):
+  columns = toys.raw("select", (6,), seed=3)
+  first = bundle.select(columns).indices[0]
+  pages = []
+  for missing in (None, np.nan):
+    scores = columns["score"].astype(object)
+    scores[first] = missing
+    pages.append(bundle.select(columns | {"score": scores}))
+  assert first not in pages[0].indices
+  np.testing.assert_array_equal(pages[0].scores, pages[1].scores)
 
 
 @pytest.mark.parametrize("change, options, message", [

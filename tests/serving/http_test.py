@@ -2,7 +2,9 @@
 
 import asyncio
 import datetime
+import importlib.util
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -45,7 +47,7 @@ async def ask_all(url, midway):
   """Answers, and seconds of each; `midway` moves the version in between."""
   import httpx
 
-  turns, answers, seconds = asyncio.Semaphore(AT_ONCE), {}, []
+  turns, answers, seconds = asyncio.Semaphore(AT_ONCE), {}, {}
   moved = asyncio.Event()
 
   async def version():
@@ -68,7 +70,7 @@ async def ask_all(url, midway):
       start = time.perf_counter()
       response = await client.post(
           f"/{name}", json={**body, "columns": to_json(body["columns"])})
-      seconds.append(time.perf_counter() - start)
+      seconds[number] = time.perf_counter() - start
       await asyncio.sleep(0.02)  # So that many come while it loads.
       assert response.status_code == 200, response.text
       answers[number] = response.json()
@@ -79,19 +81,29 @@ async def ask_all(url, midway):
   return answers, seconds
 
 
-@pytest.fixture
-def served(tmp_path):
+def until(holds):
+  """Waits, half a minute at most."""
+  for _ in range(300):
+    if holds():
+      return
+    time.sleep(0.1)
+  raise TimeoutError
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
   """A folder of versions and the address at which the current one answers."""
   httpx = pytest.importorskip("httpx")
   pytest.importorskip("starlette")
   pytest.importorskip("uvicorn")
-  publish(tmp_path, datetime.datetime.now(datetime.UTC).date())
+  folder = tmp_path_factory.mktemp("served")
+  publish(folder, datetime.datetime.now(datetime.UTC).date())
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   server = subprocess.Popen(
-      [sys.executable, ROOT / "examples/serve_http.py", tmp_path,
-       f"--port={port}"], cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
+      [sys.executable, ROOT / "examples/serve_http.py", folder, str(port)],
+      cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
   url = f"http://127.0.0.1:{port}"
   try:
     for _ in range(600):
@@ -101,7 +113,7 @@ def served(tmp_path):
         break
       except httpx.ConnectError:
         time.sleep(0.1)
-    yield tmp_path, url
+    yield folder, url
   finally:
     server.terminate()
     server.wait()
@@ -126,16 +138,22 @@ def test_every_request_is_answered_through_a_reload(served):
       np.testing.assert_allclose(
           np.array(answer.pop(key), float), array, rtol=1e-6, atol=1e-6)
     assert not answer
-  p50, p99 = np.percentile(seconds, [50, 99]) * 1000
-  print(f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, {AT_ONCE} at once")
+  for part, numbers in [
+      ("before and after the reload", [
+          *range(NUM_REQUESTS // 4), *range(NUM_REQUESTS * 3 // 4,
+                                            NUM_REQUESTS)]),
+      ("in between", range(NUM_REQUESTS // 4, NUM_REQUESTS * 3 // 4))]:
+    p50, p99 = np.percentile([seconds[n] for n in numbers], [50, 99]) * 1000
+    print(f"{AT_ONCE} at once, {part}: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path, body, said", [
-    ("score", b"{", "must be JSON"),
-    ("score", b'{"columns": {"age": [1], "tab": ["a", "b"]}}', "one length"),
+    ("score", b"{", "expected JSON"),
+    ("score", b'{"columns": {"age": [1], "tab": ["a", "b"]}}', "of candidates"),
     ("score", b'{"columns": {"age": [1]}}', "no column"),
-    ("select", b'{"columns": {}, "thetas": 1}', "knows no thetas"),
+    ("score", b'{"columns": {"age": 1}}', "must be a list"),
+    ("select", b'{"columns": {}, "thetas": 1}', "takes no thetas"),
     ("select", b'{"columns": {"score": [1, 2]}, "theta": 2}', "column"),
 ])
 def test_what_cannot_be_answered_is_said(served, path, body, said):
@@ -144,3 +162,67 @@ def test_what_cannot_be_answered_is_said(served, path, body, said):
   response = httpx.post(f"{served[1]}/{path}", content=body)
   assert response.status_code == 422
   assert said in response.json()["error"]
+
+
+@pytest.mark.slow
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one(served, tmp_path):
+  import httpx
+
+  folder, url = served
+  old = serving.current_version(folder)
+  name, body = request_of(0)
+  body["columns"] = to_json(body["columns"])
+
+  def health():
+    return httpx.get(f"{url}/health").json()
+
+  def move(version):
+    (folder / "current.next").write_text(f"{version}\n")
+    (folder / "current.next").replace(folder / "current")
+
+  bad = publish(tmp_path, (datetime.datetime.now(datetime.UTC)
+                           - datetime.timedelta(days=2)).date())
+  shutil.copytree(tmp_path / bad, folder / bad)
+  (folder / bad / "parameters.npz").write_bytes(b"")
+  move(bad)
+  until(lambda: health()["trouble"])
+  assert f"{bad}/parameters.npz" in health()["trouble"]
+  answer = httpx.post(f"{url}/{name}", json=body)
+  assert (answer.status_code, answer.json()["version"]) == (200, old)
+  move(old)
+  until(lambda: not health()["trouble"])
+  assert health()["version"] == old
+
+
+@pytest.mark.slow
+def test_more_requests_than_may_wait_are_sent_away(tmp_path, monkeypatch):
+  httpx = pytest.importorskip("httpx")
+  pytest.importorskip("starlette")
+  pytest.importorskip("uvicorn")
+  publish(tmp_path, datetime.datetime.now(datetime.UTC).date())
+  spec = importlib.util.spec_from_file_location(
+      "serve_http", ROOT / "examples/serve_http.py")
+  example = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(example)
+  monkeypatch.setattr(example, "WAITING", 3)
+  server = example.Server(tmp_path)
+  name, body = request_of(0)
+  body["columns"] = to_json(body["columns"])
+
+  async def ask():
+    transport = httpx.ASGITransport(app=server.app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test") as client:
+      async with server.turn:  # As if another batch were being answered.
+        first = [asyncio.create_task(client.post(f"/{name}", json=body))
+                 for _ in range(3)]
+        while server.waiting < 3:
+          await asyncio.sleep(0)
+        more = await client.post(f"/{name}", json=body)
+      return more, await asyncio.gather(*first), await client.post(
+          f"/{name}", json=body)
+
+  more, first, after = asyncio.run(ask())
+  assert (more.status_code, more.json()) == (
+      503, {"error": "too many requests wait."})
+  assert [each.json() for each in first] == [after.json()] * 3
