@@ -1,0 +1,169 @@
+"""What is trained is what is served: held-out rows, scored in every way."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import export
+from experiments import train_auc
+from experiments.artefacts.config import Config as ExportConfig
+from experiments.ranker import inputs as inputs_lib
+from experiments.ranker import results
+from experiments.scoring import files
+from experiments.scoring import plan
+from experiments.scoring.config import Config as ScoreConfig
+from harmonrank_jax import serving
+from harmonrank_jax.data import encoding
+from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.serving import models
+from harmonrank_jax.serving import scorer
+from tests.experiments import skewed_log
+from tests.serving import drawn as drawn_lib
+
+ROOT = pathlib.Path(__file__).parents[2]
+STABLEHLO, ONNX = 1e-6, 1e-5  # Of the largest score.
+
+
+class Served:
+  """A workdir, its artefact, and what the training made of held-out rows."""
+
+  def __init__(self, workdir, table, scores):
+    self.workdir, self.table, self.scores = workdir, table, scores
+    self.data = workdir / "held_out.parquet"
+    parquet.write_parquet(table, self.data)
+    self.artefact = self.export(workdir / "artefact")
+
+  def export(self, out, to="stablehlo"):
+    return export.export(ExportConfig(
+        run=(str(self.workdir),), out=str(out), to=to))
+
+  def check(self, scores, tolerance=STABLEHLO):
+    """Asserts that scores `[N]` are those of the training."""
+    assert np.std(self.scores) > 0.01 * np.abs(self.scores).max()
+    np.testing.assert_allclose(
+        scores, self.scores, rtol=0,
+        atol=tolerance * np.abs(self.scores).max())
+
+  def check_files(self, out):
+    """Asserts that scored files have the held-out rows and their scores."""
+    columns = skewed_log.raw_columns(pq.read_table(out))
+    self.check(columns.pop("ranking_score"))
+    np.testing.assert_equal(columns, skewed_log.raw_columns(self.table))
+
+
+def config_of(folder, **changes):
+  data = folder / "log.parquet"
+  parquet.write_parquet(skewed_log.make_log(3000), data)
+  return train_auc.Config(
+      data=str(data), batch_size=256, num_members=2, token_size=4, **changes)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+  """Of members that are drawn, which are what some training would make."""
+  folder = tmp_path_factory.mktemp("drawn")
+  config = config_of(folder)
+  inputs = inputs_lib.read_inputs(config, folder)
+  parameters = drawn_lib.members(inputs.model, config.num_members)
+  models.write_model(folder, inputs.model, parameters)
+  (folder / "summary.json").write_text("{}")
+  test = inputs_lib.read_test(config, inputs, folder)
+  score = scorer.Scorer(inputs.model.ranker, inputs.objective_weights)
+  return Served(folder, inputs.held_out, score(parameters, test.batch))
+
+
+def test_the_held_out_rows_have_all_that_is_odd(drawn):
+  model = models.read_model(drawn.workdir).model
+  assert model.schema.categorical == ("country", "page", "premium")
+  assert model.schema.numeric == ("tenure", "visits")
+  assert model.features.score_scales["click"] is None
+  assert model.features.score_scales["watch"] is not None
+  rows = encoding.encode_columns(
+      model.features, model.schema, skewed_log.raw_columns(drawn.table))
+  assert {"xx", 99} <= {*drawn.table["country"].to_pylist(),
+                        *drawn.table["page"].to_pylist()}
+  assert (rows.categorical == 0).any(axis=0).all()
+  assert not rows.has_score.all(axis=0).any()
+  assert (rows.numeric == 0).any(axis=0).all() and (rows.numeric == 1).any()
+
+
+def test_a_bundle_scores_raw_columns_as_the_training_did(drawn):
+  bundle = serving.load(drawn.artefact, warm=False)
+  columns = skewed_log.raw_columns(drawn.table)
+  drawn.check(bundle.score(columns)["ranking_score"])
+
+
+def test_files_are_scored_as_the_training_did(drawn, tmp_path):
+  job = plan.make(ScoreConfig(
+      artefact=str(drawn.artefact), data=str(drawn.data), out=str(tmp_path)),
+                  tmp_path)
+  for task in job.tasks:
+    files.score_span(task, tmp_path, job.scorer, strict=True)
+  drawn.check_files(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """Of a run, with the scores that its summary is about."""
+  folder = tmp_path_factory.mktemp("trained")
+  config = config_of(folder, num_steps=5)
+  evaluated, evaluate = [], results.evaluate
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(results, "evaluate", lambda run: evaluated.append(
+        evaluate(run)) or evaluated[-1])
+    train_auc.train(config, folder / "run")
+  return Served(
+      folder / "run", inputs_lib.read_inputs(config, folder).held_out,
+      evaluated[-1].methods[results.ENSEMBLE])
+
+
+@pytest.mark.slow
+def test_a_run_is_served_as_it_was_evaluated(trained):
+  bundle = serving.load(trained.artefact)
+  columns = skewed_log.raw_columns(trained.table)
+  trained.check(bundle.score(columns)["ranking_score"])
+  # One by one, as a request has them.
+  trained.check(np.array([
+      bundle.score({name: column[row] for name, column in columns.items()})[
+          "ranking_score"] for row in range(len(trained.scores))]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "spark"])
+def test_engines_score_files_as_a_run_was_evaluated(trained, tmp_path, engine):
+  if engine == "spark":
+    pytest.importorskip("pyspark")
+  subprocess.run(
+      [sys.executable, "-m", "experiments.score", f"--engine={engine}",
+       f"--artefact={trained.artefact}", f"--data={trained.data}",
+       f"--out={tmp_path / 'out'}"], cwd=ROOT, check=True)
+  trained.check_files(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_onnx_scores_as_a_run_was_evaluated(trained, tmp_path):
+  pytest.importorskip("onnx")
+  onnxruntime = pytest.importorskip("onnxruntime")
+  folder = trained.export(tmp_path, to="onnx")
+  # What one has who serves from another language.
+  manifest = json.loads((folder / "manifest.json").read_text())
+  (stage,) = manifest["stages"]
+  rows = encoding.encode_columns(
+      encoding.features_from_json(json.loads(
+          (folder / "vocabularies.json").read_text())[stage["name"]]),
+      schema_lib.schema_from_json(stage["schema"]),
+      skewed_log.raw_columns(trained.table))
+  inputs = {f"ensemble.{name}": array for name, array in rows._asdict().items()
+            if name != "is_refused"}
+  inputs["objective_weights"] = np.asarray(
+      manifest["request"]["objective_weights"], np.float32)
+  session = onnxruntime.InferenceSession(
+      folder / "score.onnx", providers=["CPUExecutionProvider"])
+  (scores,) = session.run(["ranking_score"], inputs)
+  trained.check(scores, ONNX)
