@@ -91,7 +91,7 @@ def make(
     DataError: if stages do not join, a column is unknown, or something cannot
       be exported.
   """
-  trained = [stage.trained for stage in stages]
+  trained = models.joined([stage.trained for stage in stages])
   made = [function for function in (
       functions.score_function(trained),
       functions.select_function(

@@ -130,6 +130,25 @@ def features_from_json(content: dict[str, Any]) -> Features:
   return Features(content["vocabularies"], content["knots"], scales)
 
 
+def with_kinds_of(features: Features, other: Features) -> Features:
+  """Features whose vocabularies hold values of the kinds that another's do.
+
+  A log that was made of another one may have its numbers and booleans as text,
+  as Arrow writes them; the result reads the columns of the first log.
+
+  >>> read = Features({"page": ["2", "7"], "day": ["mo"]}, {}, {})
+  >>> with_kinds_of(read, Features({"page": [7, 1]}, {}, {})).vocabularies
+  {'page': [2, 7], 'day': ['mo']}
+  """
+  vocabularies = dict(features.vocabularies)
+  for column, values in vocabularies.items():
+    kind = type(next(iter(other.vocabularies.get(column, ())), ""))
+    if kind is not str and values and isinstance(values[0], str):
+      vocabularies[column] = [
+          value == "true" if kind is bool else kind(value) for value in values]
+  return dataclasses.replace(features, vocabularies=vocabularies)
+
+
 def encode_columns(
     features: Features, schema: schema_lib.Schema, columns: Mapping[str, Any],
 ) -> Encoded:

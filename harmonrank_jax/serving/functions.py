@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from harmonrank_jax.data import encoding
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import ranker as ranker_lib
 from harmonrank_jax.predictor import training
@@ -28,8 +29,6 @@ from harmonrank_jax.serving import selector
 
 # The axes of any size: rows or requests, and candidates of a request.
 ROWS, CANDIDATES = "b", "n"
-# As the scores of rows are encoded.
-_LEAST_PROBABILITY = 1e-7
 
 
 class Function(NamedTuple):
@@ -342,8 +341,10 @@ class _Front:
       place = _names_of_scores(self.predictor).index(
           objective.score) if objective.score else 0
       columns.append(probabilities[..., place])
-    scores = jnp.clip(jnp.stack(columns, axis=-1),
-                      _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    # As the scores of rows are encoded.
+    scores = jnp.clip(
+        jnp.stack(columns, axis=-1), encoding.LEAST_PROBABILITY,
+        1 - encoding.LEAST_PROBABILITY)
     return scores, jnp.broadcast_to(jnp.asarray(has_score), scores.shape)
 
   def _columns(

@@ -5,6 +5,7 @@ funnel. Parameters have flat names, as `encoder/params/embedding_0/embedding`.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
@@ -198,6 +199,22 @@ def read_model(folder: str | pathlib.Path) -> Trained:
     if isinstance(error, schema_lib.DataError):
       raise
     raise schema_lib.DataError(f"{path}: not a model ({error}).") from None
+
+
+def joined(stages: Sequence[Trained]) -> list[Trained]:
+  """Stages that read the columns of one log, in the order that they are in.
+
+  The ensemble was trained on the log that the predictor had scored, in which
+  categories are text; what is served comes from the log before.
+  """
+  features = [trained.model.features for trained in stages
+              if isinstance(trained.model, Predictor)]
+  return [
+      trained._replace(model=dataclasses.replace(
+          trained.model, features=encoding.with_kinds_of(
+              trained.model.features, features[0])))
+      if features and isinstance(trained.model, Ensemble) else trained
+      for trained in stages]
 
 
 def flat(parameters: Any, prefix: str = "") -> dict[str, np.ndarray]:

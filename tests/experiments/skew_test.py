@@ -11,6 +11,7 @@ import pytest
 
 from experiments import export
 from experiments import train_auc
+from experiments import train_predictor
 from experiments.artefacts.config import Config as ExportConfig
 from experiments.ranker import inputs as inputs_lib
 from experiments.ranker import results
@@ -57,25 +58,38 @@ class Served:
     np.testing.assert_equal(columns, skewed_log.raw_columns(self.table))
 
 
-def config_of(folder, **changes):
-  data = folder / "log.parquet"
-  parquet.write_parquet(skewed_log.make_log(3000), data)
-  return train_auc.Config(
-      data=str(data), batch_size=256, num_members=2, token_size=4, **changes)
-
-
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-  """Of members that are drawn, which are what some training would make."""
-  folder = tmp_path_factory.mktemp("drawn")
-  config = config_of(folder)
+def log(tmp_path_factory):
+  """Path of a log."""
+  path = tmp_path_factory.mktemp("log") / "log.parquet"
+  parquet.write_parquet(skewed_log.make_log(3000), path)
+  return str(path)
+
+
+def config_of(**changes):
+  return train_auc.Config(
+      batch_size=256, num_members=2, token_size=4, **changes)
+
+
+def draw(folder, config):
+  """A workdir of drawn members, which are what some training would make.
+
+  Returns raw rows to test on, and their scores.
+  """
   inputs = inputs_lib.read_inputs(config, folder)
   parameters = drawn_lib.members(inputs.model, config.num_members)
   models.write_model(folder, inputs.model, parameters)
   (folder / "summary.json").write_text("{}")
   test = inputs_lib.read_test(config, inputs, folder)
   score = scorer.Scorer(inputs.model.ranker, inputs.objective_weights)
-  return Served(folder, inputs.held_out, score(parameters, test.batch))
+  return inputs.held_out, score(parameters, test.batch)
+
+
+@pytest.fixture(scope="module")
+def drawn(log, tmp_path_factory):
+  """Of drawn members."""
+  folder = tmp_path_factory.mktemp("drawn")
+  return Served(folder, *draw(folder, config_of(data=log)))
 
 
 def test_the_held_out_rows_have_all_that_is_odd(drawn):
@@ -109,10 +123,10 @@ def test_files_are_scored_as_the_training_did(drawn, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(log, tmp_path_factory):
   """Of a run, with the scores that its summary is about."""
   folder = tmp_path_factory.mktemp("trained")
-  config = config_of(folder, num_steps=5)
+  config = config_of(data=log, num_steps=5)
   evaluated, evaluate = [], results.evaluate
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(results, "evaluate", lambda run: evaluated.append(
@@ -167,3 +181,27 @@ def test_onnx_scores_as_a_run_was_evaluated(trained, tmp_path):
       folder / "score.onnx", providers=["CPUExecutionProvider"])
   (scores,) = session.run(["ranking_score"], inputs)
   trained.check(scores, ONNX)
+
+
+@pytest.mark.slow
+def test_stages_together_score_what_they_did_one_by_one(log, tmp_path):
+  train_predictor.train(train_predictor.Config(
+      data=log, batch_size=128, num_steps=5, num_folds=2),
+                        tmp_path / "predictor")
+  scored = tmp_path / "predictor" / "scored"
+  # Its categories are text, those of the log are not.
+  _, scores = draw(tmp_path, config_of(
+      data=str(scored / "train.parquet"),
+      eval_data=str(scored / "eval.parquet")))
+  predicted = skewed_log.raw_columns(pq.read_table(scored / "eval.parquet"))
+  rows = inputs_lib.read_inputs(config_of(data=log), tmp_path).held_out
+  folder = export.export(ExportConfig(
+      run=(str(tmp_path), str(tmp_path / "predictor")),
+      out=str(tmp_path / "artefact")))
+  found = serving.load(folder, warm=False).score(skewed_log.raw_columns(rows))
+  assert set(found) == {"score_click", "score_watch", "ranking_score"}
+  for name, array in found.items():
+    wanted = scores if name == "ranking_score" else predicted[name]
+    assert np.std(wanted) > 0.01 * np.abs(wanted).max()
+    np.testing.assert_allclose(
+        array, wanted, rtol=0, atol=STABLEHLO * np.abs(wanted).max())
