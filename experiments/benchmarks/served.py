@@ -64,12 +64,11 @@ def publish(
     request_columns: Sequence[str] = (),
 ) -> pathlib.Path:
   """Exports an artefact of stages; returns its folder."""
-  artefact = making.make(stages, sizes=artefact_config.Sizes(),
-                         request_columns=request_columns)
+  artefact = making.make(stages, artefact_config.Options(
+      request_columns=tuple(request_columns)))
   publishing.publish(folder, artefact.files, artefact.manifest)
   return folder
 
 
 def _stage(model: models.Model, parameters: dict) -> stages_lib.Stage:
-  trained = models.Trained(model, models.flat(parameters))
-  return stages_lib.Stage(trained, stages_lib.facts_of(trained, {}))
+  return stages_lib.stage_of(models.Trained(model, models.flat(parameters)))
