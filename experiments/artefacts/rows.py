@@ -69,7 +69,7 @@ def draw_requests(
   fields = {field.name: field for field in signature.inputs}
   num_requests, num_candidates = shape
   columns = draw_rows(rng, trained, shape, request["columns"])
-  names = np.asarray([*request["categories"], "?"], object)
+  names = np.asarray([*request["categories"], "?"])
   columns[request["category_column"]] = names[
       rng.integers(len(names), size=shape)]
   features = rng.normal(size=(*shape, int(fields["features"].shape[-1])))

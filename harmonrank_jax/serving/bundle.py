@@ -90,9 +90,9 @@ class Bundle:
       exported = self._use(
           signature.file, lambda content: export.deserialize(
               bytearray(content)), contents)
-      self._check_function(signature, exported, parameters)
+      names = self._check_function(signature, exported, parameters)
       self._functions[name] = buckets_lib.Buckets(
-          signature, exported, parameters)
+          signature, exported, {key: parameters[key] for key in names})
       self._encoders[name] = self._use(
           manifest_lib.VOCABULARIES, functools.partial(
               _encoder, signature, self.manifest), contents)
@@ -287,8 +287,11 @@ class Bundle:
   def _check_function(
       self, signature: manifest_lib.Signature, exported: export.Exported,
       parameters: Mapping[str, jax.Array],
-  ) -> None:
-    """Raises if an exported function is not the one of the manifest."""
+  ) -> list[str]:
+    """Names of the parameters of a function.
+
+    Raises if it is not the one of the manifest.
+    """
     platform = export.default_export_platform()
     if platform not in exported.platforms:
       raise self._error(
@@ -318,6 +321,7 @@ class Bundle:
         raise self._error(
             manifest_lib.PARAMETERS, f"has no array {name} as "
             f"{signature.file} takes it, {_listed({name: shape})}")
+    return list(needed)
 
   def _error(self, name: str, what: str) -> manifest_lib.ArtefactError:
     return manifest_lib.ArtefactError(f"{self._folder}, {name}: {what}.")
