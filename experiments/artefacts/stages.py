@@ -81,4 +81,8 @@ def _named(model: Any) -> dict[str, Any]:
   if isinstance(model, (models.Predictor, models.Ensemble)):
     return {"objectives": list(model.schema.names),
             "schema": model.schema.to_json()}
-  return {"categories": list(model.categories)}
+  categories = {"categories": list(model.categories)}
+  if isinstance(model, models.Slates):
+    return categories
+  # The window of a request is one of the hours that it was trained in.
+  return categories | {"utc_offset_hours": model.utc_offset_hours}
