@@ -60,6 +60,8 @@ def score(config: Config) -> Result:
     if plan.num_done:
       print(f"{plan.num_done:,} of {plan.num_done + len(plan.tasks):,} files "
             "are there already.", flush=True)
+    print(f"adds {', '.join(plan.scorer.added.names[:-1])} by version "
+          f"{plan.scorer.version}", flush=True)
     began = time.perf_counter()
     total = _run(config, workers.Job(out, plan.scorer, config.strict),
                  plan.tasks)

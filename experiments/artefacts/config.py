@@ -16,8 +16,8 @@ class Options:
       (1, 8, 64, 512, 4096), "Rows that are scored at once. Fewer are padded, "
       "more are taken in pieces.", low=1, high=1_000_000)
   request_sizes: tuple[int, ...] = flags.field(
-      (1, 8), "Requests that are answered at once, likewise.", low=1,
-      high=1_000_000)
+      (1, 8), "Requests that are answered at once. Fewer are padded, more are "
+      "taken in pieces.", low=1, high=1_000_000)
   candidate_sizes: tuple[int, ...] = flags.field(
       (64, 512), "Candidates of a request. Fewer are padded, more than the "
       "last of these are refused.", low=1, high=1_000_000)
@@ -25,7 +25,8 @@ class Options:
       40, "Most items shown before that a request may name.", low=0,
       high=10_000)
   to: str = flags.field(
-      "stablehlo", "onnx writes score.onnx, too.", choices=FORMATS)
+      "stablehlo", "What the functions are written as; with onnx there is a "
+      "score.onnx beside, for other runtimes.", choices=FORMATS)
   request_columns: tuple[str, ...] | None = flags.field(
       None, "Columns that a request gives once, for all its candidates; "
       "those of the user.")

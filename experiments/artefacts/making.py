@@ -56,9 +56,8 @@ def publish(
   artefact = make(stages, options)
   version = publishing.publish(
       out, artefact.files, artefact.manifest, days=options.expires_days)
-  _say(artefact, time.perf_counter() - began)
   folder = pathlib.Path(out) / version
-  print(folder, flush=True)
+  _say(folder, artefact, time.perf_counter() - began)
   return folder
 
 
@@ -155,19 +154,23 @@ def exported(function: functions.Function) -> bytes:
         parameters, inputs).serialize())
 
 
-def _say(artefact: Artefact, seconds: float) -> None:
+def _say(folder: pathlib.Path, artefact: Artefact, seconds: float) -> None:
   """Prints what a version holds."""
   manifest = artefact.manifest
   print(f"stages: {', '.join(stage['name'] for stage in manifest['stages'])}")
   for name, entry in manifest["functions"].items():
     outputs = ", ".join(field["name"] for field in entry["outputs"])
-    buckets = "; ".join(
-        f"{axis} = {', '.join(map(str, sizes))}"
-        for axis, sizes in entry["buckets"].items())
-    print(f"{name}: {outputs} (compiled for {buckets})")
+    sizes = {axis: ", ".join(map(str, each))
+             for axis, each in entry["buckets"].items()}
+    one = (f"{sizes[functions.ROWS]} rows" if name == "score" else
+           f"{sizes[functions.ROWS]} requests of "
+           f"{sizes[functions.CANDIDATES]} candidates")
+    print(f"{name}: {outputs}; compiled when loaded for {one}")
   size = sum(map(len, artefact.files.values()))
-  print(f"{len(artefact.files)} files, {size / 2**20:.1f} MiB, in "
-        f"{seconds:.1f} s")
+  expires = json.loads(
+      (folder / manifest_lib.MANIFEST).read_bytes())["expires"]
+  print(f"{size / 2**20:.1f} MiB in {seconds:.1f} s, to be used until "
+        f"{expires}\n{folder}", flush=True)
 
 
 def _request(

@@ -20,7 +20,8 @@ class Config:
   out: str | None = flags.field(
       None, "Folder of the scored files, new or of the same command.")
   suffix: str = flags.field(
-      "", "Appended to the names of the columns that are added.")
+      "", "Appended to the names of the columns that are added, as in _new; "
+      "needed if --data has columns of these names.")
   objective_weights: tuple[float, ...] | None = flags.field(
       None, "What each objective is worth, as in 1,0,2; those of the artefact "
       "if not given.", low=0)
@@ -34,6 +35,7 @@ class Config:
       False, "Stops at the first row that cannot be scored, instead of writing "
       "it to _rejected.")
   engine: str = flags.field(
-      "local", "What runs the processes.", choices=ENGINES)
+      "local", "Where the processes run: on this machine, or where Spark has "
+      "them run.", choices=ENGINES)
   spark_master: str | None = flags.field(
       None, "Master of --engine=spark; local[<processes>] if not given.")

@@ -127,8 +127,8 @@ class BatchScorer:
     for name in self.added.names:
       if name in schema.names:
         raise schema_lib.DataError(
-            f"column {name!r} is there already; name another suffix for the "
-            "columns that are added.")
+            f"column {name!r} is there already; a suffix, as in --suffix=_new, "
+            "gives the columns that are added other names.")
 
   def _encoded(
       self, batch: pa.RecordBatch
