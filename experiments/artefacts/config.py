@@ -13,8 +13,9 @@ class Options:
   """How stages are exported; each field is a flag of the same name."""
 
   batch_sizes: tuple[int, ...] = flags.field(
-      (1, 8, 64, 512, 4096), "Rows that are scored at once. Fewer are padded, "
-      "more are taken in pieces.", low=1, high=1_000_000)
+      (1, 8, 64, 512, 4096), "Rows that are scored at once, of which a CPU "
+      "takes about 1,000 at most. Fewer are padded, more are taken in pieces.",
+      low=1, high=1_000_000)
   request_sizes: tuple[int, ...] = flags.field(
       (1, 8), "Requests that are answered at once. Fewer are padded, more are "
       "taken in pieces.", low=1, high=1_000_000)
