@@ -21,7 +21,7 @@ def to_arrays(golden: Mapping[str, Golden]) -> dict[str, np.ndarray]:
 
   >>> rows = Golden({"age": np.array(["18-24", None])}, {}, {})
   >>> list(to_arrays({"score": rows}))
-  ['score/missing/age', 'score/columns/age']
+  ['score/missing/columns/age', 'score/columns/age']
   >>> from_arrays(to_arrays({"score": rows}))["score"].columns["age"]
   array(['18-24', None], dtype=object)
   """
@@ -31,7 +31,7 @@ def to_arrays(golden: Mapping[str, Golden]) -> dict[str, np.ndarray]:
       for key, array in arrays.items():
         if array.dtype.kind == "O":
           missing = np.vectorize(lambda x: x is None, otypes=[bool])(array)
-          result[f"{name}/missing/{key}"] = missing
+          result[f"{name}/missing/{kind}/{key}"] = missing
           array = np.where(missing, "", array).astype(str)
         result[f"{name}/{kind}/{key}"] = array
   return result
@@ -40,13 +40,14 @@ def to_arrays(golden: Mapping[str, Golden]) -> dict[str, np.ndarray]:
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, Golden]:
   """The inverse of `to_arrays`; ValueError if the names are others."""
   result: dict[str, Golden] = {}
-  for path in sorted(arrays):  # Columns before what is missing in them.
+  for path in sorted(arrays):  # Texts before what is missing in them.
     name, kind, key = path.split("/", 2)
     rows = result.setdefault(name, Golden({}, {}, {}))
     if kind == "missing":
-      column = rows.columns[key].astype(object)
-      column[arrays[path]] = None
-      rows.columns[key] = column
+      kind, key = key.split("/", 1)
+      texts = getattr(rows, kind)[key].astype(object)
+      texts[arrays[path]] = None
+      getattr(rows, kind)[key] = texts
     elif kind in Golden._fields:
       getattr(rows, kind)[key] = arrays[path]
     else:
