@@ -1,6 +1,8 @@
 """An artefact of stages: its functions, golden rows, manifest and files."""
 
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import json
 import pathlib
 import tempfile
@@ -31,7 +33,7 @@ from harmonrank_jax.serving import requests
 
 _DEFAULTS = config_lib.Options()
 PLATFORMS = ("cpu", "cuda", "tpu")
-# Golden rows, or golden candidates of each of a few golden requests.
+# Golden rows, or golden candidates of each of a few golden requests, at most.
 _NUM_ROWS, _NUM_REQUESTS, _NUM_CANDIDATES = 64, 4, 48
 # How near a function comes to them on a machine of another kind.
 _TOLERANCE = {"relative": 1e-4, "absolute": 1e-5}
@@ -100,10 +102,14 @@ def make(
     raise schema_lib.DataError(
         "ONNX is for the scores of a predictor or an ensemble; there is "
         "neither.")
+  if options.request_columns and made[-1].name != "select":
+    raise schema_lib.DataError(
+        "--request_columns are those of a request for a slate; without the run "
+        "of slates or a policy there is none.")
   buckets = {
-      "score": {functions.ROWS: list(options.batch_sizes)},
-      "select": {functions.ROWS: list(options.request_sizes),
-                 functions.CANDIDATES: list(options.candidate_sizes)}}
+      "score": {functions.ROWS: sorted(set(options.batch_sizes))},
+      "select": {functions.ROWS: sorted(set(options.request_sizes)),
+                 functions.CANDIDATES: sorted(set(options.candidate_sizes))}}
   manifest = {
       "platforms": list(PLATFORMS),
       "stages": [stage.facts for stage in stages],
@@ -149,9 +155,24 @@ def exported(function: functions.Function) -> bytes:
             for field in function.inputs}
   parameters = {name: jax.ShapeDtypeStruct(array.shape, array.dtype)
                 for name, array in function.parameters.items()}
-  with jax.default_matmul_precision("highest"):
+  with jax.default_matmul_precision("highest"), _without_places():
     return bytes(export_lib.export(jax.jit(function.call), platforms=PLATFORMS)(
         parameters, inputs).serialize())
+
+
+@contextlib.contextmanager
+def _without_places() -> Iterator[None]:
+  """Leaves out which lines of which files on this machine compute what.
+
+  The same stages would not be the same bytes with them.
+  """
+  name = "jax_traceback_in_locations_limit"
+  limit = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, limit)
 
 
 def _say(folder: pathlib.Path, artefact: Artefact, seconds: float) -> None:
@@ -203,9 +224,10 @@ def _golden(
     arguments: dict[str, np.ndarray] = {}
     inputs = encoder.rows(columns, arguments)
   else:
+    most = signature.buckets[functions.CANDIDATES][-1]
     columns, arguments = rows_lib.draw_requests(
         rng, trained, manifest["request"], signature,
-        (_NUM_REQUESTS, _NUM_CANDIDATES))
+        (_NUM_REQUESTS, min(_NUM_CANDIDATES, most)))
     inputs = encoder.candidates(columns, arguments)
   with native.disabled():
     outputs = jax.jit(function.call)(function.parameters, inputs.arrays)

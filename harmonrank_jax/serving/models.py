@@ -176,6 +176,8 @@ def read_model(folder: str | pathlib.Path) -> Trained:
   """
   folder = pathlib.Path(folder)
   path = folder / MODEL
+  if not folder.is_dir():
+    raise schema_lib.DataError(f"{folder}: no such folder.")
   try:
     content = json.loads(path.read_text())
     if "network" in content:
