@@ -5,6 +5,7 @@ import numpy as np
 
 from harmonrank_jax.ensemble import calibration
 from harmonrank_jax.ensemble import ranker as ranker_lib
+from harmonrank_jax.predictor import pepnet
 
 # Of what has a meaning; the rest is drawn around 0.
 _RANGES = {"base_rate": (0.05, 0.5), "pair_share": (0.3, 1.0),
@@ -34,3 +35,14 @@ def members(model, num_members, seed=0):
     return values.astype(np.float32)
 
   return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def predictor(model, seed=0):
+  """Parameters of a predictor, likewise."""
+  row = lambda size, dtype: np.zeros((1, size), dtype)
+  shapes = jax.eval_shape(lambda: pepnet.PepNet(model.config).init(
+      jax.random.key(0), row(len(model.schema.categorical), np.int32),
+      row(len(model.schema.numeric), np.float32)))
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+      lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), shapes)
