@@ -149,8 +149,9 @@ def score(
   except schema_lib.DataError as error:
     raise errors.UserError(str(error)) from None
   except OSError as error:
-    raise errors.UserError(
-        f"{job.out / task.file}: {error.strerror or error}.") from None
+    # What Arrow says around it is about its own layers.
+    why = os.strerror(error.errno) if error.errno else error
+    raise errors.UserError(f"{job.out / task.file}: {why}.") from None
 
 
 def prepare(num_threads: int = 1) -> None:

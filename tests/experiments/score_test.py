@@ -341,7 +341,7 @@ def content_of_whole(folder):
 def children(process):
   """Ids of the processes that score for another one."""
   listed = subprocess.run(
-      ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], text=True,
+      ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], text=True,
       capture_output=True).stdout
   return [int(line.split()[0]) for line in listed.splitlines()
           if "spawn_main" in line]
@@ -372,7 +372,7 @@ def test_a_process_that_dies_ends_the_run(artefact, many, tmp_path):
   process = subprocess.Popen(
       command(config(artefact, many, tmp_path / "out")), cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  while not list((tmp_path / "out").rglob("*.writing")):
+  while not list((tmp_path / "out").glob("day=2/*.writing")):
     time.sleep(0.05)
     assert process.poll() is None
   os.kill(children(process)[0], signal.SIGKILL)
@@ -401,7 +401,7 @@ def test_a_full_disk_is_one_line(artefact, many, tmp_path):
        *command(config(artefact, many, tmp_path / "out"))], cwd=ROOT,
       text=True, capture_output=True)
   assert run.returncode == 2 and run.stderr.count("\n") == 1
-  assert "File too large" in run.stderr
+  assert run.stderr.endswith(".parquet: File too large.\n")
   assert not list((tmp_path / "out").rglob("day*/*"))
 
 
