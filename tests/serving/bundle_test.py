@@ -1,11 +1,14 @@
 """Bundles of toys answer as their functions do, at any size."""
 
 from concurrent import futures
+import contextlib
+import itertools
 import pathlib
 import subprocess
 import sys
 import types
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,9 +26,33 @@ def folder(tmp_path_factory):
   return out
 
 
+@contextlib.contextmanager
+def compiles():
+  """Lists every program that XLA compiles meanwhile."""
+  found = []
+
+  def listen(event, *arguments, **options):
+    if event == "/jax/core/compile/backend_compile_duration":
+      found.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield found
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
 @pytest.fixture(scope="module")
-def bundle(folder):
-  return bundle_lib.load(folder, today=toys.TODAY)
+def loaded(folder):
+  """A bundle, and what was compiled to load it."""
+  with compiles() as found:
+    bundle = bundle_lib.load(folder, today=toys.TODAY)
+  return bundle, found
+
+
+@pytest.fixture(scope="module")
+def bundle(loaded):
+  return loaded[0]
 
 
 def same(found, wanted):
@@ -35,23 +62,30 @@ def same(found, wanted):
     assert found[name].dtype == array.dtype
 
 
-def test_every_bucket_is_compiled_once_and_no_other_size(bundle):
+def test_every_bucket_is_compiled_once_and_no_other_size(loaded, bundle):
   sizes = {name: sorted(set(found)) for name, found in bundle.compiled.items()}
   assert sizes == {"score": [(1,), (4,), (16,)],
                    "select": [(1, 8), (1, 32), (4, 8), (4, 32)]}
-  before = bundle.compiled
+  assert sum(map(len, bundle.compiled.values())) == len(loaded[1]) == 3 + 4
+  assert bundle.warm_seconds > 0
   rng = np.random.default_rng(0)
+  asked = []
   for seed in range(100):
     b, n = map(int, rng.integers([0, 0], [40, 33]))
-    for name in toys.FIELDS:
-      inputs = toys.drawn(name, {"b": b, "n": n}, seed)
-      found = bundle.run(name, inputs)
-      assert all(len(array) == b for array in found.values())
-      if seed < 20:
-        same(found, toys.called(name, inputs))
-  assert bundle.compiled == before
-  assert sum(map(len, before.values())) == 7
-  assert bundle.warm_seconds > 0
+    asked += [(name, toys.drawn(name, {"b": b, "n": n}, seed))
+              for name in toys.FIELDS]
+  columns = toys.raw("score", (11,))
+  with compiles() as found:
+    answers = [bundle.run(*each) for each in asked]
+    bundle.score(columns, objective_weights=[3, 1])
+    bundle.select(toys.raw("select", (3, 30)), theta=0.1)
+  assert not found
+  for (name, inputs), answer in zip(asked, answers, strict=True):
+    size = len(inputs["where" if name == "select" else "ensemble.numeric"])
+    assert all(len(array) == size for array in answer.values())
+  for (name, inputs), answer in itertools.islice(
+      zip(asked, answers, strict=True), 40):
+    same(answer, toys.called(name, inputs))
 
 
 def test_a_cpu_computes_few_rows_at_once(folder, bundle, monkeypatch):
