@@ -34,8 +34,9 @@ STABLEHLO, ONNX = 1e-6, 1e-5  # Of the largest score.
 class Served:
   """A workdir, its artefact, and what the training made of held-out rows."""
 
-  def __init__(self, workdir, table, scores):
-    self.workdir, self.table, self.scores = workdir, table, scores
+  def __init__(self, log, workdir, table, scores):
+    self.log, self.workdir = log, workdir
+    self.table, self.scores = table, scores
     self.data = workdir / "held_out.parquet"
     parquet.write_parquet(table, self.data)
     self.artefact = self.export(workdir / "artefact")
@@ -89,7 +90,7 @@ def draw(folder, config):
 def drawn(log, tmp_path_factory):
   """Of drawn members."""
   folder = tmp_path_factory.mktemp("drawn")
-  return Served(folder, *draw(folder, config_of(data=log)))
+  return Served(log, folder, *draw(folder, config_of(data=log)))
 
 
 def test_the_held_out_rows_have_all_that_is_odd(drawn):
@@ -105,6 +106,19 @@ def test_the_held_out_rows_have_all_that_is_odd(drawn):
   assert (rows.categorical == 0).any(axis=0).all()
   assert not rows.has_score.all(axis=0).any()
   assert (rows.numeric == 0).any(axis=0).all() and (rows.numeric == 1).any()
+
+
+def test_golden_rows_are_nobodys(drawn):
+  with np.load(drawn.artefact / "golden.npz") as golden:
+    rows = {name.removeprefix("score/columns/"): golden[name]
+            for name in golden if name.startswith("score/columns/")}
+  log = skewed_log.raw_columns(pq.read_table(drawn.log))
+  # Categories come from the vocabularies, which leave with the model anyway.
+  numbers = {"score_click", "score_watch", "tenure", "visits"}
+  assert set(rows) == numbers | {"country", "page", "premium"}
+  for name in numbers:
+    drawn_here = rows[name][np.isfinite(rows[name])]
+    assert len(drawn_here) > 40 and not np.isin(drawn_here, log[name]).any()
 
 
 def test_a_bundle_scores_raw_columns_as_the_training_did(drawn):
@@ -133,7 +147,7 @@ def trained(log, tmp_path_factory):
         evaluate(run)) or evaluated[-1])
     train_auc.train(config, folder / "run")
   return Served(
-      folder / "run", inputs_lib.read_inputs(config, folder).held_out,
+      log, folder / "run", inputs_lib.read_inputs(config, folder).held_out,
       evaluated[-1].methods[results.ENSEMBLE])
 
 
