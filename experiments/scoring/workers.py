@@ -7,13 +7,14 @@ so that a slow one does not hold up the others.
 from collections.abc import Callable
 from collections.abc import Generator
 from collections.abc import Sequence
+import contextlib
 import itertools
 import multiprocessing
 from multiprocessing import connection as connections
+from multiprocessing import resource_tracker
 import os
 import pathlib
 import signal
-import sys
 import threading
 from typing import Any
 from typing import NamedTuple
@@ -45,7 +46,9 @@ class _Worker:
     self.connection, there = context.Pipe()
     self.process = context.Process(
         target=_work, args=(there, job), daemon=True)
-    # Ctrl-C does not reach the process, which inherits this: we end it.
+    # Ctrl-C does not reach the process, which inherits this: we end it. The
+    # tracker comes first, since its start ends what is blocked.
+    resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
       self.process.start()
@@ -115,23 +118,29 @@ def run(
           del working[connection]
   finally:
     for worker in workers:
-      worker.process.terminate()
+      worker.connection.close()
+      worker.process.terminate()  # If it has not begun to listen.
     for worker in workers:
       worker.process.join()
 
 
 def _work(connection: connections.Connection, job: Job) -> None:
-  """Scores the spans that come, until there is nobody to send them."""
+  """Scores the spans that come, until there is nobody to send them.
+
+  A span is given up after a batch. A signal would end it in the midst of one,
+  where an exception may be lost in what others have to close.
+  """
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   prepare()
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
   threading.Thread(target=_follow_parent, daemon=True).start()
-  while True:
-    task = connection.recv()
-    try:
-      score(job, task, connection.send)
-      connection.send(None)
-    except errors.UserError as error:
-      connection.send(str(error))
+  with contextlib.suppress(EOFError, ConnectionError):
+    while True:
+      task = connection.recv()
+      try:
+        score(job, task, connection.send)
+        connection.send(None)
+      except errors.UserError as error:
+        connection.send(str(error))
 
 
 def score(

@@ -354,11 +354,12 @@ def test_a_signal_stops_and_a_rerun_goes_on(
   out = tmp_path / "out"
   process = subprocess.Popen(
       command(config(artefact, many, out)), cwd=ROOT, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
   while not list(out.rglob("day=2/*.parquet")):
     time.sleep(0.05)
     assert process.poll() is None
-  process.send_signal(number)
+  # All processes get it, as from a terminal or a scheduler.
+  os.killpg(process.pid, number)
   code, _, wrong = ended(process)
   assert code == 128 + number
   assert wrong.count("\n") == 1 and "stopped at row" in wrong
