@@ -65,6 +65,8 @@ def test_a_binary_takes_its_flags(binary, flags):
 
 
 @pytest.mark.slow
+# Spark forks to start its Java, which JAX warns of.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
 def test_a_guide_runs_from_top_to_bottom(guide, tmp_path, monkeypatch):
   for package in ("onnxruntime", "pyspark", "starlette", "uvicorn"):
@@ -76,7 +78,9 @@ def test_a_guide_runs_from_top_to_bottom(guide, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   # Packages are there; what runs on is ended with the sample.
   shell = "set -e; trap 'kill $(jobs -p) 2>/dev/null || :' EXIT; pip() { :; }\n"
-  path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+  monkeypatch.setenv("PYTHONPATH", str(ROOT))
+  monkeypatch.setenv(
+      "PATH", f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
   names = {}
   for is_python, sample in samples_of(guide):
     if is_python:
@@ -86,6 +90,5 @@ def test_a_guide_runs_from_top_to_bottom(guide, tmp_path, monkeypatch):
         BINARY, lambda match: f"{match[0]} {SHORT.get(match[1], '')}", sample)
     ended = subprocess.run(
         ["bash", "-c", shell + short.replace("8000", port)], text=True,
-        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert ended.returncode == 0, (sample, ended.stdout)
