@@ -173,7 +173,7 @@ def encode_columns(
       raise schema_lib.DataError(
           f"no column {column!r}{schema_lib.nearest(column, columns)}; given "
           f"are {', '.join(columns) or 'none'}.")
-    arrays[column] = np.asarray(columns[column])
+    arrays[column] = as_array(column, columns[column])
   try:
     shape = np.broadcast_shapes(*(x.shape for x in arrays.values()))
   except ValueError:
@@ -190,6 +190,15 @@ def encode_columns(
 
   return encode_with(features, schema, shape, entries_of,
                      lambda column: _numbers(column, arrays[column]))
+
+
+def as_array(name: str, values: Any) -> np.ndarray:
+  """What is given by a name as an array; raises if it is none."""
+  try:
+    return np.asarray(values)
+  except ValueError:
+    raise schema_lib.DataError(
+        f"{name!r} is no array: its lists differ in length.") from None
 
 
 def encode_with(

@@ -214,9 +214,13 @@ class Bundle:
       RequestError: if a column or argument is missing or does not fit, or there
         are more candidates than the artefact takes.
     """
-    arguments = {
-        **(day or {}), "where": where, "objective_weights": objective_weights,
+    arguments: dict[str, Any] = {
+        "where": where, "objective_weights": objective_weights,
         "theta": theta, "quotas": quotas, "shown": shown}
+    for name, value in (day or {}).items():
+      if name in {*arguments, "shown_features"}:
+        raise buckets_lib.RequestError(f"{name} is no part of a day.")
+      arguments[name] = value
     inputs = self._inputs("select", columns, arguments)
     outputs = self.run("select", inputs.arrays)
     lead = inputs.shape[:-1]

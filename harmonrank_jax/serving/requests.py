@@ -4,6 +4,7 @@ from collections.abc import Collection
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+import re
 from typing import Any
 from typing import NamedTuple
 
@@ -55,6 +56,10 @@ class Encoder:
               _part(schema, lambda column: column in once),
               objectives=()))
     self._names = list(self._request.get("categories") or ())
+    self._places_of = encoding.Features({"category": self._names}, {}, {})
+    # Names of categories that are no text in the log are what Arrow writes.
+    self._may_be_numbers = any(
+        re.fullmatch(r"-?\d+|true|false", name) for name in self._names)
 
   def rows(
       self, columns: Mapping[str, Any], arguments: Mapping[str, Any]
@@ -97,7 +102,8 @@ class Encoder:
               for name, rows in encoded.items() if rows.is_refused.ndim}
     category = self._request.get("category_column") or "category"
     if "category_ids" in self._fields:
-      given[category] = np.asarray(self._column(columns, category))
+      given[category] = encoding.as_array(
+          category, self._column(columns, category))
     where = arguments.pop("where", None)
     if where is not None:
       where = given["where"] = self._converted("where", where, bool)
@@ -130,8 +136,12 @@ class Encoder:
       value = columns.get("log_value", self._request.get("log_value"))
       if value is None:
         self._column(columns, "log_value")
+      value = self._converted("log_value", value, np.float32)
+      # The policy reads scores as probabilities.
+      served &= np.isfinite(value) & ~encoding.are_odd(
+          arrays["scores"].reshape(shape))
       arrays["log_value"] = np.broadcast_to(
-          self._converted("log_value", value, np.float32), shape).reshape(batch)
+          np.nan_to_num(value, posinf=0, neginf=0), shape).reshape(batch)
     if features is not None:
       arrays["features"] = np.broadcast_to(
           features, (*shape, features.shape[-1])).reshape(
@@ -168,6 +178,7 @@ class Encoder:
       if value is not None and (key not in self._fields or key in arrays):
         raise buckets.RequestError(
             f"{self._name} of this artefact takes no {name}.")
+    num_shown: dict[str, int] = {}
     for name, field in self._fields.items():
       if name in arrays:
         continue
@@ -189,25 +200,31 @@ class Encoder:
       shape = tuple(num_requests if isinstance(size, str) else size
                     for size in field.shape)
       if name.startswith("shown_"):
-        array = _filled(key, array, field)
+        array, num_shown[name] = _filled(key, array, field)
       try:
         arrays[name] = np.broadcast_to(array, shape)
       except ValueError:
         raise buckets.RequestError(
             f"{key} must be of shape {shape[1:]} or {shape}, got "
             f"{array.shape}.") from None
+    if len(set(num_shown.values())) > 1:
+      lengths = ", ".join(f"{key} {size}" for key, size in num_shown.items())
+      raise buckets.RequestError(
+          f"lists of what was shown must be of one length, got {lengths}.")
 
   def _places(self, names: Any) -> np.ndarray:
     """Places of categories by their names, -1 for none of the known."""
-    names = np.asarray(names)
-    known = encoding.Features({"category": self._names}, {}, {})
-    return known.entries("category", names.ravel().tolist()).reshape(
-        names.shape) - 1
+    array = encoding.as_array("category", names)
+    values = array.ravel().tolist()
+    if self._may_be_numbers:
+      values = list(map(_written, values))
+    return self._places_of.entries("category", values).reshape(array.shape) - 1
 
   def _quotas(self, value: Any) -> Any:
     """Quotas by the names of categories as `[C]`; others are the default."""
     if not isinstance(value, Mapping):
       return value
+    value = {str(_written(name)): quota for name, quota in value.items()}
     if unknown := sorted(set(value) - set(self._names)):
       raise buckets.RequestError(
           f"quotas: unknown category {unknown[0]!r}"
@@ -232,7 +249,7 @@ class Encoder:
     return columns[name]
 
   def _converted(self, name: str, value: Any, dtype: Any) -> np.ndarray:
-    array = np.asarray(value)
+    array = encoding.as_array(name, value)
     dtype = np.dtype(dtype)
     kinds = {"b": "b", "i": "iu", "f": "iuf"}[dtype.kind]
     if array.dtype == object and dtype.kind == "f" and all(
@@ -259,6 +276,8 @@ class Encoder:
       wanted = "finite, at least 0 and not all 0"
       holds = np.isfinite(array) & (array >= 0) & (
           np.atleast_1d(array) > 0).any(-1, keepdims=True)
+    elif name in ("requests_today", "since_last", "shown_age"):
+      wanted, holds = "finite", np.isfinite(array)
     else:
       return
     if not holds.all():
@@ -331,6 +350,15 @@ def stack(
   return columns, where
 
 
+def _written(value: Any) -> Any:
+  """A number or boolean as Arrow writes it, as names of categories are."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)  # As NumPy has whole numbers beside one that is missing.
+  return str(value) if isinstance(value, int) else value
+
+
 def _part(schema: schema_lib.Schema, takes: Any) -> schema_lib.Schema:
   """A schema with some of its profile columns."""
   return dataclasses.replace(
@@ -349,9 +377,11 @@ def _common(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
 
 def _filled(
     name: str, array: np.ndarray, field: manifest_lib.Field
-) -> np.ndarray:
-  """What is said of items shown before, with zeros for those that were not."""
+) -> tuple[np.ndarray, int]:
+  """What is said of items shown before, zeros for the rest; their number."""
   _, size, *rest = field.shape
+  if rest and array.shape[-1:] == (0,):  # A list of no items has no width.
+    array = array.reshape(*array.shape, *map(int, rest))
   axis = array.ndim - len(rest) - 1
   if axis not in (0, 1) or array.shape[axis + 1:] != tuple(rest) or (
       array.shape[axis] > int(size)):
@@ -363,4 +393,4 @@ def _filled(
     array = np.where(np.isfinite(array), array, 0)
   missing = [(0, 0)] * array.ndim
   missing[axis] = int(size) - array.shape[axis], 0
-  return np.pad(array, missing)
+  return np.pad(array, missing), array.shape[axis]

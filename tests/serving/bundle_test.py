@@ -226,6 +226,8 @@ def test_a_missing_score_is_none_or_nan(bundle):
     ({"score": None}, {}, "no column 'score'"),
     ({"features": np.ones((2, 5, 2))}, {}, "features"),
     ({"category": np.ones((2, 5))}, {}, "category.*float.*text"),
+    ({"features": [[[1, 2], [1]]]}, {}, "'features' is no array: its lists"),
+    ({}, {"day": {"theta": 0.5}}, "theta is no part of a day"),
 ])
 def test_requests_that_cannot_be_served_are_one_error(
     bundle, change, options, message):

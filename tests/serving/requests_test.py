@@ -1,0 +1,82 @@
+"""What a request for a policy or slates may bring, and in which types."""
+
+import numpy as np
+import pytest
+
+from harmonrank_jax.data import schema as schema_lib
+from harmonrank_jax.serving import functions
+from harmonrank_jax.serving import manifest as manifest_lib
+from harmonrank_jax.serving import requests as requests_lib
+from tests.serving import functions_test
+from tests.serving import policy_stage_test
+from tests.serving import policy_test
+
+DAY = {"window": 50, "requests_today": 1, "since_last": 4,
+       "shown_where": [True, True], "shown_categories": ["2", "?"],
+       "shown_age": [4, 5], "shown_scores": [0.2, None],
+       "shown_clicked": [True, False], "shown_dismissed": [False, False]}
+
+
+def encoder_of(trained, **request):
+  function = functions.select_function([trained])
+  signature = manifest_lib.Signature(
+      "select", "", function.inputs, function.outputs, {})
+  return requests_lib.Encoder(signature, {
+      "request": functions.defaults([trained]) | request, "stages": []}, {})
+
+
+@pytest.fixture(name="encoder", scope="module")
+def fixture_encoder():
+  return encoder_of(policy_stage_test.policy_of(), categories=["7", "2", "x"])
+
+
+def columns(**changes):
+  return {"score": [0.2, 0.1, 0.3], "category": ["7", "x", "new"],
+          "features": np.ones((3, policy_test.POLICY.num_features))} | changes
+
+
+def test_categories_that_were_numbers_are_known_in_any_type(encoder):
+  places = lambda values: encoder.candidates(
+      columns(category=values), DAY).arrays["category_ids"].tolist()
+  assert places(["7", "x", "new"]) == [[0, 2, -1]]
+  assert places([7, 2, 3]) == places(np.array([7, 2, 3], np.int8)) == [
+      [0, 1, -1]]
+  assert places([7, None, 2]) == places([7.0, np.nan, 2.0]) == [[0, -1, 1]]
+  shown = encoder.candidates(columns(), DAY | {"shown_categories": [2, 9]})
+  assert shown.arrays["shown_categories"][0, -2:].tolist() == [1, -1]
+  quotas = encoder.candidates(columns(), DAY | {"quotas": {7: 0, "x": 1}})
+  slots = policy_test.SLOTS
+  assert quotas.arrays["quotas"].tolist() == [[0, slots, 1]]
+
+
+def test_what_a_policy_cannot_rank_is_not_served(encoder):
+  served = lambda **changes: encoder.candidates(
+      columns(**changes), DAY).is_served.tolist()
+  assert served() == [True] * 3
+  assert served(score=[1.5, -0.2, 1.000001]) == [False, False, True]
+  assert served(log_value=[-1, np.nan, -np.inf]) == [True, False, False]
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"shown_categories": ["2"]}, "one length, got .*shown_categories 1"),
+    ({"shown_where": None}, "one length, got shown_where 0"),
+    ({"shown_age": [None, 4]}, r"shown_age must be finite, got \[nan, 4.0\]"),
+    ({"since_last": np.inf}, "since_last must be finite"),
+    ({"requests_today": np.nan}, "requests_today must be finite"),
+    ({"shown_scores": [[0.1], [0.1, 0.2]]}, "'shown_scores' is no array"),
+    ({"quotas": {3: 1, "y": 2}}, "unknown category '3'")])
+def test_a_day_that_does_not_fit_is_one_error(encoder, changes, said):
+  with pytest.raises(schema_lib.DataError, match=said) as error:
+    encoder.candidates(columns(), DAY | changes)
+  assert "\n" not in str(error.value)
+
+
+def test_nothing_shown_before_is_an_empty_list():
+  slates = functions_test.slates_of()
+  encoder = encoder_of(slates, categories=list(slates.model.categories))
+  rows = columns(features=np.ones((3, slates.model.num_features)))
+  for shown in (None, [], [[]]):
+    arrays = encoder.candidates(rows, {"shown": shown}).arrays
+    assert arrays["shown_features"].shape == (
+        1, 40, slates.model.num_features)
+    assert not arrays["shown_features"].any()
