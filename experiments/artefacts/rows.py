@@ -70,8 +70,9 @@ def draw_requests(
   num_requests, num_candidates = shape
   columns = draw_rows(rng, trained, shape, request["columns"])
   names = np.asarray([*request["categories"], "?"])
-  columns[request["category_column"]] = names[
-      rng.integers(len(names), size=shape)]
+  # A stage that reads the categories may know them as numbers.
+  columns.setdefault(request["category_column"], names[
+      rng.integers(len(names), size=shape)])
   features = rng.normal(size=(*shape, int(fields["features"].shape[-1])))
   features[rng.random(shape) < _MISSING] = 0
   columns[request["features_column"]] = features

@@ -139,13 +139,22 @@ def with_kinds_of(features: Features, other: Features) -> Features:
   >>> read = Features({"page": ["2", "7"], "day": ["mo"]}, {}, {})
   >>> with_kinds_of(read, Features({"page": [7, 1]}, {}, {})).vocabularies
   {'page': [2, 7], 'day': ['mo']}
+
+  Raises:
+    DataError: if a text is none that such a value is written as.
   """
   vocabularies = dict(features.vocabularies)
   for column, values in vocabularies.items():
     kind = type(next(iter(other.vocabularies.get(column, ())), ""))
     if kind is not str and values and isinstance(values[0], str):
-      vocabularies[column] = [
-          value == "true" if kind is bool else kind(value) for value in values]
+      try:
+        vocabularies[column] = [
+            value == "true" if kind is bool else kind(value)
+            for value in values]
+      except ValueError:
+        raise schema_lib.DataError(
+            f"column {column!r} held text for one model and numbers for "
+            "another; train both on the same log.") from None
   return dataclasses.replace(features, vocabularies=vocabularies)
 
 

@@ -250,3 +250,11 @@ def test_features_come_back_from_json():
       json.loads(json.dumps(FEATURES.to_json())))
   assert again == FEATURES
   assert again.entries("item", [2**63 + 1, True]).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("text", ["a", "7.5"])
+def test_text_that_is_no_number_of_another_log_is_one_error(text):
+  read = encoding.Features({"page": ["7", text]}, {}, {})
+  with pytest.raises(schema_lib.DataError, match="'page' held text") as error:
+    encoding.with_kinds_of(read, encoding.Features({"page": [7]}, {}, {}))
+  assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments import export
+from experiments.artefacts import rows as rows_lib
 from experiments.artefacts import stages as stages_lib
 from experiments.artefacts.config import Config
 from experiments.runs import errors
@@ -19,8 +20,11 @@ from harmonrank_jax.data import items
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import network
 from harmonrank_jax.predictor import pepnet
+from harmonrank_jax.serving import functions
+from harmonrank_jax.serving import manifest as manifest_lib
 from harmonrank_jax.serving import models
 from harmonrank_jax.serving import policy as policy_lib
+from harmonrank_jax.serving import requests
 from tests.serving import drawn
 from tests.serving import functions_test as stages
 from tests.serving import policy_stage_test
@@ -231,3 +235,31 @@ def test_the_command_ends_in_one_line(whole, tmp_path, flags, said):
   assert run.returncode == 2 and said in run.stderr
   assert run.stderr.count("\n") == 1 and not run.stdout
   assert not (tmp_path / "out").exists()
+
+
+def test_a_column_of_numbers_is_a_feature_and_the_category_of_a_slate():
+  slates = dataclasses.replace(
+      SLATES, categories=("1", "0"),
+      columns=SLATES.columns._replace(category="page"))
+  trained = [models.Trained(model, {})
+             for model in (PREDICTOR, ENSEMBLE, slates)]
+  function = functions.select_function(trained, max_shown=1)
+  signature = manifest_lib.Signature(
+      "select", "", function.inputs, function.outputs, {})
+  request = {**functions.defaults(trained), "columns": [],
+             "categories": ["1", "0"], "category_column": "page",
+             "features_column": "features"}
+  encoder = requests.Encoder(
+      signature, {"request": request, "stages": [
+          {"name": model.KIND, "schema": model.schema.to_json()}
+          for model in (PREDICTOR, ENSEMBLE)]},
+      {model.KIND: model.features.to_json()
+       for model in (PREDICTOR, ENSEMBLE)})
+  drawn_rows = rows_lib.draw_requests(
+      np.random.default_rng(0), trained, request, signature, (3, 40))
+  arrays = encoder.candidates(*drawn_rows).arrays
+  entries = arrays["predictor.categorical"][
+      ..., PREDICTOR.schema.categorical.index("page")]
+  assert set(entries.flat) == {0, 1, 2}  # Unknown or missing, 0 and 1.
+  np.testing.assert_array_equal(
+      arrays["category_ids"], np.array([-1, 1, 0])[entries])
