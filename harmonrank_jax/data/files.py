@@ -162,6 +162,11 @@ def arrays_to_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def arrays_from_bytes(content: bytes) -> dict[str, np.ndarray]:
-  """The inverse of `arrays_to_bytes`; ValueError if an array is of objects."""
+  """The inverse of `arrays_to_bytes`.
+
+  ValueError if an array is of objects, or takes more memory than the content.
+  """
   with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    if any(each.compress_type for each in arrays.zip.infolist()):
+      raise ValueError("it is compressed")
     return dict(arrays)

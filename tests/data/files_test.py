@@ -1,7 +1,9 @@
 """Files are whole or not there."""
 
+import io
 import pathlib
 
+import numpy as np
 import pytest
 
 from harmonrank_jax.data import files
@@ -89,3 +91,10 @@ def test_nothing_written_is_nothing_renamed(tmp_path):
   with files.atomic(tmp_path / "b.txt"):
     pass
   assert not list(tmp_path.iterdir())
+
+
+def test_compressed_arrays_are_not_unpacked():
+  content = io.BytesIO()
+  np.savez_compressed(content, zeros=np.zeros(10**6))
+  with pytest.raises(ValueError, match="it is compressed"):
+    files.arrays_from_bytes(content.getvalue())
