@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from experiments.runs import errors
 from harmonrank_jax.data import files
 from harmonrank_jax.data import parquet
+from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.data import spans as spans_lib
 from harmonrank_jax.serving import batches
 
@@ -44,9 +45,20 @@ def tasks_of(log: parquet.ParquetLog) -> list[Task]:
   """The spans of a log with their files, named after those of the log.
 
   A file of several spans becomes as many files, in the order of their names.
+
+  Raises:
+    DataError: if another file of the log has the name of one of these.
   """
-  return [Task(span, _named(span, log.path)) for span in
-          spans_lib.spans_of(log, SPAN_ROWS)]
+  tasks = [Task(span, _named(span, log.path)) for span in
+           spans_lib.spans_of(log, SPAN_ROWS)]
+  spans: dict[pathlib.Path, spans_lib.Span] = {}
+  for span, file in tasks:
+    other = spans.setdefault(file, span)
+    if other is not span:
+      raise schema_lib.DataError(
+          f"{span.file}: the scores of {other.file} would have the same name, "
+          f"{file}; rename one of the two.")
+  return tasks
 
 
 def score_span(
@@ -89,7 +101,10 @@ def score_span(
     scored = writer(out / task.file, list(scorer.added)[:-1])
     rejected = None
     for place, batch in spans_lib.read_span(task.span, BATCH_ROWS):
-      batch = scorer.score(batch)
+      try:
+        batch = scorer.score(batch)
+      except schema_lib.DataError as error:
+        raise schema_lib.DataError(f"{place.where(0)}: {error}") from None
       is_scored = pc.is_null(batch[reason.name])
       done = Done(batch.num_rows, batch.num_rows - is_scored.true_count)
       if done.num_rejected:

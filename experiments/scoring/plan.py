@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 from typing import NamedTuple
@@ -62,10 +63,10 @@ def make(config: config_lib.Config, out: pathlib.Path) -> Plan:
   log = parquet.ParquetLog(config.data)
   _check_columns(log, scorer)
   shard = parse_shard(config.shard)
+  tasks = files.tasks_of(log)[shard.number::shard.of]
   _claim(out, shard, {
       "artefact": scorer.version, "data": _fingerprint(log),
       "suffix": config.suffix, "objective_weights": config.objective_weights})
-  tasks = files.tasks_of(log)[shard.number::shard.of]
   left = [task for task in tasks if not (out / task.file).exists()]
   return Plan(scorer, left, len(tasks) - len(left), log.notes)
 
@@ -122,12 +123,17 @@ def _claim(out: pathlib.Path, shard: Shard, content: dict) -> None:
 
 
 def _fingerprint(log: parquet.ParquetLog) -> str:
-  """Names and sizes of all files and of their row groups, as a hash."""
-  content = [
-      [file.relative_to(log.path).as_posix() if file != log.path else file.name,
-       file.stat().st_size,
-       [[group.num_rows, group.total_byte_size] for group in (
-           metadata.row_group(number)
-           for number in range(metadata.num_row_groups))]]
-      for file, metadata in zip(log.files, log.metadata, strict=True)]
-  return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+  """Names, sizes and footers of all files, as a hash.
+
+  A footer holds the sizes of all columns of all row groups, with the least and
+  the largest value of most. Rows are not read.
+  """
+  digest = hashlib.sha256()
+  for file, metadata in zip(log.files, log.metadata, strict=True):
+    name = (file.name if file == log.path
+            else file.relative_to(log.path).as_posix())
+    digest.update(f"{name}\n{file.stat().st_size}\n".encode())
+    with open(file, "rb") as content:
+      content.seek(-8 - metadata.serialized_size, os.SEEK_END)
+      digest.update(content.read())
+  return digest.hexdigest()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from typing import Any
 from typing import NamedTuple
@@ -27,6 +28,8 @@ from harmonrank_jax.serving import manifest as manifest_lib
 _FUNCTION = "score"
 # Why a row has no score, or null where it has.
 REJECTION = "rejection"
+# Artefacts that a process keeps, compiled, of those that it scores with.
+_MOST_LOADED = 4
 
 
 class _Stage(NamedTuple):
@@ -67,10 +70,8 @@ class BatchScorer:
       DataError: if the folder is no artefact, scores no rows, or does not take
         these weights.
     """
-    folder = pathlib.Path(artefact)
-    if (folder / manifest_lib.CURRENT).exists():
-      folder = folder / manifest_lib.current_version(folder)
-    manifest = _described(str(folder)).manifest
+    folder = manifest_lib.version_folder(artefact)
+    manifest, _, outputs = _described(str(folder))
     if _FUNCTION not in manifest["functions"]:
       raise schema_lib.DataError(
           f"{artefact}: the artefact has neither a predictor nor an ensemble, "
@@ -78,7 +79,7 @@ class BatchScorer:
     self.version: str = manifest["version"]
     self.added = pa.schema([
         *(pa.field(f"{name}{suffix}", pa.float32())
-          for names in _names_of_outputs(manifest).values() for name in names),
+          for names in outputs.values() for name in names),
         pa.field(f"{REJECTION}{suffix}", pa.string())])
     self._folder = str(folder)
     self._weights = _weights(manifest, objective_weights)
@@ -98,13 +99,12 @@ class BatchScorer:
   def score(self, batch: pa.RecordBatch) -> pa.RecordBatch:
     """The batch with its scores."""
     self._check_names(batch.schema)
-    manifest = _described(self._folder).manifest
     inputs, refused = self._encoded(batch)
     if self._weights is not None:
       inputs["objective_weights"] = np.asarray(self._weights, np.float32)
     outputs = _loaded(self._folder).run(_FUNCTION, inputs)
     columns: list[pa.Array] = []
-    for output, names in _names_of_outputs(manifest).items():
+    for output, names in _described(self._folder).outputs.items():
       values = outputs[output][:batch.num_rows].reshape(batch.num_rows, -1)
       columns += [pa.array(values[:, m], mask=refused)
                   for m in range(len(names))]
@@ -134,7 +134,7 @@ class BatchScorer:
       self, batch: pa.RecordBatch
   ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Inputs of the function, and `[N]` bool of rows that are refused."""
-    manifest, stages = _described(self._folder)
+    manifest, stages, _ = _described(self._folder)
     # Of one size, so that a row's score does not depend on how many others are
     # in its batch.
     missing = -batch.num_rows % _loaded(self._folder).rows_at_once(_FUNCTION)
@@ -171,12 +171,25 @@ class _Described(NamedTuple):
 
   manifest: dict[str, Any]
   stages: list[_Stage]
+  outputs: dict[str, list[str]]  # Columns that each output becomes.
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=_MOST_LOADED)
 def _described(folder: str) -> _Described:
   """Reads what is needed to know which columns go in and come out."""
   contents = manifest_lib.read(folder)
+  try:
+    return _Described(contents.manifest, _stages(contents),
+                      _names_of_outputs(contents.manifest))
+  # A file that is verified may still hold anything.
+  except Exception as error:
+    raise manifest_lib.ArtefactError(
+        f"{folder}: manifest and vocabularies do not fit each other "
+        f"({manifest_lib.first_line(error)}).") from None
+
+
+def _stages(contents: manifest_lib.Contents) -> list[_Stage]:
+  """What the stages read of a row that it must bring."""
   manifest = contents.manifest
   features = json.loads(contents.files[manifest_lib.VOCABULARIES])
   wanted = {each["name"] for each in manifest["functions"].get(
@@ -193,10 +206,10 @@ def _described(folder: str) -> _Described:
           dataclasses.replace(o, score=None) for o in schema.objectives))
     stages.append(_Stage(
         name, schema, encoding.features_from_json(features[name])))
-  return _Described(manifest, stages)
+  return stages
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=_MOST_LOADED)
 def _loaded(folder: str) -> bundle_lib.Bundle:
   """The artefact of a folder, once in a process."""
   return bundle_lib.load(folder, warm=False)
@@ -207,28 +220,30 @@ def _names_of_outputs(manifest: dict[str, Any]) -> dict[str, list[str]]:
   objectives = {stage["name"]: stage.get("objectives")
                 for stage in manifest["stages"]}
   names = {"ranking_score": ["ranking_score"], "objective_scores": [
-      f"score_{name}" for name in objectives.get("predictor") or ()]}
+      f"{schema_lib.SCORE_PREFIX}{name}"
+      for name in objectives.get("predictor") or ()]}
   return {each["name"]: names[each["name"]]
-          for each in manifest["functions"][_FUNCTION]["outputs"]}
+          for each in manifest["functions"].get(
+              _FUNCTION, {"outputs": []})["outputs"]}
 
 
 def _weights(
     manifest: dict[str, Any], given: Sequence[float] | None
 ) -> tuple[float, ...] | None:
   """What each objective is worth; None where the function does not ask."""
-  takes = any(each["name"] == "objective_weights"
-              for each in manifest["functions"][_FUNCTION]["inputs"])
-  if not takes:
+  field = next((each for each in manifest["functions"][_FUNCTION]["inputs"]
+                if each["name"] == "objective_weights"), None)
+  if field is None:
     if given is not None:
       raise schema_lib.DataError(
           "this artefact takes no objective weights: its ensemble was not "
           "trained to follow them.")
     return None
-  default = manifest["request"]["objective_weights"]
   if given is None:
-    return tuple(default)
-  if len(given) != len(default) or not sum(given) > 0 or min(given) < 0:
+    given = manifest["request"].get("objective_weights") or ()
+  (number,) = field["shape"]
+  if len(given) != number or not 0 < sum(given) < math.inf or min(given) < 0:
     raise schema_lib.DataError(
-        f"objective weights must be {len(default)} numbers of at least 0, not "
-        f"all 0, got {','.join(f'{weight:g}' for weight in given)}.")
+        f"objective weights must be {number} finite numbers of at least 0, not "
+        f"all 0, got {','.join(f'{weight:g}' for weight in given) or 'none'}.")
   return tuple(given)

@@ -107,14 +107,7 @@ def read(
     ArtefactError: if a file is missing, too many, changed or no plain file,
       the manifest lacks something, or the artefact has expired.
   """
-  folder = pathlib.Path(folder)
-  named = None
-  if (folder / CURRENT).is_symlink() or (folder / CURRENT).exists():
-    named = current_version(folder)
-    if (folder / named).is_symlink() or not (folder / named).is_dir():
-      raise ArtefactError(f"{folder / CURRENT}: names version {named}, which "
-                          "is no folder there.")
-    folder = folder / named
+  folder = version_folder(folder)
   if not (folder / MANIFEST).is_symlink() and not (folder / MANIFEST).exists():
     raise ArtefactError(
         f"{folder}: no {MANIFEST} and no {CURRENT}; expected a folder that "
@@ -131,11 +124,27 @@ def read(
     raise ArtefactError(
         f"{folder / MANIFEST}: is no JSON ({first_line(error)}).") from None
   functions = check(manifest, folder / MANIFEST, today)
-  if named not in (None, manifest["version"]):
+  if _VERSION.fullmatch(folder.name) and folder.name != manifest["version"]:
     raise ArtefactError(
         f"{folder / MANIFEST}: is of version {manifest['version']}, and the "
-        f"folder is named {named}.")
+        f"folder is named {folder.name}.")
   return Contents(manifest, functions, _read_files(folder, manifest["files"]))
+
+
+def version_folder(folder: str | pathlib.Path) -> pathlib.Path:
+  """The folder of one version, which it is itself or has as `current`.
+
+  Raises:
+    ArtefactError: if `current` names no folder beside it.
+  """
+  folder = pathlib.Path(folder)
+  if not (folder / CURRENT).is_symlink() and not (folder / CURRENT).exists():
+    return folder
+  named = current_version(folder)
+  if (folder / named).is_symlink() or not (folder / named).is_dir():
+    raise ArtefactError(f"{folder / CURRENT}: names version {named}, which is "
+                        "no folder there.")
+  return folder / named
 
 
 def current_version(folder: str | pathlib.Path) -> str:

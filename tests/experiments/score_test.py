@@ -200,8 +200,8 @@ def test_weights_are_those_asked_for(artefact, data, tmp_path):
   got = pq.ParquetFile(tmp_path / "o" / name).read()
   np.testing.assert_allclose(
       got["ranking_score"].to_numpy(), toy.expected(got, 1, (0, 3)), atol=1e-5)
-  for weights in ((1.0,), (0.0, 0.0)):
-    with pytest.raises(schema_lib.DataError, match="must be 2 numbers"):
+  for weights in ((1.0,), (0.0, 0.0), (1.0, np.inf), (np.nan, 1.0)):
+    with pytest.raises(schema_lib.DataError, match="must be 2 finite numbers"):
       batches.BatchScorer(artefact, objective_weights=weights)
 
 
@@ -223,6 +223,45 @@ def test_an_output_is_of_one_run(artefact, data, tmp_path, name, changes):
   with pytest.raises(errors.UserError, match=f"another run: {name} was"):
     score_here(dataclasses.replace(
         config(artefact, data, out), **changes), out)
+
+
+def test_data_of_other_values_and_the_same_size_are_other_data(
+    artefact, tmp_path
+):
+  data, out = tmp_path / "data", tmp_path / "out"
+  (data / "day=1").mkdir(parents=True)
+  table, file = toy.rows(10), data / "day=1" / "a.parquet"
+  pq.write_table(table, file)
+  size = file.stat().st_size
+  score_here(config(artefact, data, out), out)
+  later = pa.array(np.arange(10, 20), pa.uint32())
+  pq.write_table(table.set_column(0, "id", later), file)
+  assert file.stat().st_size == size
+  with pytest.raises(errors.UserError, match="another run: data was"):
+    score_here(config(artefact, data, out), out)
+
+
+def test_two_files_do_not_get_one_name(artefact, tmp_path, monkeypatch):
+  monkeypatch.setattr(files, "SPAN_ROWS", 100)
+  folder = tmp_path / "data" / "day=1"
+  folder.mkdir(parents=True)
+  pq.write_table(toy.rows(200), folder / "a.parquet", row_group_size=100)
+  pq.write_table(toy.rows(9), folder / "a.00001-of-00002.parquet")
+  out = tmp_path / "out"
+  with pytest.raises(schema_lib.DataError, match="would have the same name"):
+    score_here(config(artefact, folder.parent, out), out)
+  assert not any(out.iterdir())
+
+
+def test_a_column_of_another_kind_is_named_with_its_file(artefact, tmp_path):
+  data, out = tmp_path / "data", tmp_path / "out"
+  (data / "day=1").mkdir(parents=True)
+  table = toy.rows(10)
+  pq.write_table(table.set_column(1, "country", table["id"]),
+                 data / "day=1" / "a.parquet")
+  with pytest.raises(schema_lib.DataError, match=(
+      r"a\.parquet, row group 0: column 'country' holds int")):
+    score_here(config(artefact, data, out), out)
 
 
 def test_a_folder_of_something_else_is_refused(artefact, data, tmp_path):

@@ -1,6 +1,8 @@
 """Record batches of other engines are scored as those of files are."""
 
+import hashlib
 import importlib.util
+import json
 import pathlib
 import pickle
 import sys
@@ -11,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from harmonrank_jax.serving import batches
+from harmonrank_jax.serving import manifest as manifest_lib
 from tests.experiments.scoring import toy
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples/score_ray.py"
@@ -53,3 +56,42 @@ def test_a_table_without_rows_has_the_columns(example, scorer):
   scored = example.score(table.slice(4), scorer)
   assert scored.schema == example.score(table, scorer).schema
   assert not scored.num_rows
+
+
+def test_two_scorers_in_turn_are_loaded_once_each(tmp_path):
+  table = toy.rows(4).append_column("day", pa.array([2] * 4))
+  scorers = []
+  for number in range(2):
+    toy.publish(tmp_path / str(number), table=toy.TABLE * number)
+    scorers.append(batches.BatchScorer(tmp_path / str(number)))
+  batches._loaded.cache_clear()
+  for batch in table.to_batches() * 3:
+    for scorer in scorers:
+      scorer.score(batch)
+  assert batches._loaded.cache_info().misses == 2
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b"[" * 10**5])
+def test_vocabularies_of_no_use_are_refused(tmp_path, content):
+  folder = tmp_path / toy.publish(tmp_path)
+  manifest = json.loads((folder / manifest_lib.MANIFEST).read_bytes())
+  manifest["files"][manifest_lib.VOCABULARIES] = {
+      "sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+  manifest["version"] = manifest_lib.version_of(manifest)
+  (folder / manifest_lib.VOCABULARIES).write_bytes(content)
+  encoded = manifest_lib.to_bytes(manifest)
+  (folder / manifest_lib.MANIFEST).write_bytes(encoded)
+  (folder / manifest_lib.CHECKSUM).write_bytes(
+      manifest_lib.checksum_line(encoded))
+  with pytest.raises(manifest_lib.ArtefactError, match="do not fit each other"):
+    batches.BatchScorer(folder.rename(tmp_path / "served"))
+
+
+@pytest.mark.parametrize("artefact", [
+    "artefact", "artefact/20250101-000000000000"])
+def test_a_version_under_the_name_of_another_is_refused(tmp_path, artefact):
+  out = tmp_path / "artefact"
+  (out / toy.publish(out)).rename(out / "20250101-000000000000")
+  (out / "current").write_text("20250101-000000000000\n")
+  with pytest.raises(manifest_lib.ArtefactError, match="is of version"):
+    batches.BatchScorer(tmp_path / artefact)
