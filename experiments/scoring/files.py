@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 import contextlib
+import glob
 import pathlib
+import secrets
 from typing import Any
 from typing import NamedTuple
 
@@ -82,6 +84,9 @@ def score_span(
     UserError: at a row without a score, if strict.
   """
   num_rows = num_rejected = 0
+  # Spark begins a span again whose process is slow or not heard of, and may
+  # still write: two that write one span must not share a file.
+  attempt = secrets.token_hex(4)
   with parquet.open_file(task.span.file) as file:
     stored = file.schema_arrow
     dictionaries = _dictionaries(file.metadata)
@@ -92,7 +97,8 @@ def score_span(
         **(stored.metadata or {}), VERSION: scorer.version.encode()})
     # The rejected rows have their file first: the scored one says that all is
     # done.
-    temporary = stack.enter_context(files.atomic(file))
+    temporary = stack.enter_context(files.atomic(
+        file, temporary_name=f"{file.name}.writing-{attempt}"))
     return stack.enter_context(pq.ParquetWriter(
         temporary, schema, use_dictionary=dictionaries,
         write_page_checksum=True))
@@ -121,7 +127,16 @@ def score_span(
       say(done)
       num_rows += done.num_rows
       num_rejected += done.num_rejected
+    _remove_left(out / task.file, attempt)
+    _remove_left(out / REJECTED / task.file, attempt)
   return Done(num_rows, num_rejected)
+
+
+def _remove_left(file: pathlib.Path, attempt: str) -> None:
+  """Removes what other attempts at a file have left."""
+  for left in file.parent.glob(f"{glob.escape(file.name)}.writing-????????"):
+    if not left.name.endswith(attempt):
+      left.unlink(missing_ok=True)
 
 
 def _dictionaries(metadata: pq.FileMetaData) -> list[str]:

@@ -264,6 +264,30 @@ def test_a_column_of_another_kind_is_named_with_its_file(artefact, tmp_path):
     score_here(config(artefact, data, out), out)
 
 
+def test_two_that_score_one_span_do_not_share_a_file(
+    artefact, data, scored, tmp_path
+):
+  plan = plan_lib.make(config(artefact, data, tmp_path), tmp_path)
+  task = next(task for task in plan.tasks if task.span.file.match("day=2/a.*"))
+  (tmp_path / task.file).parent.mkdir()
+  left = tmp_path / f"{task.file}.writing-0123abcd"
+  left.write_text("of a process that was killed")
+
+  def stop(done):
+    raise KeyboardInterrupt(done)
+
+  def begin_another(done):
+    del done
+    with pytest.raises(KeyboardInterrupt):
+      files.score_span(task, tmp_path, plan.scorer, strict=False, say=stop)
+
+  files.score_span(
+      task, tmp_path, plan.scorer, strict=False, say=begin_another)
+  assert content(tmp_path) == {
+      name: digest for name, digest in content(scored[0]).items()
+      if name.endswith(task.file.as_posix())}
+
+
 def test_a_folder_of_something_else_is_refused(artefact, data, tmp_path):
   (tmp_path / "mine.txt").write_text("")
   with pytest.raises(errors.UserError, match="is not empty and has no"):
@@ -299,7 +323,7 @@ def test_a_file_that_is_cut_off_is_named(artefact, data, tmp_path):
       whole[:middle] + bytes(100) + whole[middle + 100:])
   with pytest.raises(schema_lib.DataError, match=r"a\.parquet.*not readable"):
     score_here(config(artefact, folder.parent, tmp_path / "o"), tmp_path / "o")
-  assert not list((tmp_path / "o").rglob("*.writing"))
+  assert not list((tmp_path / "o").rglob("*.writing*"))
 
 
 @pytest.mark.parametrize("text", ["4/4", "-1/4", "1", "a/b", "0/0"])
@@ -402,7 +426,7 @@ def test_a_signal_stops_and_a_rerun_goes_on(
   code, _, wrong = ended(process)
   assert code == 128 + number
   assert wrong.count("\n") == 1 and "stopped at row" in wrong
-  assert not list(out.rglob("*.writing"))
+  assert not list(out.rglob("*.writing*"))
   subprocess.run(command(config(artefact, many, out)), cwd=ROOT, check=True)
   assert content(out) == content(many_scored)
 
@@ -412,7 +436,7 @@ def test_a_process_that_dies_ends_the_run(artefact, many, tmp_path):
   process = subprocess.Popen(
       command(config(artefact, many, tmp_path / "out")), cwd=ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  while not list((tmp_path / "out").glob("day=2/*.writing")):
+  while not list((tmp_path / "out").glob("day=2/*.writing*")):
     time.sleep(0.05)
     assert process.poll() is None
   os.kill(children(process)[0], signal.SIGKILL)
