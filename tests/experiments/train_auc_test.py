@@ -284,7 +284,7 @@ def test_zero_rows_and_wrong_types(tmp_path, frame):
     ({"slice_by": "agee"}, "did you mean 'age'"),
     ({"token_size": 3}, "token_size must be"),
     ({"relation_aware": False, "relation_agnostic": False}, "cannot both"),
-    ({"init_from": "/nowhere"}, "no model.json"),
+    ({"init_from": "/nowhere"}, "no such folder"),
     ({"schema": "/nowhere.json"}, "no such file"),
     ({"eval_data": "/nowhere.parquet"}, "no such file")])
 def test_flags_that_do_not_fit_the_data(tmp_path, frame, config, said):
