@@ -210,6 +210,15 @@ def as_array(name: str, values: Any) -> np.ndarray:
         f"{name!r} is no array: its lists differ in length.") from None
 
 
+def as_floats(name: str, objects: np.ndarray) -> np.ndarray:
+  """Python's numbers in float64, None as NaN; raises if one does not fit."""
+  try:
+    return objects.astype(np.float64)
+  except OverflowError:
+    raise schema_lib.DataError(
+        f"{name!r} holds a number that is too large for a float.") from None
+
+
 def encode_with(
     features: Features, schema: schema_lib.Schema, shape: tuple[int, ...],
     entries_of: Callable[[str], np.ndarray],
@@ -283,7 +292,7 @@ def _numbers(column: str, values: np.ndarray) -> np.ndarray:
     for kind in set(map(type, values.flat)) - {type(None)}:
       if not issubclass(kind, _NUMBERS):
         raise wrong_kind(column, kind.__name__, "numbers")
-    return values.astype(np.float64)  # None becomes NaN.
+    return as_floats(column, values)
   raise wrong_kind(column, str(values.dtype), "numbers")
 
 

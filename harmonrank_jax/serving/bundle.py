@@ -227,6 +227,8 @@ class Bundle:
     scores = outputs.get("ranking_score", inputs.arrays.get("scores"))
     if scores is None:
       scores = np.full(inputs.shape, np.nan, np.float32)
+    if "score_top" in inputs.arrays:
+      scores = scores + inputs.arrays["score_top"][:, None]
     objectives = outputs.get(
         "objective_scores", np.zeros((*inputs.shape, 0), np.float32))
     objectives = objectives.reshape(*inputs.shape, objectives.shape[-1])

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import harmonrank_jax.arrays as arrays
 from harmonrank_jax.data import encoding
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.ensemble import ranker as ranker_lib
@@ -120,6 +121,11 @@ def select_function(
   num_features, num_categories = slates.num_features, len(slates.categories)
   inputs = front.inputs(lead) if front else (manifest.Field(
       "scores", "float32", lead, "of the candidates, higher is better"),)
+  has_top = not front and slates.relevance == "raw"
+  if has_top:
+    inputs += (manifest.Field(
+        "score_top", "float32", (ROWS,), "added to all scores of a request, "
+        "of which large ones keep their digits as differences"),)
   outputs = front.outputs(lead) if front else ()
 
   def call(parameters, inputs):
@@ -129,6 +135,8 @@ def select_function(
     if slates.relevance == "log":
       # What rounds to 0 is the least relevant, and still a candidate.
       score = jnp.log(jnp.maximum(score, jnp.finfo(score.dtype).tiny))
+    if has_top:
+      score = arrays.Relative(score, inputs["score_top"][:, None])
     indices, gains = selector.select_slates(
         inputs["features"], score, inputs["category_ids"],
         method=slates.method, rules=slates.rules, theta=inputs["theta"],

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import harmonrank_jax.arrays as arrays_lib
 from harmonrank_jax.data import encoding
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import buckets
@@ -95,7 +96,8 @@ class Encoder:
       features = np.where(np.isfinite(features), features, 0)
     if "scores" in self._fields:
       scores = given["scores"] = self._numbers(
-          columns, "score_column", "score")
+          columns, "score_column", "score",
+          np.float64 if "score_top" in self._fields else np.float32)
     encoded = {name: encoding.encode_columns(of, each, columns)
                for name, (of, each, _) in self._stages.items()}
     given |= {f"columns of {name}": rows.is_refused
@@ -130,8 +132,13 @@ class Encoder:
             array, (batch[0], array.shape[-1]))
     if scores is not None:
       served &= np.isfinite(scores)
-      arrays["scores"] = np.broadcast_to(
-          np.nan_to_num(scores, posinf=0, neginf=0), shape).reshape(batch)
+      scores = np.broadcast_to(scores, shape)
+      if "score_top" in self._fields:
+        # As in training, scores that float32 does not hold are differences.
+        below, top = arrays_lib.relative(scores, "score", served)
+        scores = np.asarray(below)
+        arrays["score_top"] = np.asarray(top).reshape(batch[0])
+      arrays["scores"] = np.where(served, scores, 0).reshape(batch)
     if "log_value" in self._fields:
       value = columns.get("log_value", self._request.get("log_value"))
       if value is None:
@@ -236,10 +243,11 @@ class Encoder:
     return result
 
   def _numbers(
-      self, columns: Mapping[str, Any], role: str, default: str
+      self, columns: Mapping[str, Any], role: str, default: str,
+      dtype: Any = np.float32,
   ) -> np.ndarray:
     name = self._request.get(role) or default
-    return self._converted(name, self._column(columns, name), np.float32)
+    return self._converted(name, self._column(columns, name), dtype)
 
   def _column(self, columns: Mapping[str, Any], name: str) -> Any:
     if name not in columns:
@@ -255,7 +263,7 @@ class Encoder:
     if array.dtype == object and dtype.kind == "f" and all(
         each is None or isinstance(each, (int, float, np.number))
         for each in array.flat):
-      array = array.astype(np.float64)  # None becomes NaN.
+      array = encoding.as_floats(name, array)
     if array.dtype.kind not in kinds and array.size:
       raise buckets.RequestError(
           f"{name} must hold {'whole ' * (dtype.kind == 'i')}"

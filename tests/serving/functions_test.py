@@ -271,7 +271,8 @@ def test_a_pool_comes_before_the_slate_at_any_size():
   for shape in ((2, 3), (3, 40)):
     inputs = select_inputs(*shape)
     scores = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    found = run({**inputs, "scores": scores})
+    found = run({**inputs, "scores": scores,
+                 "score_top": np.zeros(shape[0], np.float32)})
     expected, gains = selector.select_slates(
         inputs["features"], scores, inputs["category_ids"], method="dpp",
         rules=selector.Rules(num_selected=NUM_SELECTED, pool_quotas=pool),

@@ -1,12 +1,15 @@
 """What a request for a policy or slates may bring, and in which types."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from harmonrank_jax.data import chunks
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import functions
 from harmonrank_jax.serving import manifest as manifest_lib
 from harmonrank_jax.serving import requests as requests_lib
+from harmonrank_jax.serving import selector
 from tests.serving import functions_test
 from tests.serving import policy_stage_test
 from tests.serving import policy_test
@@ -64,6 +67,7 @@ def test_what_a_policy_cannot_rank_is_not_served(encoder):
     ({"since_last": np.inf}, "since_last must be finite"),
     ({"requests_today": np.nan}, "requests_today must be finite"),
     ({"shown_scores": [[0.1], [0.1, 0.2]]}, "'shown_scores' is no array"),
+    ({"shown_age": [10**400, 4]}, "'shown_age' holds a number .* too large"),
     ({"quotas": {3: 1, "y": 2}}, "unknown category '3'")])
 def test_a_day_that_does_not_fit_is_one_error(encoder, changes, said):
   with pytest.raises(schema_lib.DataError, match=said) as error:
@@ -80,3 +84,24 @@ def test_nothing_shown_before_is_an_empty_list():
     assert arrays["shown_features"].shape == (
         1, 40, slates.model.num_features)
     assert not arrays["shown_features"].any()
+
+
+@pytest.mark.parametrize("least", [0, 1_700_000_000_000])
+def test_large_scores_are_told_apart_as_in_training(least):
+  rng = np.random.default_rng(0)
+  slates = functions_test.slates_of("dpp", "raw")
+  scores = least + rng.random(40)
+  chunk = chunks.Chunk(
+      request_ids=pa.array(["a"]), item_ids=pa.array(range(40)),
+      starts=np.array([0, 40]), scores=scores,
+      categories=np.zeros(40, np.int32), num_repeated=0,
+      features=rng.normal(size=(40, functions_test.NUM_FEATURES)).astype(
+          np.float32))
+  expected = selector.Selector("dpp", slates.model.rules)(
+      chunk, scores, theta=slates.model.theta)
+  inputs = encoder_of(slates, categories=["a", "b", "c"]).candidates(
+      {"score": scores, "category": ["a"] * 40, "features": chunk.features},
+      {"quotas": [40] * 3})
+  found = functions.select_function([slates]).call({}, inputs.arrays)
+  np.testing.assert_array_equal(found["indices"], expected.rows)
+  np.testing.assert_allclose(found["gains"], expected.gains, rtol=1e-5)
