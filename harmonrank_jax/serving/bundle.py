@@ -217,6 +217,9 @@ class Bundle:
     arguments: dict[str, Any] = {
         "where": where, "objective_weights": objective_weights,
         "theta": theta, "quotas": quotas, "shown": shown}
+    if not isinstance(day, Mapping | None):
+      raise buckets_lib.RequestError(
+          f"day must be values by name, got {type(day).__name__}.")
     for name, value in (day or {}).items():
       if name in {*arguments, "shown_features"}:
         raise buckets_lib.RequestError(f"{name} is no part of a day.")

@@ -120,7 +120,12 @@ class Encoder:
     for name, rows in encoded.items():
       self._take(arrays, name, rows, shape, 2)
       served &= ~rows.is_refused
-      features_of, _, shared = self._stages[name]
+      features_of, schema, shared = self._stages[name]
+      if "window" in self._fields and f"{name}.scores" in self._fields:
+        # A policy corrects one score, and cannot rank what lacks it.
+        place = [objective.score for objective in schema.objectives].index(
+            self._request["score_column"])
+        served &= rows.has_score[..., place]
       once = encoding.encode_columns(features_of, shared, columns)
       if once.is_refused.shape not in ((), shape[:-1]):
         raise buckets.RequestError(
@@ -281,9 +286,10 @@ class Encoder:
     elif name == "quotas":
       wanted, holds = "at least 0", array >= 0
     elif name == "objective_weights":
-      wanted = "finite, at least 0 and not all 0"
-      holds = np.isfinite(array) & (array >= 0) & (
-          np.atleast_1d(array) > 0).any(-1, keepdims=True)
+      # Scores grow with them, and are float32, too.
+      wanted = "from 0 to 1e30 and not all 0"
+      holds = (array >= 0) & (array <= 1e30) & (
+          np.atleast_1d(array) > 1e-30).any(-1, keepdims=True)
     elif name in ("requests_today", "since_last", "shown_age"):
       wanted, holds = "finite", np.isfinite(array)
     else:

@@ -228,6 +228,7 @@ def test_a_missing_score_is_none_or_nan(bundle):
     ({"category": np.ones((2, 5))}, {}, "category.*float.*text"),
     ({"features": [[[1, 2], [1]]]}, {}, "'features' is no array: its lists"),
     ({}, {"day": {"theta": 0.5}}, "theta is no part of a day"),
+    ({}, {"day": [50]}, "day must be values by name, got list"),
 ])
 def test_requests_that_cannot_be_served_are_one_error(
     bundle, change, options, message):
@@ -239,7 +240,8 @@ def test_requests_that_cannot_be_served_are_one_error(
 
 
 @pytest.mark.parametrize("weights", [
-    [-1, 1], [0, 0], [np.nan, 1], [np.inf, 1], [1, 1, 1]])
+    [-1, 1], [0, 0], [1e-40, 0], [np.nan, 1], [np.inf, 1], [1e36, 1],
+    [1, 1, 1]])
 def test_weights_out_of_range_are_one_error(bundle, weights):
   with pytest.raises(buckets_lib.RequestError, match="objective_weights must"):
     bundle.score(toys.raw("score", (2,)), objective_weights=weights)

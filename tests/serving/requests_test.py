@@ -60,6 +60,25 @@ def test_what_a_policy_cannot_rank_is_not_served(encoder):
   assert served(log_value=[-1, np.nan, -np.inf]) == [True, False, False]
 
 
+def test_a_candidate_without_the_score_that_a_policy_corrects_is_not_served():
+  policy = policy_stage_test.policy_of()
+  ensemble = policy_stage_test.ensemble_of("aligned")
+  function = functions.select_function([ensemble, policy])
+  model = ensemble.model
+  encoder = requests_lib.Encoder(
+      manifest_lib.Signature(
+          "select", "", function.inputs, function.outputs, {}),
+      {"request": functions.defaults([ensemble, policy]) | {
+          "categories": ["x"], "score_column": "score_o1"},
+       "stages": [{"name": model.KIND, "schema": model.schema.to_json()}]},
+      {model.KIND: model.features.to_json()})
+  rows = columns() | dict.fromkeys(
+      (*model.schema.categorical, *model.schema.numeric), 0)
+  served = encoder.candidates(rows | {
+      "score_o0": [0.1, None, 0.1], "score_o1": [0.1, 0.1, None]}, DAY)
+  assert served.is_served.tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("changes, said", [
     ({"shown_categories": ["2"]}, "one length, got .*shown_categories 1"),
     ({"shown_where": None}, "one length, got shown_where 0"),
