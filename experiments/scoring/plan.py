@@ -68,6 +68,8 @@ def make(config: config_lib.Config, out: pathlib.Path) -> Plan:
       "artefact": scorer.version, "data": _fingerprint(log),
       "suffix": config.suffix, "objective_weights": config.objective_weights})
   left = [task for task in tasks if not (out / task.file).exists()]
+  if config.strict:
+    _check_none_rejected(tasks, out)
   return Plan(scorer, left, len(tasks) - len(left), log.notes)
 
 
@@ -120,6 +122,16 @@ def _claim(out: pathlib.Path, shard: Shard, content: dict) -> None:
       path, temporary_name=f"{RECORD}.{shard.number}-of-{shard.of}"
   ) as temporary:
     temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _check_none_rejected(tasks: list[files.Task], out: pathlib.Path) -> None:
+  """Raises if an earlier run that was not strict has put rows aside."""
+  for task in tasks:
+    rejected = out / files.REJECTED / task.file
+    if rejected.exists():
+      raise errors.UserError(
+          f"{rejected} has rows that cannot be scored, with their reasons; "
+          "--strict allows none.")
 
 
 def _fingerprint(log: parquet.ParquetLog) -> str:

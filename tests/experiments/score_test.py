@@ -177,6 +177,13 @@ def test_strict_names_file_row_and_reason(artefact, data, tmp_path):
   assert not list((tmp_path / "o").rglob("day=2/*"))
 
 
+def test_strict_sees_what_was_rejected_before(artefact, data, tmp_path):
+  score_here(config(artefact, data, tmp_path), tmp_path)
+  with pytest.raises(errors.UserError, match=(
+      r"_rejected/day=2/a\..* has rows that cannot be scored")):
+    plan_lib.make(config(artefact, data, tmp_path, strict=True), tmp_path)
+
+
 def test_a_suffix_makes_way(artefact, data, scored, tmp_path):
   out = tmp_path / "out"
   path = "day=1/a.00000-of-00003.parquet"
