@@ -52,12 +52,16 @@ def publish(
 ) -> pathlib.Path:
   """Publishes a version of an artefact and says what is in it; its folder.
 
-  Raises `DataError`; nothing is then published.
+  Raises `DataError`, or `UserError` for a folder that cannot be written to;
+  nothing is then published.
   """
   began = time.perf_counter()
   artefact = make(stages, options)
-  version = publishing.publish(
-      out, artefact.files, artefact.manifest, days=options.expires_days)
+  try:
+    version = publishing.publish(
+        out, artefact.files, artefact.manifest, days=options.expires_days)
+  except OSError as error:
+    raise _not_written(out, error) from None
   folder = pathlib.Path(out) / version
   _say(folder, artefact, time.perf_counter() - began)
   return folder
@@ -74,8 +78,14 @@ def rehearse(stages: Sequence[stages_lib.Stage], out: str) -> None:
     with tempfile.TemporaryFile(dir=out):
       pass
   except OSError as error:
-    raise errors.UserError(
-        f"--export={out} cannot be written to ({error.strerror}).") from None
+    raise _not_written(out, error) from None
+
+
+def _not_written(
+    out: str | pathlib.Path, error: OSError
+) -> errors.UserError:
+  return errors.UserError(
+      f"{out} cannot be written to ({error.strerror or error}).")
 
 
 def make(

@@ -125,6 +125,13 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
   assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_written_to_is_named(runs, tmp_path):
+  out = tmp_path / "out"
+  out.write_text("")
+  with pytest.raises(errors.UserError, match=r"out cannot be written to"):
+    export.export(config(runs, ["predictor"], out))
+
+
 def test_a_failed_export_leaves_what_was_there(runs, tmp_path, monkeypatch):
   export.export(config(runs, ["predictor"], tmp_path))
   before = content(tmp_path)
