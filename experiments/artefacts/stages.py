@@ -58,7 +58,10 @@ def read_stages(runs: Sequence[str]) -> list[Stage]:
 def _read_stage(folder: pathlib.Path) -> Stage:
   trained = models.read_model(folder)
   summary = workdir_lib.read_json(folder / "summary.json")
-  return stage_of(trained, summary)
+  stage = stage_of(trained, summary)
+  if (folder / "data.json").exists():
+    stage.facts["data"] = workdir_lib.read_json(folder / "data.json")
+  return stage
 
 
 def stage_of(

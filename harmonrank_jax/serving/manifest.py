@@ -32,7 +32,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _VERSION = re.compile(r"[0-9]{8}-[0-9a-f]{12}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_MANIFEST = 16 * 2**20  # Bytes.
-_MAX_SIZE = 2**31 - 1  # Of an axis or a bucket.
+_MAX_SIZE = 2**31 - 1  # Of an axis.
+_MAX_BUCKET = 1_000_000  # Rows, requests or candidates.
 _LARGEST = 1e30  # Of a number that becomes a float32.
 _KINDS = {dict: "an object", list: "a list", str: "a text",
           int: "a whole number", float: "a number"}
@@ -282,10 +283,10 @@ def signature(name: str, entry: Any) -> Signature:
         f"sizes of {' and '.join(axes)}", sorted(buckets))
   for axis, sizes in buckets.items():
     _need(type(sizes) is list and sizes
-          and all(type(size) is int and 0 < size <= _MAX_SIZE
+          and all(type(size) is int and 0 < size <= _MAX_BUCKET
                   for size in sizes)
           and sizes == sorted(set(sizes)), f"{where}buckets.{axis}",
-          "increasing whole numbers above 0", sizes)
+          f"increasing whole numbers from 1 to {_MAX_BUCKET:,}", sizes)
   return Signature(
       name, _get(entry, "file", str, where),
       _fields(_get(entry, "inputs", list, where), f"{where}inputs", axes),

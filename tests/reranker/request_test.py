@@ -154,7 +154,9 @@ def answered(name, request):
   return worlds.arrays(answerer(name)(request))
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [
+    "rules", *(pytest.param(name, marks=pytest.mark.slow)
+               for name in PAGES if name != "rules")])
 def test_a_simulated_day_is_answered_request_by_request(name):
   request, items, (observation, action, pages) = requests(name, np.nan)
   answer = answered(name, request)
@@ -191,6 +193,7 @@ def test_a_request_in_the_same_window_is_answered_as_in_the_next():
   np.testing.assert_array_equal(same, first)
 
 
+@pytest.mark.slow
 def test_items_in_none_of_the_categories_are_shown_by_their_predictions():
   page = dataclasses.replace(ONE, knob=False, spread=1, feedback_rule=3.0)
   config, deployed = learner(page)

@@ -160,7 +160,7 @@ def score_inputs(rows, weights=None):
 
 
 @pytest.mark.parametrize("num_objectives, head", [
-    (1, "aligned"), (3, "score"),
+    (1, "aligned"), pytest.param(3, "score", marks=pytest.mark.slow),
     pytest.param(16, "aligned", marks=pytest.mark.slow)])
 def test_exported_scores_are_those_of_the_ensemble(num_objectives, head):
   trained = ensemble_of(num_objectives, head)
@@ -211,6 +211,7 @@ def fused(rows, num_objectives):
       models.nested(params), joined, jnp.asarray(ensemble.objective_weights)))
 
 
+@pytest.mark.slow
 def test_a_predictor_feeds_the_ensemble():
   stages = [ensemble_of(3), predictor_of(3)]
   function = functions.score_function(stages)
@@ -264,6 +265,7 @@ def test_slates_of_given_scores(method):
     assert (found["indices"] >= 0).any() == inputs["where"].any()
 
 
+@pytest.mark.slow
 def test_a_pool_comes_before_the_slate_at_any_size():
   pool = np.asarray([3, 2, 0], np.int32)
   run = exported(functions.select_function(
@@ -282,6 +284,7 @@ def test_a_pool_comes_before_the_slate_at_any_size():
     np.testing.assert_allclose(found["gains"], gains, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_function_from_features_to_a_slate():
   stages = [slates_of(), ensemble_of(3), predictor_of(3)]
   # Two columns of the user, one between those of the candidate.

@@ -49,10 +49,10 @@ def draw(function, num_requests=2, num_candidates=16):
 
 
 # Networks of an ensemble take long to draw.
+@pytest.mark.slow
 @pytest.mark.parametrize("front", [
-    pytest.param((stages.predictor_of, stages.ensemble_of), id="both",
-                 marks=pytest.mark.slow),
-    pytest.param((stages.ensemble_of,), id="ensemble", marks=pytest.mark.slow),
+    pytest.param((stages.predictor_of, stages.ensemble_of), id="both"),
+    pytest.param((stages.ensemble_of,), id="ensemble"),
     pytest.param((stages.predictor_of,), id="predictor")])
 def test_a_policy_corrects_what_the_stages_before_it_make(front):
   trained = [*(make(2) for make in front), policy_of()]

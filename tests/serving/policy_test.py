@@ -99,6 +99,7 @@ def test_a_function_answers_as_the_policy_does():
   assert (results["indices"][1:] >= 0).all()
 
 
+@pytest.mark.slow
 def test_what_is_described_is_what_is_exported(tmp_path):
   models.write_model(tmp_path, POLICY, serving.parameters_of(deployed()))
   model, parameters = models.read_model(tmp_path)
