@@ -8,7 +8,6 @@ artefact once.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-import dataclasses
 import functools
 import json
 import math
@@ -24,6 +23,7 @@ from harmonrank_jax.data import features as features_lib
 from harmonrank_jax.data import schema as schema_lib
 from harmonrank_jax.serving import bundle as bundle_lib
 from harmonrank_jax.serving import manifest as manifest_lib
+from harmonrank_jax.serving import requests as requests_lib
 
 _FUNCTION = "score"
 # Why a row has no score, or null where it has.
@@ -194,19 +194,9 @@ def _stages(contents: manifest_lib.Contents) -> list[_Stage]:
   features = json.loads(contents.files[manifest_lib.VOCABULARIES])
   wanted = {each["name"] for each in manifest["functions"].get(
       _FUNCTION, {"inputs": []})["inputs"]}
-  stages = []
-  for stage in manifest["stages"]:
-    name = stage["name"]
-    if not any(each.startswith(f"{name}.") for each in wanted):
-      continue
-    schema = schema_lib.schema_from_json(stage["schema"])
-    if f"{name}.scores" not in wanted:
-      # It makes them itself, or gets those of the stage in front of it.
-      schema = dataclasses.replace(schema, objectives=tuple(
-          dataclasses.replace(o, score=None) for o in schema.objectives))
-    stages.append(_Stage(
-        name, schema, encoding.features_from_json(features[name])))
-  return stages
+  return [
+      _Stage(name, schema, encoding.features_from_json(features[name]))
+      for name, schema in requests_lib.schemas_of(manifest, wanted).items()]
 
 
 @functools.lru_cache(maxsize=_MOST_LOADED)

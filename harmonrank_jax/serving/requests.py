@@ -42,14 +42,7 @@ class Encoder:
     # Per stage its features, and its roles of columns that every row or
     # candidate has, and of those that a request has once.
     self._stages = {}
-    for stage in manifest["stages"]:
-      name = stage["name"]
-      if f"{name}.categorical" not in self._fields:
-        continue
-      schema = schema_lib.schema_from_json(stage["schema"])
-      if f"{name}.scores" not in self._fields:  # Another stage predicts them.
-        schema = dataclasses.replace(schema, objectives=tuple(
-            dataclasses.replace(o, score=None) for o in schema.objectives))
+    for name, schema in schemas_of(manifest, self._fields).items():
       features = encoding.features_from_json(vocabularies[name])
       self._stages[name] = (
           features, _part(schema, lambda column: column not in once),
@@ -303,6 +296,23 @@ class Encoder:
     if missing := sorted(self._fields.keys() - arrays.keys()):
       raise buckets.RequestError(
           f"{self._name}: nothing was given for {', '.join(missing)}.")
+
+
+def schemas_of(
+    manifest: Mapping[str, Any], inputs: Collection[str]
+) -> dict[str, schema_lib.Schema]:
+  """By stage, what a function of these inputs reads of a row."""
+  result = {}
+  for stage in manifest["stages"]:
+    name = stage["name"]
+    if f"{name}.categorical" not in inputs:
+      continue
+    schema = schema_lib.schema_from_json(stage["schema"])
+    if f"{name}.scores" not in inputs:  # Another stage predicts them.
+      schema = dataclasses.replace(schema, objectives=tuple(
+          dataclasses.replace(o, score=None) for o in schema.objectives))
+    result[name] = schema
+  return result
 
 
 def stack(
